@@ -1,0 +1,138 @@
+"""Every setting, read once from the environment; `example.env` says what each is for.
+
+Import the module, never a name from it (`config.S3_BUCKET`), so that a test can change a setting.
+A value that cannot be read, and a required one that is missing, are reported together by `require`.
+"""
+
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+
+from pipeline.worker import Limits
+
+# What each part of the pipeline cannot do without: a worker requires the groups that it uses.
+REDIS = ("REDIS_URL",)
+DATABASE = ("DATABASE_URL",)
+S3 = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_BUCKET")
+EC2 = ("EC2_HOST", "EC2_USER", "EC2_KEY_FILE", "EC2_KNOWN_HOSTS")
+FILES = ("EC2_KEY_FILE", "EC2_KNOWN_HOSTS")
+
+defaults: dict[str, str] = {}  # every variable that the code reads, with its default as text
+_wrong: list[str] = []
+
+
+def _text(name: str, default: str = "") -> str:
+    """The variable's value; one that is empty counts as not set."""
+    defaults[name] = default
+    return os.environ.get(name, "").strip() or default
+
+
+def _path(name: str, default: str) -> Path:
+    """The variable as an absolute path."""
+    path = Path(_text(name, default))
+    if not path.is_absolute():
+        _wrong.append(f"{name} is {str(path)!r}: give an absolute path")
+    return path
+
+
+def _whole(name: str, default: int, least: int = 0) -> int:
+    """The variable as a whole number of at least `least`."""
+    text = _text(name, str(default))
+    if text.isdecimal() and int(text) >= least:
+        return int(text)
+    _wrong.append(f"{name} is {text!r}: give a whole number of at least {least}")
+    return default
+
+
+def _name(name: str, default: str) -> str:
+    """The variable as a name that can be part of a Redis key."""
+    text = _text(name, default)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:@-]*", text):
+        _wrong.append(f"{name} is {text!r}: use letters, digits and . _ : @ - only")
+    return text
+
+
+REDIS_URL = _text("REDIS_URL")
+DATABASE_URL = _text("DATABASE_URL")
+
+S3_ENDPOINT = _text("S3_ENDPOINT")
+S3_ACCESS_KEY = _text("S3_ACCESS_KEY")
+S3_SECRET_KEY = _text("S3_SECRET_KEY")
+S3_BUCKET = _text("S3_BUCKET")
+S3_REGION = _text("S3_REGION", "us-east-1")
+
+SCRATCH_ROOT = _path("SCRATCH_ROOT", "/data/scratch")
+MODELS_ROOT = _path("MODELS_ROOT", "/data/models")
+TRANSFER_ROOT = _path("TRANSFER_ROOT", "/var/tmp/audio-pipeline")
+
+EC2_HOST = _text("EC2_HOST")
+EC2_PORT = _whole("EC2_PORT", 22, least=1)
+EC2_USER = _text("EC2_USER")
+EC2_KEY_FILE = _text("EC2_KEY_FILE")
+EC2_KNOWN_HOSTS = _text("EC2_KNOWN_HOSTS")
+EC2_REMOTE_DIR = _text("EC2_REMOTE_DIR")
+EC2_WATCH_SECONDS = _whole("EC2_WATCH_SECONDS", 0)
+
+TRANSFER_QUEUE = _name("TRANSFER_QUEUE", "queue:transfer")
+UNPACK_QUEUE = _name("UNPACK_QUEUE", "queue:unpack")
+TRANSCRIBE_QUEUE = _name("TRANSCRIBE_QUEUE", "queue:transcribe")
+
+HOST_NAME = _name("HOST_NAME", socket.gethostname())
+defaults["HOST_NAME"] = ""  # the machine's own name, which differs from host to host
+WORKER_ID = _text("WORKER_ID")
+
+LIMITS = Limits(
+    attempts=_whole("MAX_ATTEMPTS", 3, least=1),
+    retry=_whole("RETRY_SECONDS", 30),
+    heartbeat=_whole("HEARTBEAT_SECONDS", 30, least=2),
+    stall=_whole("STALL_SECONDS", 7200, least=60),
+)
+HOST_LOST_SECONDS = _whole("HOST_LOST_SECONDS", 900, least=4)
+
+UNPACK_BACKLOG_FILES = _whole("UNPACK_BACKLOG_FILES", 2000, least=1)
+SCRATCH_MIN_FREE_MB = _whole("SCRATCH_MIN_FREE_MB", 10240)
+ARCHIVE_MAX_MEMBERS = _whole("ARCHIVE_MAX_MEMBERS", 200_000, least=1)
+ARCHIVE_MAX_FILE_MB = _whole("ARCHIVE_MAX_FILE_MB", 8192, least=1)
+CONVERT_JOBS = _whole("CONVERT_JOBS", 0) or len(os.sched_getaffinity(0))
+OPUS_BITRATE_KBPS = _whole("OPUS_BITRATE_KBPS", 32, least=6)
+FFMPEG = _text("FFMPEG", "ffmpeg")
+FFMPEG_TIMEOUT_SECONDS = _whole("FFMPEG_TIMEOUT_SECONDS", 3600, least=1)
+
+WHISPER_MODEL = _text("WHISPER_MODEL", "large-v3-turbo")
+WHISPER_DEVICE = _text("WHISPER_DEVICE", "auto")
+WHISPER_COMPUTE_TYPE = _text("WHISPER_COMPUTE_TYPE", "default")
+WHISPER_THREADS = _whole("WHISPER_THREADS", 0)
+WHISPER_BEAM_SIZE = _whole("WHISPER_BEAM_SIZE", 5, least=1)
+WHISPER_LANGUAGE = _text("WHISPER_LANGUAGE")
+
+LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
+if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+    _wrong.append(f"LOG_LEVEL is {LOG_LEVEL!r}: give DEBUG, INFO, WARNING or ERROR")
+
+
+def worker_id(role: str) -> str:
+    """The name of this process in Redis: WORKER_ID, or host and role where it is not set."""
+    return WORKER_ID or f"{HOST_NAME}-{role}"
+
+
+def require(*names: str) -> None:
+    """End the process with status 2 and one line for each setting that is missing or cannot be read."""
+    missing = [f"{name} is not set" for name in names if not globals()[name]]
+    unreadable = [
+        f"{name} is {globals()[name]!r}: there is no such file that can be read"
+        for name in FILES
+        if name in names and globals()[name] and not os.access(globals()[name], os.R_OK)
+    ]
+    if missing or unreadable or _wrong:
+        refuse(*missing, *unreadable, *_wrong)
+
+
+def refuse(*problems: str) -> None:
+    """End the process with status 2: it cannot work as it is set up, and a restart will not change that."""
+    program = Path(sys.argv[0]).name
+    for problem in problems:
+        print(f"{program}: {problem}", file=sys.stderr)
+    print(f"{program}: example.env says what each setting is for", file=sys.stderr)
+    raise SystemExit(2)

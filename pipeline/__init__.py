@@ -1,0 +1,1 @@
+"""The rules that the workers share. Nothing here reads the environment: callers pass what is needed."""

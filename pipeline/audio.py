@@ -1,0 +1,88 @@
+"""The only caller of ffmpeg: any audio file to mono 16 kHz Opus."""
+
+import errno
+import math
+import os
+import re
+import subprocess
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import ffmpeg
+
+from pipeline import scratch
+from pipeline.errors import Permanent, Stopping
+
+SAMPLE_RATE = 16_000  # what Whisper listens to
+
+
+class UnreadableAudio(Permanent):
+    """ffmpeg or the decoder cannot make sound of the file; the message is its own reason."""
+
+
+@dataclass(frozen=True)
+class Converter:
+    """How files are converted: the program, the Opus bitrate (kb/s) and the longest time (s) for one file."""
+
+    program: str = "ffmpeg"
+    bitrate_kbps: int = 32
+    timeout_seconds: int = 3600
+
+    def to_opus(self, source: Path, target: Path, stop: threading.Event) -> None:
+        """Convert `source` into `target`, whole or not at all.
+
+        `UnreadableAudio` where ffmpeg refuses the file, `Stopping` where `stop` is set meanwhile.
+        """
+        # A name of its own: the ffmpeg of a worker that was killed may still be writing to another one.
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            self._run(self._command(source, part), stop)
+            if part.stat().st_size == 0:
+                raise UnreadableAudio("ffmpeg found no sound in it")
+            scratch.sync(part)
+            part.rename(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _command(self, source: Path, target: Path) -> list[str]:
+        """One thread, files only (a playlist must not reach the network), the first audio stream, no tags."""
+        stream = ffmpeg.input(f"file:{source}", protocol_whitelist="file", threads=1)
+        output = stream.audio.output(
+            f"file:{target}", format="opus", acodec="libopus", ac=1, ar=SAMPLE_RATE, threads=1,
+            audio_bitrate=f"{self.bitrate_kbps}k", map_metadata=-1, application="voip",
+        )  # fmt: skip
+        return (
+            output.global_args("-nostdin", "-hide_banner", "-loglevel", "error")
+            .overwrite_output()
+            .compile(cmd=self.program)
+        )
+
+    def _run(self, command: list[str], stop: threading.Event) -> None:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        messages = ""
+        for waited in range(math.ceil(self.timeout_seconds * 2)):
+            try:
+                messages = process.communicate(timeout=0.5)[1].decode(errors="replace")
+                break
+            except subprocess.TimeoutExpired:
+                if stop.is_set() or waited + 1 >= self.timeout_seconds * 2:
+                    process.kill()
+                    process.communicate()
+                    if stop.is_set():
+                        raise Stopping from None
+                    raise UnreadableAudio(f"ffmpeg was not done after {self.timeout_seconds} s") from None
+        if process.returncode != 0:
+            raise _failure(process.returncode, messages)
+
+
+def _failure(status: int, messages: str) -> Exception:
+    """ffmpeg's own words, without addresses and our paths; a full disk is no fault of the file."""
+    if os.strerror(errno.ENOSPC) in messages:
+        return OSError(errno.ENOSPC, "ffmpeg found no room for its output")
+    words = [re.sub(r"^\[[^]]*\] ", "", line).strip() for line in messages.splitlines()]
+    reason = "; ".join(line for line in words if line and not line.startswith("Error opening input file"))
+    return UnreadableAudio(f"ffmpeg: {reason[:400] or f'ended with status {status}'}")

@@ -1,0 +1,36 @@
+"""Batch ids: YYYYMMDD-HHMMSS in UTC, one for each transfer job, never the same for two."""
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import redis_client
+from pipeline.job_queue import Job, JobQueue
+
+RESERVED_SECONDS = 86400  # by then the archive is in S3, and `taken` knows
+
+
+@dataclass
+class BatchIds:
+    """Gives ids to the jobs of `queue`; `taken(batch_id)` says whether an archive of that id is kept."""
+
+    redis: Any
+    queue: JobQueue
+    taken: Callable[[str], bool]
+
+    def __post_init__(self) -> None:
+        self._reserve = redis_client.script(self.redis, "reserve")
+
+    def assign(self, job: Job, now: datetime.datetime | None = None) -> str:
+        """The job's batch id: the one of its first delivery, or else the first free second from now on."""
+        assigned = self.redis.hget(self.queue.batch_ids, job.payload)
+        moment = now or datetime.datetime.now(datetime.UTC)
+        while not assigned:
+            batch_id = moment.strftime("%Y%m%d-%H%M%S")
+            moment += datetime.timedelta(seconds=1)
+            if self.taken(batch_id):
+                continue
+            keys = [self.queue.batch_ids, f"{self.queue.batch_ids}:{batch_id}"]
+            assigned = self._reserve(keys=keys, args=[job.payload, batch_id, RESERVED_SECONDS])
+        return str(assigned)

@@ -1,0 +1,184 @@
+"""A batch of files in Redis: who works on it, how far it is, and when its scratch may go.
+
+    batch:{id}:total      files in the archive          batch:{id}:host    host whose scratch holds it
+    batch:{id}:processed  files done                    batch:{id}:job     the unpack job, for a take-over
+    batch:{id}:failed     files that cannot be done     batch:{id}:queued  filenames pushed to transcription
+    batch:{id}:s3_key     the archive                   batch:{id}:settled filenames counted
+    batches:open          sorted set of batch ids, by start
+    batches:finishing     hash batch id -> host: every file is settled, scratch and keys are still there
+    hosts:seen            sorted set of hosts, by last sign of life
+    hosts:queues          hash transcribe queue -> the host whose files it names
+
+A file is counted once however often it is delivered: its name enters `settled` in the step that moves the
+counter and acknowledges its job. No `total` means that the batch is finished (or not opened yet): a late
+delivery is dropped and nothing is deleted. A batch belongs to the host that unpacks it; whatever
+another host still does for it changes nothing here.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import redis_client
+from pipeline.errors import LostClaim, Permanent
+from pipeline.job_queue import Job, JobQueue, encode
+
+OPEN, FINISHING, HOSTS, QUEUES = "batches:open", "batches:finishing", "hosts:seen", "hosts:queues"
+_FIELDS = ("host", "s3_key", "job", "total", "processed", "failed", "settled", "queued")
+
+
+def is_id(batch_id: str) -> bool:
+    """Whether the text can name a folder and a key."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", batch_id) is not None
+
+
+def check_id(batch_id: str) -> str:
+    """The id, where it is one; `Permanent` otherwise."""
+    if not is_id(batch_id):
+        raise Permanent(f"batch id {batch_id!r} is not one: letters, digits and . _ - only, 100 at most")
+    return batch_id
+
+
+def keys_of(batch_id: str, *fields: str) -> list[str]:
+    """The names of the batch's keys."""
+    return [f"batch:{batch_id}:{field}" for field in fields]
+
+
+@dataclass
+class Batches:
+    """The batches as `host` sees them."""
+
+    redis: Any
+    host: str
+
+    def __post_init__(self) -> None:
+        def script(name: str) -> Any:
+            return redis_client.script(self.redis, name)
+
+        self._adopt, self._open, self._push = script("adopt"), script("open"), script("push")
+        self._settle_file, self._close = script("settle_file"), script("close")
+        self._abandon, self._take_over = script("abandon"), script("take_over")
+
+    def adopt(self, batch_id: str, s3_key: str, job: Job) -> bool:
+        """Make the batch this host's own; False where all its files are settled already."""
+        keys = [*keys_of(batch_id, *_FIELDS), OPEN, FINISHING]
+        return self._adopt(keys=keys, args=[batch_id, self.host, s3_key, job.payload]) == "adopted"
+
+    def open(self, batch_id: str, total: int) -> None:
+        """Start counting to `total` files. `LostClaim` where the batch is another host's."""
+        keys = [*keys_of(batch_id, "host", "total", "processed", "failed"), OPEN, FINISHING]
+        if self._open(keys=keys, args=[batch_id, self.host, total]) == "foreign":
+            raise LostClaim(f"batch {batch_id} is another host's now")
+
+    def push(self, batch_id: str, queue_name: str, job: dict[str, Any]) -> None:
+        """Queue a converted file for transcription, once. `LostClaim` where the batch is another host's."""
+        keys = [*keys_of(batch_id, "host", "queued"), queue_name]
+        if self._push(keys=keys, args=[self.host, job["original_filename"], encode(job)]) == -1:
+            raise LostClaim(f"batch {batch_id} is another host's now")
+
+    def queued(self, batch_id: str) -> set[str]:
+        """The filenames that were pushed to transcription."""
+        return set(self.redis.smembers(f"batch:{batch_id}:queued"))
+
+    def settled(self, batch_id: str) -> set[str]:
+        """The filenames that are counted."""
+        return set(self.redis.smembers(f"batch:{batch_id}:settled"))
+
+    def wants(self, batch_id: str, filename: str) -> bool:
+        """Whether a delivered file is still to be worked on here; if not, its job may be dropped."""
+        steps = self.redis.pipeline(transaction=False)
+        steps.get(f"batch:{batch_id}:host").exists(f"batch:{batch_id}:total")
+        steps.sismember(f"batch:{batch_id}:queued", filename)
+        steps.sismember(f"batch:{batch_id}:settled", filename)
+        host, counting, queued, settled = steps.execute()
+        return host == self.host and bool(counting) and bool(queued) and not settled
+
+    def settle(self, batch_id: str, filename: str, outcome: str) -> str:
+        """Count a file for which no job is in hand as 'processed' or 'failed'; see `settle_job`."""
+        keys = [*self._counters(batch_id), "", "", ""]
+        return self._settle_file(keys=keys, args=[batch_id, self.host, filename, outcome, "", ""])
+
+    def settle_job(
+        self, queue: JobQueue, job: Job, batch_id: str, filename: str, outcome: str, letter: str = ""
+    ) -> str:
+        """Count a file and acknowledge its job in one step, with a dead letter where one is given.
+
+        Gives 'counted', 'complete' (to one caller: the batch's last file), 'lost' where the job is no longer
+        this worker's, 'closed' where the batch is finished, 'foreign' where it is another host's.
+        """
+        keys = [*self._counters(batch_id), queue.working, queue.attempts, queue.dead]
+        args = [batch_id, self.host, filename, outcome, job.payload, letter]
+        result = self._settle_file(keys=keys, args=args)
+        queue.drop(job)
+        return result
+
+    def _counters(self, batch_id: str) -> list[str]:
+        fields = ("host", "total", "processed", "failed", "settled")
+        return [*keys_of(batch_id, *fields), OPEN, FINISHING]
+
+    def finishing(self) -> list[str]:
+        """The batches whose files are all settled and whose scratch is on this host."""
+        return [batch_id for batch_id, host in self._finishing().items() if host == self.host]
+
+    def is_finishing(self, batch_id: str) -> bool:
+        """Whether the batch's scratch is this host's to delete now."""
+        return self.redis.hget(FINISHING, batch_id) == self.host
+
+    def _finishing(self) -> dict[str, str]:
+        return dict(self.redis.hgetall(FINISHING))
+
+    def close(self, batch_id: str, host: str = "") -> bool:
+        """Forget a batch whose scratch is gone; False where it was not this host's to finish."""
+        keys = [FINISHING, OPEN, *keys_of(batch_id, *_FIELDS)]
+        return bool(self._close(keys=keys, args=[batch_id, host or self.host]))
+
+    def abandon(self, batch_id: str) -> bool:
+        """Forget a batch that was never opened; False where its files are being counted."""
+        keys = [*keys_of(batch_id, "host", "total"), OPEN, *keys_of(batch_id, *_FIELDS)]
+        return bool(self._abandon(keys=keys, args=[batch_id, self.host]))
+
+    def check_queue(self, queue_name: str, silent_seconds: int) -> str | None:
+        """Enter this host as the one whose files the queue names; says so where another live host has it."""
+        self.redis.hsetnx(QUEUES, queue_name, self.host)
+        owner = str(self.redis.hget(QUEUES, queue_name))
+        heard = self.redis.zscore(HOSTS, owner)
+        if owner != self.host and heard is not None and owner not in self.lost_hosts(silent_seconds):
+            return (
+                f"TRANSCRIBE_QUEUE {queue_name!r} is in use on {owner}, and its jobs name files of that host: "
+                f"set TRANSCRIBE_QUEUE=queue:transcribe:{self.host} for the unpack and GPU workers of this one"
+            )
+        self.redis.hset(QUEUES, queue_name, self.host)
+        return None
+
+    def is_ours(self, batch_id: str) -> bool:
+        """Whether this host's scratch of the batch is in use."""
+        return self.redis.get(f"batch:{batch_id}:host") == self.host
+
+    def lost_hosts(self, silent_seconds: int) -> list[str]:
+        """The other hosts that have been silent that long."""
+        now = int(self.redis.time()[0])
+        silent = self.redis.zrangebyscore(HOSTS, "-inf", now - silent_seconds)
+        return [host for host in silent if host != self.host]
+
+    def take_over(self, unpack_queue: str, silent_seconds: int, finished: Callable[[str], None]) -> list[str]:
+        """Queue the archives of lost hosts' open batches again; gives the batch ids.
+
+        Batches of theirs that only had to be cleaned up are handed to `finished` and forgotten.
+        """
+        lost = self.lost_hosts(silent_seconds)
+        if not lost:
+            return []
+        for batch_id, host in self._finishing().items():
+            if host in lost:
+                finished(batch_id)
+                self.close(batch_id, host)
+        taken = []
+        open_batches: list[str] = self.redis.zrange(OPEN, 0, -1)
+        hosts = self.redis.mget([f"batch:{batch_id}:host" for batch_id in open_batches] or ["-"])
+        for batch_id, host in zip(open_batches, hosts, strict=False):
+            keys = [*keys_of(batch_id, "host", "job"), HOSTS, unpack_queue]
+            if host in lost and self._take_over(keys=keys, args=[host, silent_seconds]):
+                taken.append(batch_id)
+        self.redis.zremrangebyscore(HOSTS, "-inf", int(self.redis.time()[0]) - 7 * 86400)
+        return taken

@@ -1,0 +1,153 @@
+"""The rows in PostgreSQL. Every method is one transaction and may be repeated."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from pipeline.classifiers import Label
+from pipeline.transcript import Transcript
+
+SCHEMA = Path(__file__).parent.parent / "schema"
+_SQL = Path(__file__).parent / "sql"
+_LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
+
+
+@dataclass(frozen=True)
+class AudioRow:
+    """A file's row: its id, its status and the day (UTC, YYYY-MM-DD) of its S3 key."""
+
+    audio_id: int
+    status: str
+    date: str
+
+
+class Database:
+    """One connection, made when it is needed and made again after an outage. For one thread."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: Any = None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        if self._connection is None:
+            self._connection = psycopg2.connect(self._url, connect_timeout=10, application_name="audio-pipeline")
+        try:
+            with self._connection, self._connection.cursor() as cursor:
+                yield cursor
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection; the next call makes a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def start_file(self, batch_id: str, original_filename: str) -> AudioRow:
+        """The file's row, made where it is missing; its status is 'done' or 'processing' after this."""
+        with self._transaction() as cursor:
+            cursor.execute(_query("start_file"), {"batch_id": batch_id, "original_filename": original_filename})
+            return AudioRow(*cursor.fetchone())
+
+    def save_result(self, audio_id: int, transcript: Transcript, labels: list[Label]) -> None:
+        """Write what was heard: the row's duration and language, the transcript, the labels."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "UPDATE audio_files SET duration_seconds = %s, language = %s, updated_at = now()"
+                " WHERE audio_id = %s",
+                (transcript.duration_seconds, transcript.language, audio_id),
+            )
+            segments = json.dumps([asdict(segment) for segment in transcript.segments])
+            row = {"audio_id": audio_id, "text": transcript.text.replace("\0", ""), "model": transcript.model}
+            cursor.execute(_query("save_transcript"), {**row, "segments": segments})
+            cursor.execute("DELETE FROM classifications WHERE audio_id = %s", (audio_id,))
+            cursor.executemany(
+                "INSERT INTO classifications (audio_id, classifier, label, score) VALUES (%s, %s, %s, %s)",
+                [(audio_id, label.classifier, label.name, label.score) for label in labels],
+            )
+
+    def update_audio_s3_path(self, audio_id: int, s3_opus_path: str) -> None:
+        """The last step of a file: its Opus is kept, its row is done."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "UPDATE audio_files SET s3_opus_path = %s, status = 'done', error = NULL, updated_at = now()"
+                " WHERE audio_id = %s",
+                (s3_opus_path, audio_id),
+            )
+
+    def fail_file(self, batch_id: str, original_filename: str, error: str) -> None:
+        """Mark a file as failed with the reason, unless it is done."""
+        row = {"batch_id": batch_id, "original_filename": original_filename, "error": error.replace("\0", "")}
+        with self._transaction() as cursor:
+            cursor.execute(_query("fail_file"), row)
+
+    def open_batch(self, batch_id: str, s3_key: str, file_count: int, host: str) -> None:
+        """Note that an archive of `file_count` audio files is being unpacked on `host`."""
+        row = {"batch_id": batch_id, "s3_key": s3_key, "file_count": file_count, "host": host}
+        with self._transaction() as cursor:
+            cursor.execute(_query("open_batch"), row)
+
+    def finish_batch(self, batch_id: str) -> None:
+        """Note that every file of the batch is done or failed."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "UPDATE batches SET finished_at = now() WHERE batch_id = %s AND finished_at IS NULL", (batch_id,)
+            )
+
+    def is_finished(self, batch_id: str) -> bool:
+        """Whether every file of the batch is done or failed."""
+        with self._transaction() as cursor:
+            cursor.execute("SELECT 1 FROM batches WHERE batch_id = %s AND finished_at IS NOT NULL", (batch_id,))
+            return cursor.fetchone() is not None
+
+    def settled_files(self, batch_id: str) -> dict[str, str]:
+        """The batch's files that need no more work: name -> 'processed' or 'failed', as Redis counts them."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "SELECT original_filename, CASE status WHEN 'done' THEN 'processed' ELSE 'failed' END"
+                " FROM audio_files WHERE batch_id = %s AND status IN ('done', 'failed')",
+                (batch_id,),
+            )
+            return dict(cursor.fetchall())
+
+    def check_schema(self) -> str | None:
+        """What is wrong with the schema, in one line; None where it is the code's."""
+        with self._transaction() as cursor:
+            cursor.execute("SELECT to_regclass('schema_migrations')")
+            applied = set()
+            if cursor.fetchone()[0] is not None:
+                cursor.execute("SELECT name FROM schema_migrations")
+                applied = {name for (name,) in cursor.fetchall()}
+        ours = {path.name for path in SCHEMA.glob("*.sql")}
+        if missing := sorted(ours - applied):
+            return f"the schema lacks {', '.join(missing)}: run `python pipelinectl.py migrate`"
+        if newer := sorted(applied - ours):
+            return f"the schema has {', '.join(newer)}, which this release does not know: deploy a newer one"
+        return None
+
+    def migrate(self) -> list[str]:
+        """Apply the files of `schema/` that are not applied yet, all or none; gives their names."""
+        with self._transaction() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            cursor.execute(
+                "CREATE TABLE IF NOT EXISTS schema_migrations"
+                " (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+            )
+            cursor.execute("SELECT name FROM schema_migrations")
+            applied = {name for (name,) in cursor.fetchall()}
+            new = [path for path in sorted(SCHEMA.glob("*.sql")) if path.name not in applied]
+            for path in new:
+                cursor.execute(path.read_text())
+                cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (path.name,))
+        return [path.name for path in new]
+
+
+def _query(name: str) -> str:
+    return (_SQL / f"{name}.sql").read_text()

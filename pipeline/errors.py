@@ -1,0 +1,100 @@
+"""Whose fault a failure is: the job's for good, the job's perhaps, or a service's that is away.
+
+`Permanent` ends a job at once. An outage (see `away`) never counts against a job: the worker waits.
+Any other exception counts as one attempt, and the job is tried again.
+"""
+
+import errno
+
+import psycopg2
+import redis.exceptions as redis_errors
+from boto3.exceptions import RetriesExceededError, S3UploadFailedError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ConnectionError as S3ConnectionError
+from psycopg2 import errors as sql_errors
+from s3transfer.exceptions import RetriesExceededError as TransferRetriesExceededError
+
+
+class Permanent(Exception):
+    """This job can never succeed as it is: the message says why and is kept with it."""
+
+
+class Outage(Exception):
+    """A service that the job needs is away; the job has no part in it."""
+
+    def __init__(self, service: str, message: str) -> None:
+        super().__init__(message)
+        self.service = service
+
+
+class LostClaim(Exception):
+    """The job is somebody else's now: this worker drops it and changes nothing more."""
+
+
+class Stopping(Exception):
+    """The worker was asked to stop while it waited: the job in hand goes back to its queue."""
+
+
+# Disk and machine limits that stop every job alike.
+_HOST_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+# S3 answers that tell of credentials, the bucket or the region rather than of one object. HEAD has no
+# body, so that a wrong region reads as "400" and a wrong secret as "403".
+_S3_CODES = {
+    "400", "401", "403", "429", "AccessDenied", "AuthorizationHeaderMalformed", "InvalidAccessKeyId",
+    "NoSuchBucket", "RequestTimeTooSkewed", "RequestTimeout", "SignatureDoesNotMatch", "SlowDown",
+}  # fmt: skip
+
+# A body cut short raises any of these, according to the moment.
+_S3_LOST = (
+    HTTPClientError,
+    S3ConnectionError,
+    IncompleteReadError,
+    RetriesExceededError,
+    TransferRetriesExceededError,
+)
+
+_REDIS_LOST = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.ReadOnlyError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.NoPermissionError,
+)
+_REDIS_REPLIES = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH")
+
+_SQL_SETUP = (
+    sql_errors.UndefinedTable,
+    sql_errors.UndefinedColumn,
+    sql_errors.InsufficientPrivilege,
+    sql_errors.ReadOnlySqlTransaction,
+)
+
+
+def away(error: BaseException) -> str | None:
+    """Name what is away ("Redis", "PostgreSQL", "S3", "the disk", ...), or None where the job is to blame."""
+    if isinstance(error, Outage):
+        return error.service
+    if isinstance(error, redis_errors.RedisError):
+        return _redis_away(error)
+    if isinstance(error, psycopg2.Error):
+        lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, *_SQL_SETUP))
+        return "PostgreSQL" if lost else None
+    if _s3_away(error):
+        return "S3"
+    if isinstance(error, OSError) and error.errno in _HOST_ERRNOS:
+        return "the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "the host"
+    return None
+
+
+def _redis_away(error: redis_errors.RedisError) -> str | None:
+    return "Redis" if isinstance(error, _REDIS_LOST) or str(error).startswith(_REDIS_REPLIES) else None
+
+
+def _s3_away(error: BaseException) -> bool:
+    if isinstance(error, S3UploadFailedError):  # boto3 wraps the ClientError that it caught
+        return error.__context__ is not None and _s3_away(error.__context__)
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or error.response.get("Error", {}).get("Code") in _S3_CODES
+    return isinstance(error, _S3_LOST)

@@ -1,0 +1,27 @@
+"""The end of a batch: scratch deleted, PostgreSQL told, Redis keys gone, in this order.
+
+Any worker of the host may do it, and do it again: until the last step the batch is marked as finishing.
+The lock on its scratch keeps it from going under an unpack worker that has not let go yet.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline import scratch
+from pipeline.batches import Batches
+from pipeline.database import Database
+
+log = logging.getLogger(__name__)
+
+
+def finish_batches(batches: Batches, database: Database, root: Path, cleanup: Callable[[str], object]) -> None:
+    """Finish every batch of this host whose files are all settled; `cleanup(batch_id)` deletes its scratch."""
+    for batch_id in batches.finishing():
+        with scratch.locked(root, batch_id) as held:
+            if not held or not batches.is_finishing(batch_id):
+                continue
+            cleanup(batch_id)
+            database.finish_batch(batch_id)
+            batches.close(batch_id)
+            log.info("batch %s is finished", batch_id)

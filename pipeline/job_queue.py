@@ -1,0 +1,198 @@
+"""A queue on Redis lists that loses no job when a worker, its host or the connection dies.
+
+A job is a JSON object in a string. It waits in `{queue}`, is claimed into `{queue}:working:{worker_id}`,
+and leaves that list by one script: settled, put back or buried. Every change is fenced: a worker whose
+list no longer holds the job (others took it back, because its heartbeat was gone) changes nothing.
+Delivery is at least once. Beside the list:
+
+    {queue}:attempts  hash      job -> deliveries so far, counted before the work starts
+    {queue}:batch_ids hash      job -> the batch id given to it (transfer jobs), until it is settled
+    {queue}:delayed   sorted    jobs to be tried again, by due time
+    {queue}:dead      list      letters: job, error, attempts, worker, time
+    {queue}:workers   sorted    who has claimed from the queue, by last sign of life
+"""
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import redis_client
+from pipeline.errors import Permanent
+
+FORGET_WORKER_SECONDS = 7 * 86400
+
+
+@dataclass(frozen=True)
+class Job:
+    """One delivery: `payload` as it stands in the list, `attempts` with this one counted."""
+
+    payload: str
+    attempts: int
+    token: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The payload's fields; empty where it is not a JSON object."""
+        try:
+            value = json.loads(self.payload)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def require(self, **types: type) -> dict[str, Any]:
+        """The fields, when those named are there with the given types; `Permanent` otherwise.
+
+        Fields that are not named may hold anything: a newer sender may know more of them.
+        """
+        fields = self.fields
+        wrong = [
+            f"{name} is {'missing' if name not in fields else 'not ' + kind.__name__}"
+            for name, kind in types.items()
+            if not isinstance(fields.get(name), kind) or fields[name] == ""
+        ]
+        if wrong:
+            raise Permanent(f"not a job of this queue: {', '.join(wrong)}")
+        return fields
+
+
+def encode(fields: dict[str, Any]) -> str:
+    """The fields as the text of a job."""
+    return json.dumps(fields)
+
+
+def heartbeat_key(worker_id: str) -> str:
+    """The key that is there as long as the worker lives."""
+    return f"worker:{worker_id}"
+
+
+@dataclass
+class JobQueue:
+    """The queue `name` as `worker_id` sees it. Only `recover` and `register` may run in another thread."""
+
+    redis: Any
+    name: str
+    worker_id: str
+    in_hand: list[Job] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.working = f"{self.name}:working:{self.worker_id}"
+        self.attempts = f"{self.name}:attempts"
+        self.batch_ids = f"{self.name}:batch_ids"
+        self.delayed = f"{self.name}:delayed"
+        self.dead = f"{self.name}:dead"
+        self.workers = f"{self.name}:workers"
+        self._begin, self._settle, self._put_back, self._bury, self._promote, self._recover = (
+            redis_client.script(self.redis, name)
+            for name in ("begin", "settle", "put_back", "bury", "promote", "recover")
+        )
+        self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
+        self._strays = True  # an earlier run of this worker, or a lost reply, may have left a job in our list
+
+    def add(self, fields: dict[str, Any]) -> None:
+        """Append a job."""
+        self.redis.rpush(self.name, encode(fields))
+
+    def depth(self) -> int:
+        """How many jobs wait, the delayed ones not counted."""
+        return int(self.redis.llen(self.name))
+
+    def claim(self, wait_seconds: float) -> Job | None:
+        """Take the next job and count the attempt, or give None when there is none for `wait_seconds`.
+
+        What an earlier run of this worker had in hand comes first. After a Redis error call it again: a job
+        that was claimed without our knowing is found.
+        """
+        if self._next is None:
+            payload = self._stray() or self._move(wait_seconds)
+            if payload is None:
+                return None
+            self._next = (payload, uuid.uuid4().hex)
+        payload, token = self._next
+        attempts = self._begin(keys=[self.working, self.attempts], args=[payload, token])
+        self._next = None
+        if attempts == 0:  # taken back before it was counted: it is somebody else's
+            return None
+        job = Job(payload, attempts, token)
+        self.in_hand.append(job)
+        return job
+
+    def _move(self, wait_seconds: float) -> str | None:
+        self._promote(keys=[self.delayed, self.name])
+        self._strays = True
+        payload = self.redis.blmove(self.name, self.working, wait_seconds, "LEFT", "RIGHT")
+        self._strays = False
+        return payload
+
+    def _stray(self) -> str | None:
+        if not self._strays:
+            return None
+        ours = self.redis.lrange(self.working, 0, -1)
+        for job in self.in_hand:
+            if job.payload in ours:
+                ours.remove(job.payload)
+        self._strays = len(ours) > 1
+        return ours[0] if ours else None
+
+    def settle(self, job: Job, next_queue: str = "", next_job: dict[str, Any] | None = None) -> bool:
+        """Acknowledge the job and queue the next one in the same step; False where the claim was lost."""
+        next_payload = encode(next_job) if next_job else ""
+        keys = [self.working, self.attempts, self.batch_ids, next_queue]
+        return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload]))
+
+    def retry(self, job: Job, delay_seconds: int) -> bool:
+        """Put the job back for a later attempt; this one counts."""
+        return self._back(job, delay_seconds, "")
+
+    def give_back(self, job: Job, delay_seconds: int = 0) -> bool:
+        """Put the job back as if it had not been claimed."""
+        return self._back(job, delay_seconds, job.token)
+
+    def keep(self, job: Job) -> bool:
+        """Leave the job, uncounted, to this worker's next run; others take it once the heartbeat is gone."""
+        return self._back(job, -1, job.token)
+
+    def _back(self, job: Job, delay_seconds: int, uncounted: str) -> bool:
+        keys = [self.working, self.attempts, self.name, self.delayed]
+        return self._leave(job, self._put_back(keys=keys, args=[job.payload, delay_seconds, uncounted]))
+
+    def bury(self, job: Job, error: str) -> bool:
+        """Move the job to the dead letters."""
+        keys = [self.working, self.attempts, self.dead]
+        return self._leave(job, self._bury(keys=keys, args=[job.payload, self.letter(job, error)]))
+
+    def letter(self, job: Job, error: str) -> str:
+        """The dead letter of a job: what failed, why, after how many attempts, where and when (UTC)."""
+        return json.dumps(
+            {
+                "job": job.payload,
+                "error": error,
+                "attempts": job.attempts,
+                "worker": self.worker_id,
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+        )
+
+    def drop(self, job: Job) -> None:
+        """Forget a job that another script has acknowledged, or whose claim was lost."""
+        self.in_hand = [held for held in self.in_hand if held is not job]
+
+    def _leave(self, job: Job, changed: int) -> bool:
+        self.drop(job)
+        return bool(changed)
+
+    def recover(self) -> dict[str, int]:
+        """Take back the jobs of every worker without a heartbeat: worker id -> number of jobs."""
+        taken = {}
+        for worker_id in self.redis.zrange(self.workers, 0, -1):
+            keys = [heartbeat_key(worker_id), f"{self.name}:working:{worker_id}", self.name]
+            if worker_id != self.worker_id and (jobs := int(self._recover(keys=keys, args=[]))):
+                taken[worker_id] = jobs
+        return taken
+
+    def register(self) -> None:
+        """Enter this worker among those whose list is taken back, and forget those long gone."""
+        now = int(self.redis.time()[0])
+        self.redis.zadd(self.workers, {self.worker_id: now})
+        self.redis.zremrangebyscore(self.workers, "-inf", now - FORGET_WORKER_SECONDS)

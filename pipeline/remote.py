@@ -1,0 +1,126 @@
+"""The host where recordings arrive, reached with OpenSSH's own ssh and scp."""
+
+import re
+import shlex
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import scratch
+from pipeline.errors import Outage, Permanent, Stopping
+
+_CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other status
+_COMMAND_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A remote file as it was seen: bytes, time of change (s since 1970), and its checksum file's SHA-256."""
+
+    size: int
+    changed: int
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.changed}"
+
+
+@dataclass(frozen=True)
+class RemoteHost:
+    """One SSH host. Its key must be in `known_hosts`; nothing is ever asked on a terminal.
+
+    A host that cannot be reached, or refuses us, is an `Outage`; a file that cannot be had is `Permanent`.
+    """
+
+    host: str
+    port: int
+    user: str
+    key_file: str
+    known_hosts: str
+
+    def stat(self, path: str) -> FileState:
+        """What the remote file is like now, with the SHA-256 from `{path}.sha256` where there is one."""
+        quoted, checksum = shlex.quote(path), shlex.quote(f"{path}.sha256")
+        answer = self._ssh(
+            f"LC_ALL=C stat -L -c '%s %Y %F' -- {quoted} && (cat -- {checksum} 2>/dev/null || true)"
+        )
+        first, _, rest = answer.partition("\n")
+        size, changed, kind = first.split(" ", 2)
+        if not kind.startswith("regular"):
+            raise Permanent(f"{path} on {self.host} is no file but a {kind}")
+        found = re.match(r"\s*\\?([0-9a-fA-F]{64})\b", rest)
+        if rest.strip() and not found:
+            raise Permanent(f"{path}.sha256 on {self.host} does not begin with a SHA-256")
+        return FileState(int(size), int(changed), found[1].lower() if found else "")
+
+    def look(self, folder: str) -> dict[str, FileState]:
+        """The `.tar` files of a remote folder: path -> state."""
+        answer = self._ssh(
+            f"find -L {shlex.quote(folder)} -maxdepth 1 -type f -name '[!.]*.tar' -printf '%s %T@ %p\\0'"
+        )
+        files = {}
+        for line in filter(None, answer.split("\0")):
+            size, changed, path = line.split(" ", 2)
+            files[path] = FileState(int(size), int(float(changed)))
+        return files
+
+    def fetch(self, path: str, state: FileState, target: Path, stop: threading.Event) -> None:
+        """Copy a remote file to `target`, whole or not at all; `Stopping` where `stop` is set meanwhile."""
+        part = target.with_name(f"{target.name}.part")
+        part.unlink(missing_ok=True)
+        # -s: by SFTP, so that no remote shell reads the path; SFTP still expands patterns in it
+        pattern = re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
+        source = f"{self.user}@{self.host}:{pattern}"
+        command = ["scp", "-s", "-q", "-P", str(self.port), *self._options(), "--", source, str(part)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while True:
+            try:
+                messages = process.communicate(timeout=0.5)[1].decode(errors="replace").strip()
+                break
+            except subprocess.TimeoutExpired:
+                if stop.is_set():
+                    process.kill()
+                    process.communicate()
+                    part.unlink(missing_ok=True)
+                    raise Stopping from None
+        self._check(process.returncode, messages, path)
+        if part.stat().st_size != state.size:
+            raise OSError(f"{path}: {part.stat().st_size} bytes arrived of {state.size}")
+        scratch.sync(part)
+        part.rename(target)
+
+    def _options(self) -> list[str]:
+        settings = {
+            "BatchMode": "yes",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": f'"{self.known_hosts}"',
+            "GlobalKnownHostsFile": "/dev/null",
+            "IdentitiesOnly": "yes",
+            "ConnectTimeout": "10",
+            "ServerAliveInterval": "15",
+            "ServerAliveCountMax": "3",
+        }
+        options = [part for pair in settings.items() for part in ("-o", "=".join(pair))]
+        return ["-F", "none", "-i", self.key_file, *options]
+
+    def _ssh(self, command: str) -> str:
+        arguments = ["ssh", "-p", str(self.port), *self._options(), "--", f"{self.user}@{self.host}", command]
+        try:
+            done = subprocess.run(
+                arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise Outage("EC2", f"{self.host} did not answer within {_COMMAND_SECONDS} s") from None
+        self._check(done.returncode, done.stderr.decode(errors="replace").strip(), self.host)
+        return done.stdout.decode("utf-8", "surrogateescape")
+
+    def _check(self, status: int, messages: str, subject: str) -> None:
+        if status == 0:
+            return
+        reason = messages.rpartition("\n")[2] or f"exit status {status}"
+        if status == _CONNECTION_FAILED or re.search(r"(?i)connection|closed by|lost|timed out", messages):
+            raise Outage("EC2", f"{self.user}@{self.host}: {reason}")
+        raise Permanent(f"{subject}: {reason}")

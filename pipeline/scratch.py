@@ -1,0 +1,83 @@
+"""The scratch folder of this host: who may touch a batch's files now, how much room is left, what is orphaned.
+
+Everything that works on a batch's files on this host holds the batch's lock: a file beside its folder,
+locked with flock(2), which the kernel releases when the holder dies.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_LOCK = ".lock"
+_BATCH_ID = re.compile(r"\d{8}-\d{6}")  # the shape of our own ids: nothing else is ever swept
+
+
+@contextlib.contextmanager
+def locked(root: Path, batch_id: str) -> Iterator[bool]:
+    """Hold the batch's lock on this host; gives False at once where another process holds it."""
+    path = root / f"{batch_id}{_LOCK}"
+    root.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            yield False
+            return
+        if _same_file(handle, path):
+            break
+        os.close(handle)  # the last holder has removed the file between our open and our lock
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def free_mb(root: Path) -> int:
+    """Free space below `root`, which is made where it is missing, in MiB."""
+    root.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(root).free // 2**20
+
+
+def sync(path: Path) -> None:
+    """Have the file's bytes on the disk before anything says that they are."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(
+    root: Path, idle_seconds: int, in_use: Callable[[str], bool], remove: Callable[[str], object]
+) -> list[str]:
+    """Remove the folders and locks of batches that this host no longer works on; gives their ids.
+
+    A folder goes when nothing changed in it for `idle_seconds`, nobody holds its lock and `in_use(id)` is false:
+    what another host has taken over, or a crash has left behind.
+    """
+    swept = []
+    for entry in os.scandir(root) if root.is_dir() else ():
+        batch_id = entry.name.removesuffix(_LOCK)
+        idle = time.time() - entry.stat(follow_symlinks=False).st_mtime
+        if idle < idle_seconds or not _BATCH_ID.fullmatch(batch_id):
+            continue
+        with locked(root, batch_id) as held:
+            if held and entry.is_dir(follow_symlinks=False) and not in_use(batch_id):
+                remove(batch_id)
+                swept.append(batch_id)
+    return swept

@@ -1,0 +1,290 @@
+"""The loop that every worker runs: jobs one by one, signals, heartbeat, and what a failure means.
+
+A worker reads
+
+    for job in worker.jobs():
+        with worker.holding(job):
+            ...                     # idempotent steps, each external one through worker.outlast(step, ...)
+
+SIGTERM and SIGINT set a flag: the job in hand is finished, or kept, uncounted, for the worker's next run
+where it takes long or waits for a service.
+The heartbeat is a thread of its own, so that long work does not look like death; it also takes back what
+dead workers had in hand.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from pipeline import batches, job_queue, redis_client
+from pipeline.errors import LostClaim, Permanent, Stopping, away
+from pipeline.job_queue import Job, JobQueue
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CLAIM_SECONDS = 1.0  # how long one claim blocks: the longest that SIGTERM waits on an idle worker
+HOUSEKEEPING_SECONDS = 5.0
+LONGEST_WAIT_SECONDS = 30.0  # between two tries of a step whose service is away
+
+
+class Misconfigured(Exception):
+    """The worker cannot run as it is set up, and a restart does not change that: one line says why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How patient a worker is; seconds but for `attempts`."""
+
+    attempts: int = 3
+    retry: int = 30  # before a failed job is tried again
+    heartbeat: int = 30  # a worker that is silent so long is dead
+    stall: int = 7200  # a step that takes so long is stuck: systemd may restart the process
+
+
+class Worker:
+    """One process that works on the jobs of one queue."""
+
+    def __init__(
+        self, redis_url: str, queue_name: str, role: str, worker_id: str, host: str, limits: Limits
+    ) -> None:
+        self.redis = redis_client.connect(redis_url)
+        self.queue = JobQueue(self.redis, queue_name, worker_id)
+        self.role, self.id, self.host, self.limits = role, worker_id, host, limits
+        self.stop = threading.Event()
+        self.give_up: Callable[[Job, str], Any] = self.bury
+        self.ready_for_more: Callable[[], bool] = lambda: True
+        self.housekeeping: Callable[[], Any] = lambda: None
+        self._doing, self._since, self._moved = "starting", time.time(), time.monotonic()
+        self._next_housekeeping = 0.0
+        self._beating = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
+        self._ended = threading.Event()
+
+    # --- the process -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def running(self, *checks: Callable[[], str | None]) -> Iterator["Worker"]:
+        """Signals, identity and heartbeat around the loop; on the way out, what is in hand is kept.
+
+        Each check gives what is wrong, in one line, or None; one that is wrong raises `Misconfigured`.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop.set())
+        try:
+            self.outlast(self._take_identity)
+        except Stopping:
+            return
+        try:
+            for warning in self.outlast(redis_client.durability_warnings, self.redis):
+                log.warning("%s", warning)
+            self.outlast(self._beat)
+            self._beating.start()
+            for check in checks:
+                if problem := self.outlast(check):
+                    raise Misconfigured(problem)
+            notify("READY=1")
+            log.info("%s ready, queue %s", self.id, self.queue.name)
+            self.doing("idle")
+            yield self
+        except Stopping:
+            pass
+        except BaseException:
+            self._leave(crashed=True)
+            raise
+        self._leave(crashed=False)
+
+    def _leave(self, crashed: bool) -> None:
+        """End the heartbeat thread. What is in hand stays in our list: our next run goes on with it, and
+        where there is none, others take it back when the heartbeat has run out."""
+        notify("STOPPING=1")
+        self._ended.set()
+        if self._beating.is_alive():
+            self._beating.join()
+        try:
+            for job in [] if crashed else list(self.queue.in_hand):
+                self.queue.keep(job)
+        except Exception as error:
+            if not away(error):
+                raise
+            log.warning("Redis is away (%s): the attempt in hand counts", error)
+        log.info("%s stopped", self.id)
+
+    def _take_identity(self) -> None:
+        """Make sure that no other live process has our id: it would take our jobs for its own."""
+        deadline = time.monotonic() + self.limits.heartbeat + 2
+        while holder := self.redis.get(job_queue.heartbeat_key(self.id)):
+            other = json.loads(str(holder))
+            if other["host"] == self.host and _started(other["pid"]) != other["started"]:
+                return  # an earlier run on this machine that was killed
+            if other["host"] == self.host or time.monotonic() > deadline:
+                raise Misconfigured(
+                    f"process {other['pid']} on {other['host']} already works as {self.id}: set WORKER_ID"
+                )
+            if self.stop.wait(1):
+                raise Stopping
+
+    # --- the heartbeat ---------------------------------------------------------------------------------
+
+    def doing(self, text: str) -> None:
+        """Say what the worker does now: it shows in `pipelinectl status` and in `systemctl status`."""
+        if text != self._doing:
+            self._doing, self._since = text, time.time()
+        self._moved = time.monotonic()
+        notify(f"STATUS={text}")
+
+    def _beat(self) -> None:
+        state = {
+            "role": self.role,
+            "host": self.host,
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "queue": self.queue.name,
+            "doing": self._doing,
+            "since": int(self._since),
+        }
+        steps = self.redis.pipeline(transaction=False)
+        steps.set(job_queue.heartbeat_key(self.id), json.dumps(state), ex=self.limits.heartbeat)
+        steps.zadd(batches.HOSTS, {self.host: int(self.redis.time()[0])})
+        steps.execute()
+        self.queue.register()
+
+    def _beat_until_stopped(self) -> None:
+        while not self._ended.wait(self.limits.heartbeat / 4):
+            try:
+                self._beat()
+                for worker_id, jobs in self.queue.recover().items():
+                    log.warning("took back %d jobs of %s, whose heartbeat is gone", jobs, worker_id)
+            except Exception as error:  # the work goes on: whoever takes our jobs meanwhile is fenced off
+                log.warning("no heartbeat: %s", error, exc_info=not away(error))
+            if time.monotonic() - self._moved < self.limits.stall:
+                notify("WATCHDOG=1")
+
+    # --- the jobs --------------------------------------------------------------------------------------
+
+    def jobs(self) -> Iterator[Job]:
+        """Claim jobs until the worker is to stop. A job that has used up its attempts is given up here."""
+        while not self.stop.is_set():
+            self._moved = time.monotonic()
+            self._keep_house()
+            if not self.ready_for_more():
+                self.stop.wait(CLAIM_SECONDS)
+                continue
+            job = self.outlast(self.queue.claim, CLAIM_SECONDS)
+            if job is None:
+                continue
+            if job.attempts > self.limits.attempts:
+                with self.holding(job):
+                    raise Permanent(f"the worker died {job.attempts - 1} times while it had this job in hand")
+            else:
+                yield job
+            self.doing("idle")
+
+    def _keep_house(self) -> None:
+        """Run the role's housekeeping now and then; what goes wrong there stops no job."""
+        if time.monotonic() < self._next_housekeeping:
+            return
+        try:
+            self.housekeeping()
+        except Exception as error:
+            log.warning("housekeeping: %s", error, exc_info=not away(error))
+        self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+
+    @contextlib.contextmanager
+    def holding(self, job: Job) -> Iterator[None]:
+        """What becomes of the job when the work on it raises; nothing is raised further."""
+        try:
+            yield
+        except Stopping:
+            log.info("stopping: %s stays for the next run", job.payload)
+        except LostClaim as lost:
+            log.info("dropped %s: %s", job.payload, lost)
+            self._unless_stopping(self.queue.settle, job)
+        except Permanent as error:
+            self._give_up(job, str(error))
+        except Exception as error:
+            if (service := away(error)) is not None:  # a step that was not wrapped in `outlast`
+                log.warning("%s is away (%s): %s waits", service, error, job.payload)
+                self._unless_stopping(self.queue.give_back, job, self.limits.retry)
+            elif job.attempts >= self.limits.attempts:
+                log.exception("attempt %d of %s failed", job.attempts, job.payload)
+                self._give_up(job, f"{type(error).__name__}: {error}")
+            else:
+                delay = self.limits.retry
+                log.exception("attempt %d of %s failed, next in %d s", job.attempts, job.payload, delay)
+                self._unless_stopping(self.queue.retry, job, delay)
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        log.error("gave up %s: %s", job.payload, reason)
+        self._unless_stopping(self.give_up, job, reason)
+
+    def _unless_stopping(self, step: Callable[..., Any], *args: Any) -> None:
+        """Run a step that ends a job; a stop while its service is away leaves the job to `_leave`."""
+        with contextlib.suppress(Stopping):
+            self.outlast(step, *args)
+
+    def bury(self, job: Job, reason: str) -> None:
+        """The plain way to give up: a dead letter."""
+        self.queue.bury(job, reason)
+
+    def outlast(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an idempotent step, again and again while its service is away. `Stopping` when asked to stop."""
+        wait = 0.5
+        while True:
+            try:
+                return step(*args, **kwargs)
+            except Exception as error:
+                service = away(error)
+                if service is None:
+                    raise
+                log.warning("%s is away, next try in %.0f s: %s", service, wait, error)
+                self.doing(f"waiting for {service}")
+            if self.stop.wait(wait):
+                raise Stopping
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+
+def _started(pid: int) -> str | None:
+    """When the process started, in clock ticks since boot, with its boot; None where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + stat.rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
+def explain(doc: str | None) -> None:
+    """Answer `--help` with the script's own words; there are no other arguments."""
+    argparse.ArgumentParser(
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="There are no arguments: every setting is an environment variable; example.env lists them.\n"
+        "SIGTERM ends the worker after its present job. Exit status 2: the settings are wrong.",
+    ).parse_args()
+
+
+def log_to_stderr(level: str) -> None:
+    """One line for each event, for journald."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); does nothing where the process is not a unit of Type=notify."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        channel.send(state.replace("\n", " ").encode())

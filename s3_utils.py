@@ -1,0 +1,177 @@
+"""Archives and Opus files in S3, and the scratch copy of an archive.
+
+    archives/{batch_id}.tar            uploaded by the transfer worker, with its SHA-256 as metadata
+    processed/{date}/{audio_id}.opus   uploaded by the GPU worker, kept for good
+
+Every function may be repeated: it writes the same bytes under the same name. Errors are boto3's own
+(`pipeline.errors.away` tells an outage) or `Permanent` where the object or the batch id is at fault.
+"""
+
+import functools
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+import config
+from pipeline import scratch
+from pipeline.batches import check_id
+from pipeline.errors import Outage, Permanent
+
+MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts
+LEAST_PART_BYTES = 16 * 2**20
+MOST_PARTS = 1000  # OpenStack Swift's limit; AWS allows 10,000
+
+
+@functools.cache
+def get_s3_client() -> Any:
+    """The S3 client, one for the process: it is made for use by several threads."""
+    return boto3.client(
+        "s3",
+        endpoint_url=config.S3_ENDPOINT,
+        aws_access_key_id=config.S3_ACCESS_KEY,
+        aws_secret_access_key=config.S3_SECRET_KEY,
+        region_name=config.S3_REGION,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            # botocore's default sends bodies that Swift before 2.35.1 refuses
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            retries={"mode": "standard", "max_attempts": 5},
+            connect_timeout=10,
+            read_timeout=60,
+            tcp_keepalive=True,
+            max_pool_connections=16,
+        ),
+    )
+
+
+def part_bytes(size: int) -> int:
+    """The size of one part of a file of `size` bytes: whole MiB, at most `MOST_PARTS` of them."""
+    mebibyte = 2**20
+    needed = -(-size // MOST_PARTS)
+    return max(LEAST_PART_BYTES, -(-needed // mebibyte) * mebibyte)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def archive_key(batch_id: str) -> str:
+    """The S3 key of a batch's archive."""
+    return f"archives/{check_id(batch_id)}.tar"
+
+
+def archive_exists(batch_id: str) -> bool:
+    """Whether an archive of this batch id is in S3."""
+    try:
+        get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=archive_key(batch_id))
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "404":
+            raise
+        return False
+    return True
+
+
+def upload_archive(local_path: Path, batch_id: str) -> str:
+    """Upload an archive with its SHA-256 and make sure that it arrived whole; gives its S3 key."""
+    key, digest = archive_key(batch_id), sha256(local_path)
+    _upload(local_path, key, {"sha256": digest}, "application/x-tar")
+    stored = get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
+    if stored["ContentLength"] != local_path.stat().st_size or stored["Metadata"].get("sha256") != digest:
+        raise Outage("S3", f"{key} in S3 is not what was uploaded ({stored['ContentLength']} bytes)")
+    return key
+
+
+def download_archive(s3_key: str, batch_id: str) -> Path:
+    """Download an archive to `SCRATCH_ROOT/{batch_id}/archive.tar`, checked, whole or not at all."""
+    folder = config.SCRATCH_ROOT / check_id(batch_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("archive.tar*"):  # of a download that was killed
+        leftover.unlink()
+    stored = _head(s3_key)
+    path, part = folder / "archive.tar", folder / "archive.tar.part"
+    get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Config=_transfer(stored["ContentLength"]))
+    _check_download(part, s3_key, stored)
+    scratch.sync(part)
+    part.rename(path)
+    return path
+
+
+def upload_opus(local_path: Path, audio_id: int, date_str: str) -> str:
+    """Upload a file's Opus for good; `date_str` is the row's creation day in UTC (YYYY-MM-DD). Gives its key."""
+    key = f"processed/{date_str}/{audio_id}.opus"
+    _upload(local_path, key, {}, "audio/ogg")
+    return key
+
+
+def cleanup_scratch(batch_id: str) -> None:
+    """Remove `SCRATCH_ROOT/{batch_id}`, which may be gone already. Nothing outside it is ever touched."""
+    folder = config.SCRATCH_ROOT / check_id(batch_id)
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    shutil.rmtree(folder, onerror=_unless_gone)
+
+
+def check_bucket() -> str | None:
+    """What is wrong with the bucket or the credentials, in one line; None where all is well."""
+    try:
+        get_s3_client().head_bucket(Bucket=config.S3_BUCKET)
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code")
+        reasons = {"404": "there is no such bucket", "403": "the credentials are refused"}
+        if code in reasons:
+            return f"S3_BUCKET {config.S3_BUCKET!r} at {config.S3_ENDPOINT}: {reasons[code]}"
+        raise
+    return None
+
+
+def _transfer(size: int) -> TransferConfig:
+    return TransferConfig(
+        multipart_threshold=MULTIPART_BYTES + 1, multipart_chunksize=part_bytes(size), max_concurrency=8
+    )
+
+
+def _upload(path: Path, key: str, metadata: dict[str, str], content_type: str) -> None:
+    get_s3_client().upload_file(
+        str(path),
+        config.S3_BUCKET,
+        key,
+        ExtraArgs={"Metadata": metadata, "ContentType": content_type},
+        Config=_transfer(path.stat().st_size),
+    )
+
+
+def _head(key: str) -> Any:
+    """What S3 knows of the object; `Permanent` where the bucket is there and the object is not."""
+    try:
+        return get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "404":
+            raise
+        if problem := check_bucket():
+            raise Outage("S3", problem) from error
+        raise Permanent(f"{key} is not in the bucket {config.S3_BUCKET}") from error
+
+
+def _check_download(path: Path, key: str, stored: Any) -> None:
+    size, expected = path.stat().st_size, stored["ContentLength"]
+    if size != expected:
+        raise OSError(f"{key}: {size} bytes arrived of {expected}")
+    digest = stored["Metadata"].get("sha256")
+    if digest and sha256(path) != digest:
+        raise OSError(f"{key}: the SHA-256 differs from the one it was uploaded with")
+
+
+def _unless_gone(_function: object, _path: object, exc_info: Any) -> None:
+    if not isinstance(exc_info[1], FileNotFoundError):
+        raise exc_info[1]

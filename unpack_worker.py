@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Unpacks archives on a GPU host: S3 to scratch, every audio file to Opus, each queued when it is ready.
+
+All steps are idempotent, because a job may be delivered again after any of them: the batch counts a file
+once, a file is queued once, and what PostgreSQL holds as done or failed is not worked on again.
+"""
+
+import logging
+import shutil
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import config
+import s3_utils
+from pipeline import archive, finishing, scratch, worker
+from pipeline.archive import Index, Member
+from pipeline.audio import Converter, UnreadableAudio
+from pipeline.batches import Batches, check_id, is_id
+from pipeline.database import Database
+from pipeline.job_queue import Job
+from pipeline.worker import Worker
+
+log = logging.getLogger("unpack")
+
+BUSY_SECONDS = 15  # before a job whose batch another process of this host has locked is tried again
+
+
+class Unpacker:
+    """The work on one job of `queue:unpack` after the other."""
+
+    def __init__(self, process: Worker) -> None:
+        self.worker = process
+        self.batches = Batches(process.redis, process.host)
+        self.database = Database(config.DATABASE_URL)
+        self.converter = Converter(config.FFMPEG, config.OPUS_BITRATE_KBPS, config.FFMPEG_TIMEOUT_SECONDS)
+        self.room = ""
+        process.give_up = self.give_up
+        process.ready_for_more = self.has_room
+        process.housekeeping = self.keep_house
+
+    def unpack(self, job: Job) -> None:
+        """Settle one job: every audio file of its archive is queued for transcription or failed."""
+        fields = job.require(batch_id=str, s3_key=str)
+        batch_id = check_id(fields["batch_id"])
+        with scratch.locked(config.SCRATCH_ROOT, batch_id) as held:
+            if not held:
+                log.info("batch %s is in work on this host already", batch_id)
+                self.worker.outlast(self.worker.queue.give_back, job, BUSY_SECONDS)
+                return
+            self._unpack(job, batch_id, fields["s3_key"], fields.get("file_count"))
+        self.worker.outlast(self.finish_batches)
+
+    def _unpack(self, job: Job, batch_id: str, s3_key: str, file_count: Any) -> None:
+        outlast = self.worker.outlast
+        finished = outlast(self.database.is_finished, batch_id)
+        if finished or not outlast(self.batches.adopt, batch_id, s3_key, job):
+            log.info("batch %s is finished already", batch_id)
+            outlast(self.worker.queue.settle, job)
+            return
+        self.worker.doing(f"downloading {batch_id}")
+        path = outlast(s3_utils.download_archive, s3_key, batch_id)
+        index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
+        total = len(index.members)
+        if isinstance(file_count, int) and file_count != total:
+            raise archive.BadArchive(f"{s3_key} holds {total} audio files, the job says {file_count}")
+        log.info("batch %s: %d audio files, %d other members ignored", batch_id, total, index.ignored)
+        outlast(self.database.open_batch, batch_id, s3_key, total, self.worker.host)
+        outlast(self.batches.open, batch_id, total)
+        self._convert_all(batch_id, path, self._left_to_do(batch_id, index))
+        path.unlink(missing_ok=True)
+        outlast(self.worker.queue.settle, job)
+        log.info("batch %s is unpacked", batch_id)
+
+    def _left_to_do(self, batch_id: str, index: Index) -> list[Member]:
+        """The files not settled and not queued yet; what only PostgreSQL knows as settled is counted here."""
+        outlast = self.worker.outlast
+        counted = outlast(self.batches.settled, batch_id) | outlast(self.batches.queued, batch_id)
+        names = {member.original_filename for member in index.members}
+        for name, outcome in outlast(self.database.settled_files, batch_id).items():
+            if name in names and name not in counted:
+                outlast(self.batches.settle, batch_id, name, outcome)
+                counted.add(name)
+        return [member for member in index.members if member.original_filename not in counted]
+
+    def _convert_all(self, batch_id: str, path: Path, members: list[Member]) -> None:
+        """Convert on every core, and queue each file as soon as it is ready.
+
+        This thread alone settles and queues. Few files are taken from the archive ahead of the conversion, so
+        that scratch holds the archive and the Opus, not every MP3 beside them.
+        """
+        waiting: deque[tuple[Member, Future[None]]] = deque()
+        with path.open("rb") as tar, ThreadPoolExecutor(config.CONVERT_JOBS, "convert") as pool:
+            try:
+                for done, member in enumerate(members):
+                    if len(waiting) >= 2 * config.CONVERT_JOBS:
+                        self._hand_on(batch_id, *waiting.popleft())
+                    waiting.append((member, pool.submit(self._convert, batch_id, tar, member)))
+                    self.worker.doing(f"converting {batch_id}: {done} of {len(members)}")
+                while waiting:
+                    self._hand_on(batch_id, *waiting.popleft())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _convert(self, batch_id: str, tar: BinaryIO, member: Member) -> None:
+        """Take one file out of the archive and make its Opus (in a thread of the pool)."""
+        target = _opus_path(batch_id, member)
+        if not target.exists():  # there from an earlier delivery: it appears only when it is whole
+            self.worker.outlast(self._extract_and_convert, tar, member, target)
+
+    def _extract_and_convert(self, tar: BinaryIO, member: Member, target: Path) -> None:
+        source = target.with_suffix(".source")
+        try:
+            source.unlink(missing_ok=True)
+            archive.copy(tar, member, source)
+            self.converter.to_opus(source, target, self.worker.stop)
+        finally:
+            source.unlink(missing_ok=True)
+
+    def _hand_on(self, batch_id: str, member: Member, conversion: Future[None]) -> None:
+        """Wait for one file and queue it for transcription, or settle it as failed with ffmpeg's reason."""
+        outlast = self.worker.outlast
+        name = member.original_filename
+        try:
+            conversion.result()
+        except UnreadableAudio as error:
+            log.warning("batch %s: %s failed: %s", batch_id, name, error)
+            outlast(self.database.fail_file, batch_id, name, str(error))
+            outlast(self.batches.settle, batch_id, name, "failed")
+            return
+        job = {
+            "batch_id": batch_id,
+            "audio_id": None,
+            "opus_path": str(_opus_path(batch_id, member)),
+            "original_filename": name,
+        }
+        outlast(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
+
+    def give_up(self, job: Job, reason: str) -> None:
+        """Bury a job. A batch that has not started leaves nothing; one that has keeps what is in work."""
+        batch_id = str(job.fields.get("batch_id"))
+        if is_id(batch_id) and self.batches.abandon(batch_id):
+            s3_utils.cleanup_scratch(batch_id)
+        self.worker.bury(job, reason)
+
+    def has_room(self) -> bool:
+        """Whether this host can take another batch: its backlog and its disk decide."""
+        free = scratch.free_mb(config.SCRATCH_ROOT)
+        backlog = self.worker.outlast(self.worker.redis.llen, config.TRANSCRIBE_QUEUE)
+        room = ""
+        if free < config.SCRATCH_MIN_FREE_MB:
+            room = f"waiting for disk: {free} MB free of {config.SCRATCH_MIN_FREE_MB}"
+        elif backlog >= config.UNPACK_BACKLOG_FILES:
+            room = f"waiting for transcription: {backlog} files queued"
+        if room and not self.room:
+            log.info("%s", room)
+        self.room = room
+        self.worker.doing(room or "idle")
+        return not room
+
+    def keep_house(self) -> None:
+        """Finish settled batches, take over those of lost hosts, remove scratch that nobody owns."""
+        self.finish_batches()
+        finish = self.database.finish_batch
+        for batch_id in self.batches.take_over(config.UNPACK_QUEUE, config.HOST_LOST_SECONDS, finish):
+            log.warning("batch %s of a lost host is queued again", batch_id)
+        swept = scratch.sweep(
+            config.SCRATCH_ROOT, config.HOST_LOST_SECONDS, self.batches.is_ours, s3_utils.cleanup_scratch
+        )
+        for batch_id in swept:
+            log.warning("removed the scratch of batch %s, which is no longer this host's", batch_id)
+
+    def check_queue(self) -> str | None:
+        """What is wrong with the name of the transcription queue: its jobs name files of this host."""
+        return self.batches.check_queue(config.TRANSCRIBE_QUEUE, config.HOST_LOST_SECONDS)
+
+    def finish_batches(self) -> None:
+        """Delete the scratch of batches whose files are all settled."""
+        finishing.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
+
+
+def _opus_path(batch_id: str, member: Member) -> Path:
+    return config.SCRATCH_ROOT / batch_id / f"{member.safe_stem}.opus"
+
+
+def run() -> None:
+    """Work until SIGTERM."""
+    worker_id = config.worker_id("unpack")
+    process = Worker(config.REDIS_URL, config.UNPACK_QUEUE, "unpack", worker_id, config.HOST_NAME, config.LIMITS)
+    unpacker = Unpacker(process)
+    checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
+    with process.running(*checks):
+        for job in process.jobs():
+            with process.holding(job):
+                unpacker.unpack(job)
+
+
+def main() -> int:
+    """Check the settings, then work until SIGTERM."""
+    worker.explain(__doc__)
+    config.require(*config.REDIS, *config.DATABASE, *config.S3)
+    if shutil.which(config.FFMPEG) is None:
+        config.refuse(f"FFMPEG is {config.FFMPEG!r}: there is no such program; install ffmpeg")
+    worker.log_to_stderr(config.LOG_LEVEL)
+    try:
+        run()
+    except worker.Misconfigured as problem:
+        config.refuse(str(problem))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
