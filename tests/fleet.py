@@ -1,42 +1,45 @@
 """A whole pipeline on this machine: real servers, and the real scripts as processes."""
 
 import os
+import subprocess
 import sys
+import uuid
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import imageio_ffmpeg
+import psycopg2
+import redis
 
 from tests.child import Child
 from tests.servers import MotoS3, Postgres, SshHost, Valkey
 
 PROJECT = Path(__file__).resolve().parent.parent
 MODELS = PROJECT / "tests" / "models"
-BUCKET = "recordings"
 
 
 class Fleet:
     """The servers, started in `folder`, and the environment that points the scripts at them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.valkey = Valkey(folder / "valkey")
         self.postgres = Postgres(folder / "postgres")
         self.s3 = MotoS3(folder / "s3")
         self.ssh = SshHost(folder / "ec2")
+        self.folder = folder  # of scratch and logs
+        self.bucket = "recordings"
         self.workers: list[Child] = []
 
     def start(self) -> Self:
-        """Start the servers and make the bucket and the tables."""
+        """Start the servers and make the bucket."""
         for server in (self.valkey, self.postgres, self.s3, self.ssh):
             server.start()
-        self.s3.create_bucket(BUCKET)
+        self.s3.create_bucket(self.bucket)
         return self
 
     def stop(self) -> None:
         """Stop the workers, then the servers."""
-        for worker in self.workers:
-            worker.stop()
+        self.stop_workers()
         for server in (self.ssh, self.s3, self.postgres, self.valkey):
             server.stop()
 
@@ -46,6 +49,26 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def clean(self, folder: Path) -> None:
+        """Empty Redis and the tables, and take a new bucket and a new folder."""
+        with redis.Redis.from_url(self.valkey.url) as client:
+            client.flushall()
+        self.query("TRUNCATE audio_files, transcripts, classifications, batches RESTART IDENTITY")
+        self.folder, self.bucket = folder, f"test-{uuid.uuid4().hex[:12]}"
+        self.s3.create_bucket(self.bucket)
+        for archive in self.ssh.folder.glob("*.tar*"):
+            archive.unlink()
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows that PostgreSQL gives, if it gives any."""
+        connection = psycopg2.connect(self.postgres.url)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(sql, values)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
     def settings(self) -> dict[str, str]:
         """The settings of every worker, as example.env names them."""
         return {
@@ -54,7 +77,7 @@ class Fleet:
             "S3_ENDPOINT": self.s3.endpoint,
             "S3_ACCESS_KEY": self.s3.access_key,
             "S3_SECRET_KEY": self.s3.secret_key,
-            "S3_BUCKET": BUCKET,
+            "S3_BUCKET": self.bucket,
             "SCRATCH_ROOT": str(self.folder / "scratch"),
             "TRANSFER_ROOT": str(self.folder / "transfer"),
             "MODELS_ROOT": str(MODELS),
@@ -70,6 +93,7 @@ class Fleet:
             "WHISPER_DEVICE": "cpu",
             "WHISPER_COMPUTE_TYPE": "float32",
             "WHISPER_THREADS": "1",
+            "WHISPER_BEAM_SIZE": "1",
             "HEARTBEAT_SECONDS": "4",
             "RETRY_SECONDS": "1",
         }
@@ -79,11 +103,29 @@ class Fleet:
         return {**os.environ, **self.settings(), **changes}
 
     def worker(self, role: str, name: str = "", **changes: str) -> Child:
-        """Start a worker process; its log is `{folder}/{name}.log`."""
-        name = name or role
-        command = [sys.executable, str(PROJECT / f"{role}_worker.py")]
-        environment = self.environment(WORKER_ID=f"test-{name}", **changes)
-        child = Child(command, self.folder / f"{name}.log", environment=environment)
+        """Start a worker process as WORKER_ID `test-{name}`; its log is `{folder}/{name}.log`."""
+        return self.run([str(PROJECT / f"{role}_worker.py")], name or role, **changes)
+
+    def run(self, script: list[str], name: str, **changes: str) -> Child:
+        """Start a script of the project in the fleet's environment."""
+        environment = self.environment(**{"WORKER_ID": f"test-{name}", **changes})
+        child = Child([sys.executable, *script], self.folder / f"{name}.log", environment=environment)
         child.start()
         self.workers.append(child)
         return child
+
+    def control(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Run pipelinectl to its end."""
+        command = [sys.executable, str(PROJECT / "pipelinectl.py"), *arguments]
+        return subprocess.run(
+            command, env=self.environment(**changes), capture_output=True, text=True, check=False, timeout=60
+        )
+
+    def stop_workers(self) -> None:
+        """Stop all workers at once."""
+        for worker in self.workers:
+            if worker.process is not None:
+                worker.process.terminate()
+        for worker in self.workers:
+            worker.stop()
+        self.workers = []
