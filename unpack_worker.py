@@ -106,14 +106,14 @@ class Unpacker:
 
     def _convert(self, batch_id: str, tar: BinaryIO, member: Member) -> None:
         """Take one file out of the archive and make its Opus (in a thread of the pool)."""
-        target = _opus_path(batch_id, member)
-        if not target.exists():  # there from an earlier delivery: it appears only when it is whole
-            self.worker.outlast(self._extract_and_convert, tar, member, target)
+        self.worker.outlast(self._extract_and_convert, tar, member, _opus_path(batch_id, member))
 
     def _extract_and_convert(self, tar: BinaryIO, member: Member, target: Path) -> None:
         source = target.with_suffix(".source")
+        source.unlink(missing_ok=True)  # of a run that was killed
+        if target.exists():  # from an earlier delivery: it appears only when it is whole
+            return
         try:
-            source.unlink(missing_ok=True)
             archive.copy(tar, member, source)
             self.converter.to_opus(source, target, self.worker.stop)
         finally:

@@ -62,19 +62,27 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def _idle_seconds(entry: os.DirEntry[str]) -> float:
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime
+    except FileNotFoundError:  # finished meanwhile
+        return 0.0
+
+
 def sweep(
     root: Path, idle_seconds: int, in_use: Callable[[str], bool], remove: Callable[[str], object]
 ) -> list[str]:
     """Remove the folders and locks of batches that this host no longer works on; gives their ids.
 
     A folder goes when nothing changed in it for `idle_seconds`, nobody holds its lock and `in_use(id)` is false:
-    what another host has taken over, or a crash has left behind.
+    what another host has taken over, or a crash has left behind. A lock that nobody holds goes at once.
     """
     swept = []
     for entry in os.scandir(root) if root.is_dir() else ():
         batch_id = entry.name.removesuffix(_LOCK)
-        idle = time.time() - entry.stat(follow_symlinks=False).st_mtime
-        if idle < idle_seconds or not _BATCH_ID.fullmatch(batch_id):
+        if not _BATCH_ID.fullmatch(batch_id):
+            continue
+        if entry.name == batch_id and _idle_seconds(entry) < idle_seconds:
             continue
         with locked(root, batch_id) as held:
             if held and entry.is_dir(follow_symlinks=False) and not in_use(batch_id):

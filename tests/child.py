@@ -51,7 +51,7 @@ def is_alive(pid: int) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """The process's children, their children and so on: also those that made a session of their own."""
+    """The process's children, their children and so on: also those that left its process group."""
     found = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -70,6 +70,7 @@ class Child:
         self,
         command: list[str],
         log: Path,
+        *,
         stop_signal: signal.Signals = signal.SIGTERM,
         setpriv: tuple[str, ...] = (),
         folder: Path | None = None,
@@ -83,7 +84,7 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it in a session of its own: Ctrl-C at the terminal does not reach it."""
+        """Start it in a process group of its own: Ctrl-C at the terminal does not reach it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,

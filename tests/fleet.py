@@ -18,6 +18,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 MODELS = PROJECT / "tests" / "models"
 
 
+def ffmpeg_program() -> str:
+    """imageio-ffmpeg's static ffmpeg; where it has none for this machine, the one that is installed."""
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError:
+        raise SystemExit("ffmpeg is needed (Debian, Ubuntu: apt install ffmpeg)") from None
+
+
 class Fleet:
     """The servers, started in `folder`, and the environment that points the scripts at them."""
 
@@ -28,6 +36,7 @@ class Fleet:
         self.ssh = SshHost(folder / "ec2")
         self.folder = folder  # of scratch and logs
         self.bucket = "recordings"
+        self.changes: dict[str, str] = {}  # settings that differ from those below, for every worker
         self.workers: list[Child] = []
 
     def start(self) -> Self:
@@ -54,6 +63,7 @@ class Fleet:
         with redis.Redis.from_url(self.valkey.url) as client:
             client.flushall()
         self.query("TRUNCATE audio_files, transcripts, classifications, batches RESTART IDENTITY")
+        self.changes = {}
         self.folder, self.bucket = folder, f"test-{uuid.uuid4().hex[:12]}"
         self.s3.create_bucket(self.bucket)
         for archive in self.ssh.folder.glob("*.tar*"):
@@ -87,7 +97,7 @@ class Fleet:
             "EC2_KEY_FILE": str(self.ssh.key_file),
             "EC2_KNOWN_HOSTS": str(self.ssh.known_hosts),
             "EC2_REMOTE_DIR": str(self.ssh.folder),
-            "FFMPEG": imageio_ffmpeg.get_ffmpeg_exe(),
+            "FFMPEG": ffmpeg_program(),
             "SCRATCH_MIN_FREE_MB": "200",
             "WHISPER_MODEL": "spoken-words",
             "WHISPER_DEVICE": "cpu",
@@ -96,6 +106,7 @@ class Fleet:
             "WHISPER_BEAM_SIZE": "1",
             "HEARTBEAT_SECONDS": "4",
             "RETRY_SECONDS": "1",
+            **self.changes,
         }
 
     def environment(self, **changes: str) -> dict[str, str]:

@@ -28,9 +28,7 @@ FOLDERS = ["monday", "tuesday"]
 CALLS = 7  # in each folder, under the same names in both: an archive's name is part of what a file is
 # Each recording must come out right with all of them.
 OPTIONS: list[dict[str, Any]] = [
-    {"beam_size": beam_size, "without_timestamps": without}
-    for beam_size in (5, 1)
-    for without in (False, True)
+    {"beam_size": beam_size, "without_timestamps": without} for beam_size in (5, 1) for without in (False, True)
 ]
 
 LONG = "monday/meeting.mp3"  # longer than one window of Whisper: the VAD takes the pauses out

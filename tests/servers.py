@@ -112,7 +112,8 @@ class Postgres(Server):
         command = [str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(self.port)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         # SIGINT ends it without waiting for its clients to leave.
-        return [Child(command, self.folder / "postgres.log", signal.SIGINT, as_user)]
+        server_log = self.folder / "postgres.log"
+        return [Child(command, server_log, stop_signal=signal.SIGINT, setpriv=as_user)]
 
     @staticmethod
     def _nobody() -> tuple[int, int]:

@@ -41,7 +41,9 @@ async def run_command(connection: asyncssh.SSHServerProcess[bytes]) -> None:
         return
     pipe = asyncio.subprocess.PIPE
     shell = await asyncio.create_subprocess_shell(connection.command, stdin=pipe, stdout=pipe, stderr=pipe)
-    assert shell.stdin and shell.stdout and shell.stderr
+    assert shell.stdin
+    assert shell.stdout
+    assert shell.stderr
     feeding = asyncio.create_task(feed(connection.stdin, shell.stdin))
     try:
         await asyncio.gather(copy(shell.stdout, connection.stdout), copy(shell.stderr, connection.stderr))

@@ -1,6 +1,7 @@
 """Write tokenizer.json and vocabulary.json to the current folder.
 
-One token for each word, then Whisper's marks and times. The English-only shape of Whisper: no language marks, and 1,501 times, 0.02 s apart.
+One token for each word, then Whisper's marks and its times: 1,501 of them, 0.02 s apart. The shape is that
+of the English-only models, which have no language marks.
 """
 
 import json

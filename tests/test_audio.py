@@ -1,0 +1,323 @@
+"""pipeline/audio.py: sound of any kind to Opus with the real ffmpeg, whole or not at all."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import pytest
+
+from pipeline.audio import Converter, UnreadableAudio
+from pipeline.errors import Permanent, Stopping, away
+from tests.child import descendants, is_alive, wait_until
+from tests.fleet import PROJECT, ffmpeg_program
+
+SAMPLES = PROJECT / "tests" / "samples"
+CALL = SAMPLES / "monday" / "call001.mp3"
+NEVER = threading.Event()
+REAL = Converter(ffmpeg_program())
+
+
+def make(path: Path, *arguments: str) -> Path:
+    """Make a file with ffmpeg itself."""
+    command = [ffmpeg_program(), "-nostdin", "-y", "-loglevel", "error", *arguments, str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def program(folder: Path, body: str) -> Converter:
+    """A converter whose ffmpeg is this shell script."""
+    script = folder / "ffmpeg.sh"
+    script.write_text(f"#!/bin/bash\n{body}\n")
+    script.chmod(0o755)
+    return Converter(str(script))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where the test converts; whatever happened, no `.part` stays."""
+    folder = tmp_path / "in work"
+    folder.mkdir()
+    yield folder
+    assert list(folder.glob("*.part")) == []
+
+
+def refused(converter: Converter, source: Path) -> str:
+    """The reason why the source cannot be converted; nothing appears beside it."""
+    before = sorted(source.parent.iterdir())
+    with pytest.raises(UnreadableAudio) as caught:
+        converter.to_opus(source, source.parent / "out.opus", NEVER)
+    assert sorted(source.parent.iterdir()) == before
+    return str(caught.value)
+
+
+def measured(path: Path) -> tuple[str, int, int, float, float]:
+    """Codec, channels, sample rate as decoded, seconds of sound, kb/s."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        seconds = sum(frame.samples / frame.sample_rate for frame in container.decode(stream))
+        codec = stream.codec_context
+        return codec.name, codec.channels, codec.sample_rate, seconds, path.stat().st_size * 8 / 1000 / seconds
+
+
+# --- what can be read --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kbps", [12, 32, 64])
+def test_mp3_becomes_mono_opus_of_the_bitrate_asked(folder: Path, kbps: int) -> None:
+    source = make(folder / "noise.mp3", "-f", "lavfi", "-i", "anoisesrc=d=10:c=pink:r=44100", "-ac", "2")
+    Converter(ffmpeg_program(), kbps).to_opus(source, folder / "out.opus", NEVER)
+    codec, channels, _, seconds, rate = measured(folder / "out.opus")
+    assert (codec, channels) == ("libopus", 1) or (codec, channels) == ("opus", 1)
+    assert seconds == pytest.approx(10, abs=0.1)
+    assert rate == pytest.approx(kbps, rel=0.35)
+    assert input_rate(folder / "out.opus") == 16_000
+
+
+def input_rate(path: Path) -> int:
+    """The sample rate that the Opus header names as the input's."""
+    head = path.read_bytes()[:200]
+    return int.from_bytes(head[head.index(b"OpusHead") + 12 :][:4], "little")
+
+
+FORMATS = {
+    "wav": ("wav", "pcm_s16le", "8000"), "flac": ("flac", "flac", "44100"), "m4a": ("ipod", "aac", "44100"),
+    "ogg": ("ogg", "libvorbis", "44100"), "opus": ("opus", "libopus", "48000"), "aac": ("adts", "aac", "22050"),
+    "wma": ("asf", "wmav2", "44100"), "aiff": ("aiff", "pcm_s16be", "44100"),
+    "webm": ("webm", "libopus", "48000"), "mp3": ("mp3", "libmp3lame", "24000"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_content_counts_whatever_the_suffix(folder: Path, kind: str) -> None:
+    container, codec, rate = FORMATS[kind]
+    form = ("-ar", rate, "-ac", "2", "-c:a", codec, "-f", container)
+    source = make(folder / "x.source", "-i", str(CALL), *form)
+    REAL.to_opus(source, folder / "out.opus", NEVER)
+    assert measured(folder / "out.opus")[3] == pytest.approx(measured(CALL)[3], abs=0.15)
+
+
+def test_a_name_full_of_signs_is_a_file_name(folder: Path) -> None:
+    source = folder / "-i %d $(touch x) 'a' é:.source"
+    source.write_bytes(CALL.read_bytes())
+    target = folder / "-y %03d *.opus"
+    REAL.to_opus(source, target, NEVER)
+    assert sorted(folder.iterdir()) == sorted([source, target])
+
+
+def test_tags_do_not_travel(folder: Path) -> None:
+    source = make(folder / "t.mp3", "-i", str(CALL), "-metadata", "title=confidential", "-c", "copy")
+    REAL.to_opus(source, folder / "out.opus", NEVER)
+    assert b"confidential" not in (folder / "out.opus").read_bytes()
+
+
+# --- what cannot -------------------------------------------------------------------------------------------
+
+
+def unreadable(folder: Path, kind: str) -> Path:
+    source = folder / "x.source"
+    if kind == "video":
+        return make(source, "-f", "lavfi", "-i", "testsrc=d=1:s=64x64", "-f", "matroska")
+    contents = {
+        "damaged": (SAMPLES / "tuesday" / "damaged.mp3").read_bytes(),
+        "empty": b"",
+        "text": (SAMPLES / "monday" / "notes.txt").read_bytes(),
+        "zeros": bytes(5000),
+        "tag only": b"ID3\x04\0\0\0\0\0\x0a" + bytes(10),
+    }
+    source.write_bytes(contents[kind])
+    return source
+
+
+@pytest.mark.parametrize("kind", ["damaged", "empty", "text", "zeros", "tag only", "video"])
+def test_what_holds_no_sound_is_refused_with_a_reason_and_no_path(folder: Path, kind: str) -> None:
+    reason = refused(REAL, unreadable(folder, kind))
+    assert reason.startswith("ffmpeg: ")
+    assert len(reason) > len("ffmpeg: ended with status 1")
+    assert_names_nothing(reason, folder)
+
+
+def assert_names_nothing(reason: str, folder: Path) -> None:
+    """No path of ours and no memory address: the reason is shown to people, and should repeat as it was."""
+    assert "/" not in reason.replace("m3u8/hls", "")
+    assert folder.name not in reason
+    assert ".part" not in reason
+    assert "0x" not in reason
+
+
+def test_the_reason_of_an_older_ffmpeg_has_no_path_either(folder: Path) -> None:
+    """Debian 12's ffmpeg 5.1 begins the line with the file's name."""
+    said = f"[mp3 @ 0x55d0] Format mp3 detected\\nfile:{folder}/x.source: Invalid data found when processing input"
+    (folder / "x.source").write_bytes(b"x")
+    reason = refused(program(folder, f'printf "{said}\\n" >&2; exit 1'), folder / "x.source")
+    assert "Invalid data found when processing input" in reason
+    assert_names_nothing(reason, folder)
+
+
+def test_a_silent_ffmpeg_gives_its_status_as_the_reason(folder: Path) -> None:
+    (folder / "x.source").write_bytes(b"x")
+    assert refused(program(folder, "exit 7"), folder / "x.source") == "ffmpeg: ended with status 7"
+
+
+def test_an_unreadable_file_is_no_outage_and_not_tried_again() -> None:
+    assert issubclass(UnreadableAudio, Permanent)
+    assert away(UnreadableAudio("x")) is None
+
+
+def test_a_killed_ffmpeg_leaves_nothing(folder: Path) -> None:
+    (folder / "x.source").write_bytes(b"x")
+    write = 'for last; do case "$last" in *.part) echo half > "${last#file:}";; esac; done'
+    refused(program(folder, f"{write}; kill -9 $$"), folder / "x.source")
+
+
+def test_the_target_appears_only_when_it_is_whole(folder: Path) -> None:
+    (folder / "x.source").write_bytes(b"x")
+    write = 'for last; do case "$last" in *.part) part="${last#file:}";; esac; done; echo half > "$part"'
+    watching = program(folder, f'{write}; while [ ! -e "{folder}/go" ]; do sleep 0.02; done; echo whole > "$part"')
+    target = folder / "out.opus"
+    thread = threading.Thread(target=watching.to_opus, args=(folder / "x.source", target, NEVER))
+    thread.start()
+    wait_until(lambda: any(part.stat().st_size for part in folder.glob("*.part")), "the first half", 10)
+    assert not target.exists()
+    (folder / "go").touch()
+    thread.join(10)
+    assert target.read_text() == "whole\n"
+
+
+# --- patience ----------------------------------------------------------------------------------------------
+
+ENDLESS = ("-f", "lavfi", "-i", "anoisesrc=d=3600:r=8000", "-c:a", "pcm_u8", "-f", "wav")
+
+
+@pytest.fixture(scope="module")
+def long_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An hour of noise: it takes ffmpeg many seconds."""
+    return make(tmp_path_factory.mktemp("long") / "long.source", *ENDLESS)
+
+
+def children() -> set[int]:
+    return {pid for pid in descendants(os.getpid()) if is_alive(pid)}
+
+
+def test_a_conversion_that_takes_too_long_is_ended(folder: Path, long_recording: Path) -> None:
+    before, started = children(), time.monotonic()
+    with pytest.raises(UnreadableAudio, match="not done after 1 s"):
+        Converter(ffmpeg_program(), timeout_seconds=1).to_opus(long_recording, folder / "out.opus", NEVER)
+    assert 0.9 < time.monotonic() - started < 4
+    assert children() == before
+    assert list(folder.iterdir()) == []
+
+
+def test_an_ffmpeg_that_ignores_sigterm_is_ended_too(folder: Path) -> None:
+    (folder / "x.source").write_bytes(b"x")
+    before = children()
+    deaf = program(folder, 'trap "" TERM INT; while :; do :; done').program
+    assert "not done" in refused(Converter(deaf, timeout_seconds=1), folder / "x.source")
+    assert children() == before
+
+
+def test_stopping_ends_ffmpeg_at_once(folder: Path, long_recording: Path) -> None:
+    stop, before = threading.Event(), children()
+    threading.Timer(0.3, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(Stopping):
+        REAL.to_opus(long_recording, folder / "out.opus", stop)
+    assert time.monotonic() - started < 3
+    assert children() == before
+    assert list(folder.iterdir()) == []
+
+
+def test_a_finished_conversion_counts_although_stop_is_set(folder: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    REAL.to_opus(CALL, folder / "out.opus", stop)
+    assert (folder / "out.opus").exists()
+
+
+# --- the host ----------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_not_the_files_fault(folder: Path) -> None:
+    full = 'a=("$@"); for i in "${!a[@]}"; do case "${a[i]}" in *.part) a[i]=file:/dev/full;; esac; done'
+    converter = program(folder, f'{full}; exec "{ffmpeg_program()}" "${{a[@]}}"')
+    for source in (CALL, SAMPLES / "monday" / "meeting.mp3"):
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            converter.to_opus(source, folder / "out.opus", NEVER)
+        assert caught.value.errno == errno.ENOSPC
+        assert away(caught.value) == "the disk"
+        assert not (folder / "out.opus").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_a_disk_that_fills_up_is_not_the_files_fault(folder: Path, long_recording: Path) -> None:
+    small = folder / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            REAL.to_opus(long_recording, small / "out.opus", NEVER)
+        assert caught.value.errno == errno.ENOSPC
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no-such-ffmpeg"):
+        Converter("no-such-ffmpeg").to_opus(CALL, folder / "out.opus", NEVER)
+
+
+def test_no_child_survives_a_conversion(folder: Path) -> None:
+    before = children()
+    REAL.to_opus(CALL, folder / "out.opus", NEVER)
+    assert children() == before
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+
+
+# --- hostile content ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trap() -> Iterator[socket.socket]:
+    """A listening socket that nobody may connect to."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n",
+    "m3u": "#EXTM3U\n{url}\n",
+    "concat": "ffconcat version 1.0\nfile {url}\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=audio {port} RTP/AVP 0\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><AdaptationSet '
+    'mimeType="audio/mp4"><Representation id="1"><BaseURL>{url}</BaseURL></Representation></AdaptationSet>'
+    "</Period></MPD>",
+    "url": "[InternetShortcut]\nURL={url}\n",
+}
+
+
+@pytest.mark.parametrize("name", ["x.source", "x.m3u8"])
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_a_playlist_reaches_no_network(folder: Path, trap: socket.socket, kind: str, name: str) -> None:
+    port = trap.getsockname()[1]
+    (folder / name).write_text(PLAYLISTS[kind].format(url=f"http://127.0.0.1:{port}/a.mp3", port=port))
+    refused(REAL, folder / name)
+
+
+@pytest.mark.parametrize("kind", ["hls", "m3u", "concat"])
+def test_a_playlist_reads_no_other_file(folder: Path, tmp_path: Path, kind: str) -> None:
+    secret = tmp_path / "secret.mp3"
+    secret.write_bytes(CALL.read_bytes())
+    for url in (str(secret), f"file://{secret}", "../secret.mp3"):
+        (folder / "x.source").write_text(PLAYLISTS[kind].format(url=url))
+        refused(REAL, folder / "x.source")

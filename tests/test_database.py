@@ -1,0 +1,281 @@
+"""The rows: one for each file however often delivered, the day in UTC, and a schema that may be applied again."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg2
+import pytest
+
+from pipeline import database as database_module
+from pipeline.classifiers import Label
+from pipeline.database import Database
+from pipeline.errors import away
+from pipeline.transcript import Segment, Transcript
+from tests.fleet import Fleet
+
+BATCH = "20250622-143052"
+OURS = sorted(path.name for path in database_module.SCHEMA.glob("*.sql"))
+
+
+def transcript(text: str = "hello", segments: list[Segment] | None = None) -> Transcript:
+    heard = [Segment(0.0, 1.5, text, -0.2, 0.01)] if segments is None else segments
+    return Transcript(text, heard, "en", 2.0, 1.5, -20.0, "tiny")
+
+
+def run(url: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """Run a statement as somebody else."""
+    connection = psycopg2.connect(url)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql, values or None)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def empty_url(fleet: Fleet) -> str:
+    """A database without any table."""
+    return fleet.postgres.new_database(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def empty(empty_url: str) -> Iterator[Database]:
+    database = Database(empty_url)
+    yield database
+    database.close()
+
+
+def at_once(count: int, step: Callable[[int], Any]) -> list[Any]:
+    """The results of a step that as many threads take together."""
+    barrier = threading.Barrier(count)
+
+    def together(n: int) -> Any:
+        barrier.wait()
+        return step(n)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(together, range(count)))
+
+
+# --- the schema -----------------------------------------------------------------------------------------
+
+
+def test_it_applies_the_schema_once(empty: Database) -> None:
+    assert empty.migrate() == OURS
+    assert empty.migrate() == []
+    assert empty.check_schema() is None
+    assert empty.start_file(BATCH, "a.mp3").audio_id == 1
+
+
+def test_it_applies_the_schema_once_when_two_apply_it(empty_url: str) -> None:
+    def migrate(_: int) -> list[str]:
+        database = Database(empty_url)
+        try:
+            return database.migrate()
+        finally:
+            database.close()
+
+    assert sorted(at_once(4, migrate)) == [[], [], [], OURS]
+
+
+def test_it_applies_the_schema_over_tables_that_were_made_by_hand(empty_url: str, empty: Database) -> None:
+    run(empty_url, (database_module.SCHEMA / "001_audio_files.sql").read_text())
+    run(empty_url, "ALTER TABLE audio_files ADD COLUMN s3_opus_path TEXT;")
+    path = "processed/2025-06-22/1.opus"
+    run(empty_url, "INSERT INTO audio_files (batch_id, original_filename, s3_opus_path, status)"
+                   " VALUES (%s, 'old.mp3', %s, 'done')", BATCH, path)  # fmt: skip
+    assert empty.migrate() == OURS
+    assert empty.check_schema() is None
+    assert empty.start_file(BATCH, "old.mp3").status == "done"
+    assert run(empty_url, "SELECT s3_opus_path FROM audio_files") == [(path,)]
+
+
+def test_it_adds_the_column_to_a_table_without_it(empty_url: str, empty: Database) -> None:
+    run(empty_url, (database_module.SCHEMA / "001_audio_files.sql").read_text())
+    empty.migrate()
+    row = empty.start_file(BATCH, "a.mp3")
+    empty.update_audio_s3_path(row.audio_id, "key")
+    assert run(empty_url, "SELECT s3_opus_path FROM audio_files") == [("key",)]
+
+
+def test_it_says_what_is_wrong_with_the_schema(empty_url: str, empty: Database) -> None:
+    hint = "run `python pipelinectl.py migrate`"
+    assert empty.check_schema() == f"the schema lacks {', '.join(OURS)}: {hint}"
+    empty.migrate()
+    run(empty_url, "DELETE FROM schema_migrations WHERE name = %s", OURS[-1])
+    assert empty.check_schema() == f"the schema lacks {OURS[-1]}: {hint}"
+    empty.migrate()
+    run(empty_url, "INSERT INTO schema_migrations (name) VALUES ('999_later.sql')")
+    assert empty.check_schema() == (
+        "the schema has 999_later.sql, which this release does not know: deploy a newer one"
+    )
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def test_it_makes_one_row_for_a_file_delivered_twice(fleet: Fleet, database: Database) -> None:
+    first = database.start_file(BATCH, "a.mp3")
+    assert database.start_file(BATCH, "a.mp3") == first
+    assert first.status == "processing"
+    assert database.start_file(BATCH, "b.mp3").audio_id != first.audio_id
+    assert database.start_file("other", "a.mp3").audio_id != first.audio_id
+    assert fleet.query("SELECT count(*) FROM audio_files") == [(3,)]
+
+
+def test_it_makes_one_row_for_a_file_delivered_to_many_at_once(fleet: Fleet) -> None:
+    def start(_: int) -> int:
+        database = Database(fleet.postgres.url)
+        try:
+            return database.start_file(BATCH, "a.mp3").audio_id
+        finally:
+            database.close()
+
+    assert len(set(at_once(8, start))) == 1
+    assert fleet.query("SELECT count(*) FROM audio_files") == [(1,)]
+
+
+def test_it_leaves_a_done_file_done(fleet: Fleet, database: Database) -> None:
+    row = database.start_file(BATCH, "a.mp3")
+    database.update_audio_s3_path(row.audio_id, "key")
+    database.fail_file(BATCH, "a.mp3", "too late")
+    assert database.start_file(BATCH, "a.mp3").status == "done"
+    assert fleet.query("SELECT status, error, s3_opus_path FROM audio_files") == [("done", None, "key")]
+
+
+def test_it_marks_a_file_as_failed_with_the_last_reason(fleet: Fleet, database: Database) -> None:
+    database.fail_file(BATCH, "a.mp3", "no row yet")
+    database.fail_file(BATCH, "a.mp3", "ffmpeg: no sound")
+    assert fleet.query("SELECT status, error FROM audio_files") == [("failed", "ffmpeg: no sound")]
+
+
+def test_it_works_on_a_failed_file_again(fleet: Fleet, database: Database) -> None:
+    database.fail_file(BATCH, "a.mp3", "once")
+    row = database.start_file(BATCH, "a.mp3")
+    assert row.status == "processing"
+    database.update_audio_s3_path(row.audio_id, "key")
+    assert fleet.query("SELECT status, error FROM audio_files") == [("done", None)]
+
+
+@pytest.mark.parametrize(
+    ("zone", "created", "day"),
+    [
+        ("Pacific/Auckland", "2026-03-01 23:59:59+00", "2026-03-01"),
+        ("America/Los_Angeles", "2026-03-02 00:00:01+00", "2026-03-02"),
+    ],
+)
+def test_it_gives_the_day_of_creation_in_utc(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, zone: str, created: str, day: str
+) -> None:
+    monkeypatch.setenv("PGTZ", zone)  # libpq asks for this session timezone
+    database = Database(fleet.postgres.url)
+    database.start_file(BATCH, "a.mp3")
+    fleet.query("UPDATE audio_files SET created_at = %s", created)
+    assert database.start_file(BATCH, "a.mp3").date == day
+    database.close()
+
+
+# --- results --------------------------------------------------------------------------------------------
+
+
+def test_it_keeps_one_transcript_and_the_latest_labels(fleet: Fleet, database: Database) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    labels = [Label("content", "other", 1.0), Label("content", "silence", 0.1)]
+    database.save_result(audio_id, transcript("first"), labels)
+    database.save_result(audio_id, transcript("second"), [Label("content", "speech", 0.75)])
+    assert fleet.query("SELECT audio_id, text, segments, model FROM transcripts") == [
+        (
+            audio_id,
+            "second",
+            [{"start": 0.0, "end": 1.5, "text": "second", "avg_logprob": -0.2, "no_speech_prob": 0.01}],
+            "tiny",
+        )
+    ]
+    assert fleet.query("SELECT classifier, label, score FROM classifications") == [("content", "speech", 0.75)]
+    assert fleet.query("SELECT duration_seconds, language, status FROM audio_files") == [(2.0, "en", "processing")]
+
+
+def test_it_keeps_the_old_result_whole_where_a_new_one_fails(fleet: Fleet, database: Database) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript("first"), [Label("content", "speech", 1.0)])
+    twice = [Label("content", "other", 1.0)] * 2
+    with pytest.raises(psycopg2.IntegrityError):
+        database.save_result(audio_id, transcript("second"), twice)
+    assert fleet.query("SELECT text FROM transcripts") == [("first",)]
+    assert fleet.query("SELECT label FROM classifications") == [("speech",)]
+
+
+def test_it_drops_nul_characters(fleet: Fleet, database: Database) -> None:
+    database.fail_file(BATCH, "a.mp3", "bad\0byte")
+    assert fleet.query("SELECT error FROM audio_files") == [("badbyte",)]
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript("a\0b", []), [])
+    assert fleet.query("SELECT text FROM transcripts") == [("ab",)]
+
+
+def test_it_drops_nul_characters_in_segments(fleet: Fleet, database: Database) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript("a\0b"), [])
+    assert fleet.query("SELECT segments->0->>'text' FROM transcripts") == [("ab",)]
+
+
+def test_it_lists_the_files_that_need_no_more_work(database: Database) -> None:
+    done = database.start_file(BATCH, "done.mp3")
+    database.update_audio_s3_path(done.audio_id, "key")
+    database.fail_file(BATCH, "failed.mp3", "why")
+    database.start_file(BATCH, "processing.mp3")
+    database.fail_file("other", "other.mp3", "why")
+    assert database.settled_files(BATCH) == {"done.mp3": "processed", "failed.mp3": "failed"}
+    assert database.settled_files("unknown") == {}
+
+
+def test_it_blames_the_job_for_a_name_too_long_for_the_index(database: Database) -> None:
+    name = "".join(uuid.uuid4().hex for _ in range(200))  # an archive may name a member so
+    with pytest.raises(psycopg2.Error) as caught:
+        database.start_file(BATCH, name)
+    assert away(caught.value) is None
+
+
+# --- batches --------------------------------------------------------------------------------------------
+
+
+def test_it_finishes_a_batch_once(fleet: Fleet, database: Database) -> None:
+    assert not database.is_finished(BATCH)
+    database.open_batch(BATCH, "key", 3, "here")
+    assert not database.is_finished(BATCH)
+    database.finish_batch(BATCH)
+    first = fleet.query("SELECT finished_at FROM batches")
+    database.finish_batch(BATCH)
+    assert database.is_finished(BATCH)
+    assert fleet.query("SELECT finished_at FROM batches") == first
+    assert not database.is_finished("other")
+
+
+def test_it_does_not_open_a_finished_batch_again(fleet: Fleet, database: Database) -> None:
+    database.open_batch(BATCH, "key", 3, "here")
+    database.finish_batch(BATCH)
+    database.open_batch(BATCH, "key2", 4, "there")
+    assert database.is_finished(BATCH)
+    assert fleet.query("SELECT batch_id, s3_key, file_count, host FROM batches") == [(BATCH, "key2", 4, "there")]
+
+
+# --- outages --------------------------------------------------------------------------------------------
+
+
+def test_it_connects_again_after_the_connection_was_lost(fleet: Fleet, database: Database) -> None:
+    row = database.start_file(BATCH, "a.mp3")
+    fleet.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'audio-pipeline'")
+    with pytest.raises(psycopg2.Error) as caught:
+        database.start_file(BATCH, "a.mp3")
+    assert away(caught.value) == "PostgreSQL"
+    assert database.start_file(BATCH, "a.mp3") == row
+
+
+def test_it_goes_on_after_an_error_of_the_job(database: Database) -> None:
+    with pytest.raises(psycopg2.IntegrityError):
+        database.save_result(12345, transcript(), [])
+    assert database.start_file(BATCH, "a.mp3").status == "processing"

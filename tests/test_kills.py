@@ -1,0 +1,183 @@
+"""SIGKILL and SIGTERM of each worker before and after each of its steps: nothing is lost, nothing doubled."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import redis_client, scratch
+from pipeline.audio import Converter
+from tests.child import Child
+from tests.fleet import PROJECT, Fleet, ffmpeg_program
+from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar
+from tests.steps import (
+    BATCH,
+    batch_keys,
+    dead,
+    exit_status,
+    is_idle,
+    log_of,
+    object_keys,
+    open_batch,
+    rows,
+    unpack_job,
+    upload,
+    wait_for,
+    wait_for_log,
+)
+
+FILES = {"file001.mp3": SPEECH, "damaged.mp3": DAMAGED, "file002.mp3": SILENCE, "file003.mp3": SILENCE}
+SIGNALS = ("KILL", "TERM")
+
+TRANSFER = [
+    "pipeline.job_queue:JobQueue.claim after 1",
+    "pipeline.remote:RemoteHost.stat after 1",
+    "pipeline.batch_ids:BatchIds.assign after 1",
+    "pipeline.remote:RemoteHost.fetch after 1",
+    "pipeline.archive:index after 1",
+    "s3_utils:upload_archive before 1",
+    "s3_utils:upload_archive after 1",
+    "pipeline.job_queue:JobQueue.settle before 1",
+    "pipeline.job_queue:JobQueue.settle after 1",
+]
+UNPACK = [
+    "pipeline.job_queue:JobQueue.claim after 1",
+    "pipeline.batches:Batches.adopt after 1",
+    "s3_utils:download_archive after 1",
+    "pipeline.archive:index after 1",
+    "pipeline.database:Database.open_batch after 1",
+    "pipeline.batches:Batches.open after 1",
+    "pipeline.archive:copy after 1",
+    "pipeline.audio:Converter.to_opus after 1",
+    "pipeline.batches:Batches.push before 1",
+    "pipeline.batches:Batches.push after 2",
+    "pipeline.database:Database.fail_file after 1",
+    "pipeline.batches:Batches.settle after 1",
+    "pipeline.job_queue:JobQueue.settle before 1",
+    "pipeline.job_queue:JobQueue.settle after 1",
+]
+GPU = [
+    "pipeline.job_queue:JobQueue.claim after 2",
+    "pipeline.database:Database.start_file after 1",
+    "pipeline.transcriber:Transcriber._transcribe after 1",
+    "pipeline.database:Database.save_result after 1",
+    "s3_utils:upload_opus before 2",
+    "s3_utils:upload_opus after 1",
+    "pipeline.database:Database.update_audio_s3_path after 2",
+    "pipeline.batches:Batches.settle_job before 2",
+    "pipeline.batches:Batches.settle_job after 2",
+    "s3_utils:cleanup_scratch before 1",
+    "s3_utils:cleanup_scratch after 1",
+    "pipeline.database:Database.finish_batch after 1",
+    "pipeline.batches:Batches.close after 1",
+]
+
+
+def strike(fleet: Fleet, role: str, point: str, signal: str, done: Callable[[], object]) -> None:
+    """Run a worker that is hit at the point, then one that is not, until the work is done."""
+    function, when, number = point.split()
+    script = [str(PROJECT / "tests" / "kill_at.py"), function, when, number, signal]
+    victim = fleet.run([*script, str(PROJECT / f"{role}_worker.py")], role)
+    status = exit_status(victim)
+    assert "signal sent" in log_of(victim), log_of(victim)
+    assert status == (-9 if signal == "KILL" else 0), log_of(victim)
+    fleet.workers.remove(victim)
+    victim.log.rename(victim.log.with_suffix(".struck"))
+    if signal == "TERM":
+        assert_uncounted(fleet, role)
+    successor = fleet.worker(role)
+    wait_for_log(successor, "ready")
+    wait_for(done, fleet, f"the end of {role} after {point}")
+    assert_clean_end(successor)
+
+
+def assert_uncounted(fleet: Fleet, role: str) -> None:
+    """A job that was in hand at SIGTERM has not used up an attempt."""
+    queue = {"transfer": "queue:transfer", "unpack": "queue:unpack", "gpu": "queue:transcribe"}[role]
+    client = redis_client.connect(fleet.valkey.url)
+    assert client.hgetall(f"{queue}:attempts") == {}
+    client.close()
+
+
+def assert_clean_end(worker: Child) -> None:
+    """SIGTERM ends an idle worker with status 0."""
+    assert worker.process is not None
+    worker.process.terminate()
+    assert exit_status(worker) == 0, log_of(worker)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("point", TRANSFER)
+def test_it_transfers_once_whatever_step_it_dies_at(fleet: Fleet, redis: Any, point: str, signal: str) -> None:
+    tar = make_tar(fleet.ssh.folder / "monday.tar", FILES)
+    assert fleet.control("enqueue", str(tar)).returncode == 0
+    strike(fleet, "transfer", point, signal, lambda: is_idle(redis, "queue:transfer"))
+    (payload,) = redis.lrange("queue:unpack", 0, -1)
+    job = json.loads(payload)
+    assert object_keys(fleet) == [job["s3_key"]] == [f"archives/{job['batch_id']}.tar"]
+    assert job["file_count"] == len(FILES)
+    assert not dead(redis, "queue:transfer")
+    assert [path for path in (fleet.folder / "transfer").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("point", UNPACK)
+def test_it_unpacks_once_whatever_step_it_dies_at(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, signal: str
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", FILES))
+    redis.rpush("queue:unpack", unpack_job(file_count=len(FILES)))
+    strike(fleet, "unpack", point, signal, lambda: is_idle(redis, "queue:unpack"))
+    jobs = [json.loads(payload) for payload in redis.lrange("queue:transcribe", 0, -1)]
+    assert sorted(job["original_filename"] for job in jobs) == ["file001.mp3", "file002.mp3", "file003.mp3"]
+    folder = fleet.folder / "scratch" / BATCH
+    assert {path.name for path in folder.iterdir() if path.suffix != ".part"} == {
+        "file001.opus",
+        "file002.opus",
+        "file003.opus",
+    }
+    assert all(Path(job["opus_path"]).stat().st_size for job in jobs)
+    counters = redis.mget(f"batch:{BATCH}:total", f"batch:{BATCH}:processed", f"batch:{BATCH}:failed")
+    assert counters == ["4", "0", "1"]
+    assert rows(fleet)[BATCH, "damaged.mp3"][0] == "failed"
+    assert not dead(redis, "queue:unpack")
+
+
+@pytest.fixture(scope="module")
+def opus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Three files as the unpack worker makes them, and one that is no audio."""
+    folder = tmp_path_factory.mktemp("opus")
+    made = {"damaged.mp3": b"no opus"}
+    for name, data in FILES.items():
+        if data is not DAMAGED:
+            (folder / name).write_bytes(data)
+            target = folder / f"{name}.opus"
+            Converter(ffmpeg_program()).to_opus(folder / name, target, threading.Event())
+            made[name] = target.read_bytes()
+    return made
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("point", GPU)
+def test_it_transcribes_once_whatever_step_it_dies_at(
+    fleet: Fleet, redis: Any, opus: dict[str, bytes], point: str, signal: str
+) -> None:
+    host = "this-host"
+    fleet.changes = {"HOST_NAME": host}
+    open_batch(fleet, redis, host, opus)
+    strike(fleet, "gpu", point, signal, lambda: is_idle(redis, "queue:transcribe") and not batch_keys(redis))
+    found = rows(fleet)
+    assert {name: row[0] for (_, name), row in found.items()} == {
+        "file001.mp3": "done",
+        "file002.mp3": "done",
+        "file003.mp3": "done",
+        "damaged.mp3": "failed",
+    }
+    assert found[BATCH, "file001.mp3"][2] == SPOKEN
+    assert sorted(object_keys(fleet)) == sorted(row[3] for row in found.values() if row[0] == "done")
+    scratch.sweep(fleet.folder / "scratch", 900, lambda _: True, print)  # as the unpack worker does, for the lock
+    assert list((fleet.folder / "scratch").iterdir()) == []
+    assert fleet.query("SELECT count(finished_at) FROM batches") == [(1,)]

@@ -1,0 +1,384 @@
+"""pipeline/remote.py: OpenSSH's own ssh and scp, against asyncssh and against OpenSSH's sshd."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from pipeline.errors import Outage, Permanent, Stopping, away
+from pipeline.remote import FileState, RemoteHost
+from tests.child import descendants, free_port, is_alive, wait_until
+from tests.servers import Sshd, SshHost, sshd_path
+
+NEVER = threading.Event()
+SERVERS: dict[str, type[SshHost] | type[Sshd]] = {"asyncssh": SshHost, "OpenSSH": Sshd}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost | Sshd]:
+    if request.param == "OpenSSH" and sshd_path() is None:
+        pytest.skip("OpenSSH's sshd is not installed (Debian: apt install openssh-server)")
+    with SERVERS[request.param](tmp_path_factory.mktemp("ssh")) as server:
+        yield server
+
+
+@pytest.fixture
+def host(server: SshHost | Sshd) -> RemoteHost:
+    key, known = str(server.key_file), str(server.known_hosts)
+    return RemoteHost(server.host, server.port, server.user, key, known)
+
+
+@pytest.fixture
+def there(server: SshHost | Sshd, tmp_path: Path) -> Path:
+    """The folder on the host."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """The folder that is fetched into."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return folder
+
+
+def put(path: Path, data: bytes = b"recording", changed: int = 1_700_000_000) -> str:
+    path.write_bytes(data)
+    os.utime(path, (changed, changed))
+    return str(path)
+
+
+# --- stat --------------------------------------------------------------------------------------------------
+
+
+def test_stat_gives_size_and_time(host: RemoteHost, there: Path) -> None:
+    assert host.stat(put(there / "a.tar", b"12345")) == FileState(5, 1_700_000_000, "")
+    assert host.stat(put(there / "empty.tar", b"", 0)) == FileState(0, 0, "")
+
+
+def test_stat_follows_a_link_to_a_file(host: RemoteHost, there: Path) -> None:
+    put(there / "a.tar", b"12345")
+    (there / "link.tar").symlink_to("a.tar")
+    assert host.stat(str(there / "link.tar")).size == 5
+
+
+@pytest.mark.parametrize("name", ["a.tar", "odd\\na\\me.tar", "two words.tar"])
+def test_stat_reads_the_checksum_as_sha256sum_wrote_it(host: RemoteHost, there: Path, name: str) -> None:
+    path = put(there / name)
+    for options in ([], ["--binary"], ["--zero"]):
+        command = ["sha256sum", *options, name]
+        written = subprocess.run(command, cwd=there, capture_output=True, check=True).stdout
+        Path(f"{path}.sha256").write_bytes(written)
+        assert host.stat(path).sha256 == hashlib.sha256(b"recording").hexdigest()
+
+
+def test_stat_reads_a_bare_checksum_of_either_case(host: RemoteHost, there: Path) -> None:
+    path = put(there / "a.tar")
+    Path(f"{path}.sha256").write_text("  " + "AB" * 32)
+    assert host.stat(path).sha256 == "ab" * 32
+
+
+@pytest.mark.parametrize("text", ["nonsense", "ab" * 31, "ab" * 33, "x" + "ab" * 32, "ab" * 20 + "  a.tar\n"])
+def test_a_malformed_checksum_is_permanent(host: RemoteHost, there: Path, text: str) -> None:
+    path = put(there / "a.tar")
+    Path(f"{path}.sha256").write_text(text)
+    with pytest.raises(Permanent, match=re.escape(f"{path}.sha256")):
+        host.stat(path)
+
+
+@pytest.mark.parametrize("name", ["gone.tar", "lost.tar", "connection.tar", "timed out.tar", "closed by.tar"])
+def test_a_missing_file_is_permanent_whatever_it_is_called(host: RemoteHost, there: Path, name: str) -> None:
+    with pytest.raises(Permanent, match=re.escape(str(there / name))):
+        host.stat(str(there / name))
+
+
+@pytest.mark.parametrize("name", ["gone.tar", "lost connection.tar"])
+def test_a_file_that_went_before_it_was_fetched_is_permanent(
+    host: RemoteHost, there: Path, here: Path, name: str
+) -> None:
+    with pytest.raises(Permanent, match=re.escape(name)):
+        host.fetch(str(there / name), FileState(1, 1), here / "a.tar", NEVER)
+    assert list(here.iterdir()) == []
+
+
+def test_what_is_no_file_is_permanent(host: RemoteHost, there: Path) -> None:
+    os.mkfifo(there / "fifo.tar")
+    (there / "dangling.tar").symlink_to("nothing")
+    for path in (there, there / "fifo.tar", there / "dangling.tar", there / "no folder" / "a.tar"):
+        with pytest.raises(Permanent, match=re.escape(str(path))):
+            host.stat(str(path))
+
+
+def test_a_folder_is_never_fetched(host: RemoteHost, there: Path, here: Path) -> None:
+    with pytest.raises(Permanent, match=re.escape(str(there))):
+        host.fetch(str(there), FileState(1, 1), here / "a.tar", NEVER)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_permanent(host: RemoteHost, there: Path, here: Path) -> None:
+    path = put(there / "a.tar")
+    os.chmod(path, 0)
+    with pytest.raises(Permanent, match=re.escape(path)):
+        host.fetch(path, FileState(9, 1), here / "a.tar", NEVER)
+
+
+# --- odd names ---------------------------------------------------------------------------------------------
+
+ODD = (
+    "two words.tar", "it's.tar", 'say "hi".tar', "$(touch x).tar", "`touch x`.tar", "a;touch x.tar", "a*.tar",
+    "[a].tar", "a?.tar", "{a,b}.tar", "back\\slash.tar", "a\\*.tar", "$HOME.tar", "~.tar", "-rf.tar", "a&b|c.tar",
+    "ümläut 日本.tar", "a:b.tar", "%d.tar", "#a.tar", " .tar", "!x.tar", "new\nline.tar", "\udce9.tar",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_an_odd_name_names_that_file_alone(host: RemoteHost, there: Path, here: Path, name: str) -> None:
+    for neighbour in ("a.tar", "aa.tar", "b.tar", "backslash.tar", "\\*.tar", "HOME.tar"):
+        put(there / neighbour, b"neighbour")
+    path, data = put(there / name, b"the right one"), b"the right one"
+    listed = sorted(os.listdir(there))
+    state = host.stat(path)
+    host.fetch(path, state, here / "a.tar", NEVER)
+    assert (here / "a.tar").read_bytes() == data
+    assert host.look(str(there))[path] == replace(state, sha256="")
+    assert sorted(os.listdir(there)) == listed
+    assert os.listdir(here) == ["a.tar"]
+
+
+def test_a_pattern_that_names_no_file_fetches_no_neighbour(host: RemoteHost, there: Path, here: Path) -> None:
+    put(there / "a.tar", b"neighbour")
+    for name in ("?.tar", "*.tar", "[a].tar", "{a,b}.tar", "\\a.tar"):
+        with pytest.raises(Permanent):
+            host.fetch(str(there / name), FileState(9, 1), here / "a.tar", NEVER)
+    assert list(here.iterdir()) == []
+
+
+# --- fetch -------------------------------------------------------------------------------------------------
+
+
+def test_a_file_arrives_whole_and_replaces_what_an_earlier_try_left(
+    host: RemoteHost, there: Path, here: Path
+) -> None:
+    data = os.urandom(3 * 2**20 + 7)
+    (here / "a.tar.part").write_bytes(bytes(2**23))
+    host.fetch(put(there / "a.tar", data), FileState(len(data), 1), here / "a.tar", NEVER)
+    assert (here / "a.tar").read_bytes() == data
+    assert os.listdir(here) == ["a.tar"]
+
+
+@pytest.mark.parametrize("size", [0, 8, 10, 2**40])
+def test_another_size_than_was_seen_is_an_error(host: RemoteHost, there: Path, here: Path, size: int) -> None:
+    with pytest.raises(OSError, match="9 bytes arrived") as caught:
+        host.fetch(put(there / "a.tar"), FileState(size, 1), here / "a.tar", NEVER)
+    assert away(caught.value) is None
+    assert not (here / "a.tar").exists()
+
+
+def in_background(
+    host: RemoteHost, there: Path, here: Path, stop: threading.Event
+) -> tuple[threading.Thread, list[BaseException]]:
+    """Start to fetch a very large file; the list receives how that ended."""
+    path, size, ends = there / "big.tar", 2**36, []
+    path.touch()
+    os.truncate(path, size)
+
+    def fetch() -> None:
+        try:
+            host.fetch(str(path), FileState(size, 1), here / "big.tar", stop)
+        except BaseException as error:  # noqa: BLE001
+            ends.append(error)
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    part = here / "big.tar.part"
+    wait_until(lambda: part.exists() and part.stat().st_size > 0, "the first bytes", 20)
+    return thread, ends
+
+
+def test_stopping_ends_a_large_transfer(host: RemoteHost, there: Path, here: Path) -> None:
+    stop, before = threading.Event(), set(descendants(os.getpid()))
+    thread, ends = in_background(host, there, here, stop)
+    assert os.listdir(here) == ["big.tar.part"]
+    stop.set()
+    thread.join(4)
+    assert [type(end) for end in ends] == [Stopping]
+    assert os.listdir(here) == []
+    new = set(descendants(os.getpid())) - before
+    wait_until(lambda: not any(map(is_alive, new & set(descendants(os.getpid())))), "the end of scp", 5)
+
+
+def test_stopping_does_not_wait_for_a_host_that_hangs(
+    host: RemoteHost, server: SshHost | Sshd, there: Path, here: Path
+) -> None:
+    stop = threading.Event()
+    thread, ends = in_background(host, there, here, stop)
+    main = server.children[0].process
+    assert main is not None
+    hung = [main.pid, *descendants(main.pid)]
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        stop.set()
+        thread.join(5)
+        assert [type(end) for end in ends] == [Stopping]
+    finally:
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+        thread.join(60)
+
+
+def test_a_server_that_dies_during_a_transfer_is_away(there: Path, here: Path, tmp_path: Path) -> None:
+    with SshHost(tmp_path / "ssh") as server:
+        key, known = str(server.key_file), str(server.known_hosts)
+        host = RemoteHost(server.host, server.port, server.user, key, known)
+        thread, ends = in_background(host, there, here, NEVER)
+        server.kill()
+        thread.join(20)
+    assert [away(end) for end in ends] == ["EC2"]
+    assert not (here / "big.tar").exists()
+
+
+# --- outages -----------------------------------------------------------------------------------------------
+
+
+def assert_away(host: RemoteHost, there: Path, here: Path) -> None:
+    """Whatever is asked of the host says that EC2 is away, soon and without asking back."""
+    path = put(there / "a.tar")
+    started = time.monotonic()
+    for ask in (
+        lambda: host.stat(path),
+        lambda: host.look(str(there)),
+        lambda: host.fetch(path, FileState(9, 1), here / "a.tar", NEVER),
+    ):
+        with pytest.raises(Outage) as caught:
+            ask()
+        assert away(caught.value) == "EC2"
+        assert host.host in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert time.monotonic() - started < 15
+    assert not (here / "a.tar").exists()
+
+
+def test_a_refused_connection_is_an_outage(host: RemoteHost, there: Path, here: Path) -> None:
+    assert_away(replace(host, port=free_port()), there, here)
+
+
+def test_an_unknown_name_is_an_outage(host: RemoteHost, there: Path, here: Path) -> None:
+    assert_away(replace(host, host="no-such-host.invalid"), there, here)
+
+
+def test_a_wrong_key_is_an_outage(host: RemoteHost, there: Path, here: Path, tmp_path: Path) -> None:
+    key = tmp_path / "other key"
+    key.touch(mode=0o600)
+    key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key("openssh"))
+    assert_away(replace(host, key_file=str(key)), there, here)
+
+
+def test_a_key_with_a_passphrase_is_an_outage_and_no_question(
+    host: RemoteHost, there: Path, here: Path, tmp_path: Path
+) -> None:
+    key = tmp_path / "locked"
+    key.touch(mode=0o600)
+    private = asyncssh.read_private_key(host.key_file)
+    key.write_bytes(private.export_private_key("openssh", passphrase="secret"))
+    assert_away(replace(host, key_file=str(key)), there, here)
+
+
+def test_another_user_is_an_outage(host: RemoteHost, there: Path, here: Path) -> None:
+    if isinstance(host, RemoteHost) and "asyncssh" in os.environ.get("PYTEST_CURRENT_TEST", ""):
+        pytest.skip("the asyncssh host takes the key for every user")
+    assert_away(replace(host, user="nosuchuser"), there, here)
+
+
+@pytest.mark.parametrize("known", ["", "changed", "other port"])
+def test_a_host_key_that_is_not_the_known_one_is_an_outage(
+    host: RemoteHost, there: Path, here: Path, tmp_path: Path, known: str
+) -> None:
+    public = asyncssh.generate_private_key("ssh-ed25519").export_public_key("openssh").decode()
+    real = Path(host.known_hosts).read_text().partition(" ")[2]
+    lines = {
+        "": "",
+        "changed": f"[{host.host}]:{host.port} {public}",
+        "other port": f"[{host.host}]:{host.port + 1} {real}",
+    }
+    changed = tmp_path / "known hosts"
+    changed.write_text(lines[known])
+    assert_away(replace(host, known_hosts=str(changed)), there, here)
+    assert changed.read_text() == lines[known]
+
+
+def test_files_of_the_settings_may_have_spaces_in_their_names(
+    host: RemoteHost, there: Path, here: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my keys"
+    folder.mkdir()
+    key, known = shutil.copy(host.key_file, folder / "a key"), shutil.copy(host.known_hosts, folder / "known")
+    spaced = replace(host, key_file=str(key), known_hosts=str(known))
+    path = put(there / "a.tar")
+    spaced.fetch(path, spaced.stat(path), here / "a.tar", NEVER)
+
+
+def test_a_host_that_never_says_who_it_is_is_an_outage(there: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        host = RemoteHost("127.0.0.1", port, "u", str(tmp_path / "empty"), str(tmp_path / "empty"))
+        started = time.monotonic()
+        with pytest.raises(Outage):
+            host.stat("/a.tar")
+        assert time.monotonic() - started < 20
+
+
+# --- look --------------------------------------------------------------------------------------------------
+
+
+def test_look_lists_plain_tar_files_only(host: RemoteHost, there: Path) -> None:
+    for name in ("a.tar", "b b.tar", "new\nline.tar", "1 2 3.tar", "\udcff.tar"):
+        put(there / name, b"1234")
+    for name in (".hidden.tar", "a.tar.part", "a.tar.sha256", "a.tgz", "tar", "x.TAR.gz", ".tar"):
+        put(there / name)
+    (there / "folder.tar").mkdir()
+    put(there / "folder.tar" / "inner.tar")
+    os.mkfifo(there / "fifo.tar")
+    (there / "dangling.tar").symlink_to("nothing")
+    (there / "link.tar").symlink_to("a.tar")
+    expected = {str(there / name) for name in ("a.tar", "b b.tar", "new\nline.tar", "1 2 3.tar", "\udcff.tar")}
+    files = host.look(str(there))
+    assert set(files) == expected | {str(there / "link.tar")}
+    assert set(files.values()) == {FileState(4, 1_700_000_000)}
+
+
+def test_look_and_stat_agree(host: RemoteHost, there: Path) -> None:
+    path = put(there / "a.tar")
+    os.utime(path, ns=(0, 1_700_000_000_999_999_999))
+    assert str(host.look(str(there))[path]) == str(host.stat(path))
+
+
+def test_an_empty_folder_has_no_files(host: RemoteHost, there: Path) -> None:
+    assert host.look(str(there)) == {}
+
+
+def test_a_folder_with_an_odd_name_is_looked_at(host: RemoteHost, there: Path) -> None:
+    for name in ("two words", "$(touch x)", "-name", "new\nline", "*"):
+        (there / name).mkdir()
+        path = put(there / name / "a.tar")
+        assert list(host.look(str(there / name))) == [path]
+
+
+def test_a_missing_folder_is_an_error_that_names_it(host: RemoteHost, there: Path) -> None:
+    with pytest.raises(Permanent, match="nowhere"):
+        host.look(str(there / "nowhere"))

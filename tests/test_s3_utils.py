@@ -1,0 +1,342 @@
+"""S3 and the scratch copy: the user's five functions on moto and on OpenStack Swift."""
+
+import hashlib
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import pytest
+from botocore.retries import standard
+from hypothesis import given
+from hypothesis import strategies as st
+
+import config
+import s3_utils
+from pipeline.errors import Outage, Permanent, away
+from tests.child import free_port
+from tests.servers import S3Server
+
+ID = "20250622-143052"
+KEY = f"archives/{ID}.tar"
+BYTES = bytes(range(256)) * 64
+ON_SWIFT = pytest.mark.parametrize("s3", ["swift"], indirect=True)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore's retries without the waits between them."""
+    monkeypatch.setattr(standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "local.tar"
+    path.write_bytes(BYTES)
+    return path
+
+
+def put(key: str, body: bytes, **metadata: str) -> None:
+    """Store an object behind the back of `s3_utils`."""
+    s3_utils.get_s3_client().put_object(Bucket=config.S3_BUCKET, Key=key, Body=body, Metadata=metadata)
+
+
+def head(key: str) -> Any:
+    return s3_utils.get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- the contract ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "signature"),
+    [
+        ("get_s3_client", "() -> Any"),
+        ("upload_archive", "(local_path: pathlib.Path, batch_id: str) -> str"),
+        ("download_archive", "(s3_key: str, batch_id: str) -> pathlib.Path"),
+        ("upload_opus", "(local_path: pathlib.Path, audio_id: int, date_str: str) -> str"),
+        ("cleanup_scratch", "(batch_id: str) -> None"),
+    ],
+)
+def test_it_has_the_functions_that_were_asked_for(name: str, signature: str) -> None:
+    found = str(inspect.signature(getattr(s3_utils, name)))
+    assert found.replace("typing.Any", "Any").replace("pathlib._local.", "pathlib.") == signature
+
+
+def test_it_signs_and_addresses_as_swift_needs_it(s3: S3Server) -> None:
+    settings = s3_utils.get_s3_client().meta.config
+    assert settings.signature_version == "s3v4"
+    assert settings.s3["addressing_style"] == "path"
+    assert settings.request_checksum_calculation == "when_required"
+    assert settings.response_checksum_validation == "when_required"
+    assert s3_utils.get_s3_client() is s3_utils.get_s3_client()
+
+
+# --- archives -------------------------------------------------------------------------------------------
+
+
+def test_it_brings_an_archive_up_and_down(s3: S3Server, archive: Path) -> None:
+    assert not s3_utils.archive_exists(ID)
+    assert s3_utils.upload_archive(archive, ID) == "archives/20250622-143052.tar"
+    assert s3_utils.archive_exists(ID)
+    path = s3_utils.download_archive(KEY, ID)
+    assert path == config.SCRATCH_ROOT / ID / "archive.tar"
+    assert path.read_bytes() == BYTES
+    assert listing(path.parent) == ["archive.tar"]
+
+
+def test_it_keeps_the_sha256_with_the_archive(s3: S3Server, archive: Path) -> None:
+    s3_utils.upload_archive(archive, ID)
+    assert head(KEY)["Metadata"] == {"sha256": hashlib.sha256(BYTES).hexdigest()}
+
+
+def test_it_uploads_the_same_archive_again(s3: S3Server, archive: Path) -> None:
+    assert s3_utils.upload_archive(archive, ID) == s3_utils.upload_archive(archive, ID)
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
+
+
+def test_it_refuses_an_archive_whose_bytes_changed(s3: S3Server) -> None:
+    put(KEY, BYTES[::-1], sha256=hashlib.sha256(BYTES).hexdigest())
+    with pytest.raises(OSError, match=f"{KEY}: the SHA-256 differs") as caught:
+        s3_utils.download_archive(KEY, ID)
+    assert away(caught.value) is None
+    assert "archive.tar" not in listing(config.SCRATCH_ROOT / ID)
+
+
+def test_it_takes_an_archive_that_carries_no_sha256(s3: S3Server) -> None:
+    put(KEY, BYTES)
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
+
+
+def test_it_refuses_an_archive_of_another_size(
+    s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_utils.upload_archive(archive, ID)
+    monkeypatch.setattr(s3_utils, "_head", lambda key: {**head(key), "ContentLength": len(BYTES) + 1})
+    with pytest.raises(OSError, match=f"{len(BYTES)} bytes arrived of {len(BYTES) + 1}"):
+        s3_utils.download_archive(KEY, ID)
+    assert "archive.tar" not in listing(config.SCRATCH_ROOT / ID)
+
+
+def test_it_notices_an_upload_that_did_not_arrive_whole(
+    s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = s3_utils._upload
+
+    def upload_half(path: Path, key: str, metadata: dict[str, str], content_type: str) -> None:
+        half = path.with_suffix(".half")
+        half.write_bytes(BYTES[: len(BYTES) // 2])
+        upload(half, key, metadata, content_type)
+
+    monkeypatch.setattr(s3_utils, "_upload", upload_half)
+    with pytest.raises(Outage, match="is not what was uploaded"):
+        s3_utils.upload_archive(archive, ID)
+
+
+def test_it_replaces_what_a_killed_download_left(s3: S3Server, archive: Path) -> None:
+    s3_utils.upload_archive(archive, ID)
+    folder = config.SCRATCH_ROOT / ID
+    folder.mkdir(parents=True)
+    for name in ("archive.tar", "archive.tar.part", "archive.tar.part.1a2B3c4D", "file001.opus"):
+        (folder / name).write_bytes(b"old")
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
+    assert listing(folder) == ["archive.tar", "file001.opus"]
+
+
+def test_it_leaves_no_old_archive_where_a_download_fails(s3: S3Server) -> None:
+    folder = config.SCRATCH_ROOT / ID
+    folder.mkdir(parents=True)
+    (folder / "archive.tar").write_bytes(b"old")
+    with pytest.raises(Permanent):
+        s3_utils.download_archive(KEY, ID)
+    assert listing(folder) == []
+
+
+@pytest.mark.parametrize("batch_id", ["", "..", "../x", "a/b", "/etc"])
+def test_it_makes_no_key_and_no_folder_of_a_hostile_id(
+    archive: Path, batch_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "SCRATCH_ROOT", archive.parent / "scratch")
+    with pytest.raises(Permanent, match="batch id"):
+        s3_utils.upload_archive(archive, batch_id)
+    with pytest.raises(Permanent, match="batch id"):
+        s3_utils.download_archive(KEY, batch_id)
+    assert listing(archive.parent) == ["local.tar"]
+
+
+# --- parts ----------------------------------------------------------------------------------------------
+
+
+@given(size=st.integers(0, 5 * 10**12))
+def test_it_needs_at_most_1000_parts_of_16_mib_or_more(size: int) -> None:
+    part = s3_utils.part_bytes(size)
+    assert part >= 16 * 2**20
+    assert part % 2**20 == 0
+    assert -(-size // part) <= 1000
+    assert part <= 5 * 2**30  # what S3 takes as one part
+
+
+def test_it_grows_parts_only_where_it_must() -> None:
+    least = 16 * 2**20
+    assert s3_utils.part_bytes(1000 * least) == least
+    assert s3_utils.part_bytes(1000 * least + 1) == least + 2**20
+
+
+@ON_SWIFT
+def test_it_uploads_in_parts_above_100_mb_and_not_at_it(s3: S3Server, tmp_path: Path) -> None:
+    path = tmp_path / "large.tar"
+    etags = []
+    for size in (100 * 2**20, 100 * 2**20 + 1):
+        path.touch()
+        os.truncate(path, size)
+        s3_utils.upload_archive(path, ID)
+        etags.append(head(KEY)["ETag"].strip('"'))
+    assert "-" not in etags[0]
+    assert etags[1].endswith("-7")
+    assert s3_utils.download_archive(KEY, ID).stat().st_size == 100 * 2**20 + 1
+
+
+# --- Opus -----------------------------------------------------------------------------------------------
+
+
+def test_it_keeps_opus_under_the_day_and_the_audio_id(s3: S3Server, tmp_path: Path) -> None:
+    opus = tmp_path / "file001.opus"
+    for body in (b"first", b"second"):  # a retry writes the same key
+        opus.write_bytes(body)
+        assert s3_utils.upload_opus(opus, 42, "2025-06-22") == "processed/2025-06-22/42.opus"
+    client = s3_utils.get_s3_client()
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=config.S3_BUCKET)["Contents"]]
+    assert keys == ["processed/2025-06-22/42.opus"]
+    stored = client.get_object(Bucket=config.S3_BUCKET, Key=keys[0])
+    assert (stored["Body"].read(), stored["ContentType"]) == (b"second", "audio/ogg")
+
+
+# --- what is wrong --------------------------------------------------------------------------------------
+
+
+def test_it_names_a_missing_archive(s3: S3Server) -> None:
+    with pytest.raises(Permanent, match=f"{KEY} is not in the bucket {config.S3_BUCKET}"):
+        s3_utils.download_archive(KEY, ID)
+
+
+def test_it_counts_a_missing_bucket_as_s3_being_away(
+    s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert s3_utils.check_bucket() is None
+    monkeypatch.setattr(config, "S3_BUCKET", "nowhere")
+    assert s3_utils.check_bucket() == f"S3_BUCKET 'nowhere' at {s3.endpoint}: there is no such bucket"
+    for step in (
+        lambda: s3_utils.download_archive(KEY, ID),
+        lambda: s3_utils.upload_archive(archive, ID),
+        lambda: s3_utils.upload_opus(archive, 1, "2025-06-22"),
+    ):
+        with pytest.raises(Exception, match=r"nowhere|NoSuchBucket") as caught:
+            step()
+        assert away(caught.value) == "S3"
+
+
+@ON_SWIFT
+def test_it_counts_a_wrong_secret_as_s3_being_away(
+    s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "S3_SECRET_KEY", "wrong")
+    s3_utils.get_s3_client.cache_clear()
+    problem = s3_utils.check_bucket()
+    assert problem == f"S3_BUCKET {config.S3_BUCKET!r} at {s3.endpoint}: the credentials are refused"
+    for step in (
+        lambda: s3_utils.download_archive(KEY, ID),
+        lambda: s3_utils.upload_archive(archive, ID),
+        lambda: s3_utils.archive_exists(ID),
+    ):
+        with pytest.raises(Exception, match=r"Forbidden|SignatureDoesNotMatch") as caught:
+            step()
+        assert away(caught.value) == "S3"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_it_counts_a_server_that_is_down_as_s3_being_away(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"S3_ENDPOINT": f"http://127.0.0.1:{free_port()}", "SCRATCH_ROOT": tmp_path / "scratch"}
+    settings |= {"S3_ACCESS_KEY": "key", "S3_SECRET_KEY": "secret", "S3_BUCKET": "bucket"}
+    for name, value in settings.items():
+        monkeypatch.setattr(config, name, value)
+    s3_utils.get_s3_client.cache_clear()
+    try:
+        for step in (
+            lambda: s3_utils.download_archive(KEY, ID),
+            lambda: s3_utils.upload_archive(archive, ID),
+            lambda: s3_utils.archive_exists(ID),
+            s3_utils.check_bucket,
+        ):
+            with pytest.raises(botocore.exceptions.EndpointConnectionError) as caught:
+                step()
+            assert away(caught.value) == "S3"
+    finally:
+        s3_utils.get_s3_client.cache_clear()
+    assert listing(tmp_path / "scratch" / ID) == []
+
+
+# --- scratch --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Scratch with one batch in it, and a victim beside it."""
+    root = tmp_path / "scratch"
+    (root / ID / "deep").mkdir(parents=True)
+    (root / ID / "deep" / "file.opus").write_bytes(b"opus")
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "precious").write_bytes(b"precious")
+    (tmp_path / "x").mkdir()
+    monkeypatch.setattr(config, "SCRATCH_ROOT", root)
+    return root
+
+
+def test_it_removes_the_scratch_of_a_batch_and_may_be_repeated(scratch: Path) -> None:
+    (scratch / "20250622-143053").mkdir()
+    for _ in range(2):
+        s3_utils.cleanup_scratch(ID)
+        assert listing(scratch) == ["20250622-143053"]
+
+
+def test_it_needs_no_scratch_root(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "SCRATCH_ROOT", scratch / "not" / "there")
+    s3_utils.cleanup_scratch(ID)
+
+
+@pytest.mark.parametrize("batch_id", ["", ".", "..", "../x", "../victim", "/etc", "a/b", "a\0b", f"{ID}/deep"])
+def test_it_refuses_to_remove_anything_by_a_hostile_id(scratch: Path, batch_id: str) -> None:
+    before = sorted(scratch.parent.rglob("*"))
+    with pytest.raises(Permanent, match="batch id"):
+        s3_utils.cleanup_scratch(batch_id)
+    assert sorted(scratch.parent.rglob("*")) == before
+
+
+def test_it_removes_nothing_behind_a_link_that_poses_as_a_batch(scratch: Path) -> None:
+    victim = scratch.parent / "victim"
+    (scratch / "20250622-143053").symlink_to(victim)
+    s3_utils.cleanup_scratch("20250622-143053")
+    assert listing(scratch) == [ID]
+    assert (victim / "precious").read_bytes() == b"precious"
+
+
+def test_it_removes_nothing_behind_a_link_inside_a_batch(scratch: Path) -> None:
+    victim = scratch.parent / "victim"
+    (scratch / ID / "folder").symlink_to(victim)
+    (scratch / ID / "deep" / "file").symlink_to(victim / "precious")
+    os.link(victim / "precious", scratch / ID / "hard")
+    s3_utils.cleanup_scratch(ID)
+    assert listing(scratch) == []
+    assert (victim / "precious").read_bytes() == b"precious"
+
+
+def test_it_says_when_it_cannot_remove_the_scratch(scratch: Path) -> None:
+    (scratch / "20250622-143053").write_bytes(b"a file where a folder should be")
+    with pytest.raises(NotADirectoryError):
+        s3_utils.cleanup_scratch("20250622-143053")
