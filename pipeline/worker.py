@@ -36,7 +36,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CLAIM_SECONDS = 1.0  # how long one claim blocks: the longest that SIGTERM waits on an idle worker
-HOUSEKEEPING_SECONDS = 5.0
+HOUSEKEEPING_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 30.0  # between two tries of a step whose service is away
 
 

@@ -27,16 +27,10 @@ def client_error(code: str, status: int = 400) -> s3_errors.ClientError:
 
 
 def upload_failed(cause: Exception | None) -> S3UploadFailedError:
-    """As boto3 raises it: inside the handler of the cause."""
-    try:
-        try:
-            if cause is not None:
-                raise cause
-        except type(cause):  # type: ignore[arg-type]
-            raise S3UploadFailedError("Failed to upload") from None
-        raise S3UploadFailedError("Failed to upload")
-    except S3UploadFailedError as error:
-        return error
+    """As boto3 raises it: in the handler of the cause."""
+    error = S3UploadFailedError("Failed to upload")
+    error.__context__ = cause
+    return error
 
 
 def raised_by(step: Callable[[], object]) -> Exception:

@@ -311,9 +311,7 @@ def test_it_claims_nothing_while_there_is_no_room(redis: Any, worker: Worker) ->
     assert where(redis) == {"waiting": 1}
 
 
-def test_it_works_on_when_housekeeping_fails(
-    redis: Any, worker: Worker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_it_works_on_when_housekeeping_fails(redis: Any, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     worker.queue.add({"n": 1})
     worker.housekeeping = fail
 
@@ -391,11 +389,13 @@ def test_it_takes_over_the_id_of_a_dead_process_at_once(redis: Any, fleet: Fleet
     assert heartbeat_of(redis)["pid"] == os.getpid()
 
 
-def test_it_waits_for_the_end_of_a_heartbeat_from_another_host(redis: Any, fleet: Fleet) -> None:
+def test_it_waits_for_the_end_of_a_heartbeat_from_another_host(
+    redis: Any, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = json.dumps({"host": "there", "pid": os.getpid(), "started": "then"})
     redis.set(job_queue.heartbeat_key("w1"), state, px=300)
     worker = make(fleet)
-    worker.stop.wait = lambda seconds=None: time.sleep(0.1)  # type: ignore[assignment, func-returns-value]
+    monkeypatch.setattr(worker.stop, "wait", lambda seconds: time.sleep(0.1))
     worker._take_identity()
     assert not redis.exists(job_queue.heartbeat_key("w1"))
 
@@ -459,9 +459,7 @@ def test_it_shows_what_it_does(redis: Any, worker: Worker) -> None:
     assert redis.ttl(job_queue.heartbeat_key("w1")) in (LIMITS.heartbeat - 1, LIMITS.heartbeat)
 
 
-def test_it_warns_of_settings_that_lose_jobs(
-    redis: Any, worker: Worker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_it_warns_of_settings_that_lose_jobs(redis: Any, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         worker.stop.set()
@@ -502,9 +500,13 @@ def test_it_tells_systemd_how_it_is(fleet: Fleet, systemd: Any) -> None:
     worker.queue.add({"n": 1})
     messages: list[str] = []
 
+    def is_watched() -> bool:
+        messages.extend(told(systemd))
+        return "WATCHDOG=1" in messages
+
     def step(job: Job) -> None:
         worker.doing("reading\na.mp3")
-        wait_until(lambda: messages.extend(told(systemd)) or "WATCHDOG=1" in messages, "the watchdog", 5)
+        wait_until(is_watched, "the watchdog", 5)
         worker.queue.settle(job)
         worker.stop.set()
 

@@ -1,0 +1,244 @@
+"""Archives through all workers: every file one row, one object, one transcript, whatever is delivered twice."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.batches import Batches
+from tests.child import wait_until
+from tests.fleet import Fleet
+from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar
+from tests.steps import (
+    BATCH,
+    batch_keys,
+    dead,
+    is_idle,
+    log_of,
+    object_keys,
+    rows,
+    unpack_job,
+    upload,
+    wait_for,
+    wait_for_log,
+)
+
+QUEUES = ("queue:transfer", "queue:unpack", "queue:transcribe")
+
+
+def finished(fleet: Fleet, batches: int) -> Callable[[], bool]:
+    """Whether so many batches are finished and nothing is in any queue."""
+    return lambda: fleet.query("SELECT count(finished_at) FROM batches") == [(batches,)]
+
+
+def assert_settled(fleet: Fleet, redis: Any, files: dict[str, str]) -> None:
+    """Each file has its status, each done one its object, and nothing is left anywhere."""
+    wait_for(lambda: all(is_idle(redis, queue) for queue in QUEUES), fleet, "idle queues")
+    found = rows(fleet)
+    assert {name: row[0] for (_, name), row in found.items()} == files
+    assert sorted(object_keys(fleet, "processed/")) == sorted(row[3] for row in found.values() if row[3])
+    assert all((row[0] == "done") == bool(row[3]) for row in found.values())
+    assert list((fleet.folder / "scratch").iterdir()) == []
+    assert batch_keys(redis) == []
+
+
+def test_it_brings_archives_with_the_same_filenames_to_their_own_rows(fleet: Fleet, redis: Any) -> None:
+    for name, data in (("monday", SPEECH), ("tuesday", SILENCE)):
+        make_tar(fleet.ssh.folder / f"{name}.tar", {"call.mp3": data})
+    fleet.control("enqueue", *(str(fleet.ssh.folder / f"{name}.tar") for name in ("monday", "tuesday")))
+    for role in ("transfer", "unpack", "gpu"):
+        fleet.worker(role)
+    wait_for(finished(fleet, 2), fleet, "two batches")
+    texts = [row[2] for _, row in sorted(rows(fleet).items())]
+    assert texts == [SPOKEN, ""]
+    keys = object_keys(fleet)
+    assert len([key for key in keys if key.startswith("archives/")]) == 2
+    assert len([key for key in keys if key.startswith("processed/")]) == 2
+    assert_settled(fleet, redis, {"call.mp3": "done"})
+
+
+def test_it_gives_each_of_847_files_one_row_with_three_workers_of_each_kind(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"call{number:03}.mp3": SPEECH if number % 40 == 0 else SILENCE for number in range(846)}
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {**files, "damaged.mp3": DAMAGED}))
+    for _ in range(3):  # the same archive for each unpack worker at once
+        redis.rpush("queue:unpack", unpack_job(file_count=847))
+    for number in range(3):
+        fleet.worker("unpack", f"unpack-{number}")
+        fleet.worker("gpu", f"gpu-{number}")
+    wait_for(finished(fleet, 1), fleet, "847 files", seconds=400)
+    done = dict.fromkeys(files, "done")
+    wait_for(lambda: is_idle(redis, "queue:unpack"), fleet, "the other deliveries of the archive")
+    assert_settled(fleet, redis, {**done, "damaged.mp3": "failed"})
+    heard = [row[2] for (_, name), row in rows(fleet).items() if files.get(name) is SPEECH]
+    assert heard == [SPOKEN] * 22
+    workers = {f"gpu-{number}": log_of(fleet.workers[2 * number + 1]).count(" done, ") for number in range(3)}
+    assert min(workers.values()) > 0, f"one GPU worker did all: {workers}"
+
+
+def test_it_drops_an_archive_delivered_again_after_its_batch_is_finished(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SPEECH}))
+    unpack, _ = fleet.worker("unpack"), fleet.worker("gpu")
+    redis.rpush("queue:unpack", unpack_job())
+    wait_for(finished(fleet, 1), fleet, "the batch")
+    before = fleet.query("SELECT audio_id, created_at, updated_at FROM audio_files")
+    redis.rpush("queue:unpack", unpack_job())
+    wait_for_log(unpack, "is finished already")
+    assert_settled(fleet, redis, {"a.mp3": "done"})
+    assert fleet.query("SELECT audio_id, created_at, updated_at FROM audio_files") == before
+
+
+def test_it_counts_a_file_delivered_twice_once_and_waits_for_the_other(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.changes = {"HOST_NAME": "this-host"}
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SPEECH, "b.mp3": SILENCE}))
+    fleet.worker("unpack")
+    redis.rpush("queue:unpack", unpack_job())
+    wait_for(lambda: redis.llen("queue:transcribe") == 2, fleet, "two files")
+    first, second = redis.lpop("queue:transcribe", 2)
+    redis.rpush("queue:transcribe", first, first)
+    gpu = fleet.worker("gpu")
+    wait_for_log(gpu, "is settled already")
+    assert redis.mget(f"batch:{BATCH}:total", f"batch:{BATCH}:processed") == ["2", "1"]
+    opus = Path(json.loads(second)["opus_path"])
+    assert opus.exists(), "the scratch went under a file still to be read"
+    redis.rpush("queue:transcribe", second)
+    wait_for(finished(fleet, 1), fleet, "the batch")
+    redis.rpush("queue:transcribe", first)  # late: the batch is closed
+    wait_until(lambda: log_of(gpu).count("is settled already") == 2, "the late delivery")
+    assert_settled(fleet, redis, {"a.mp3": "done", "b.mp3": "done"})
+
+
+def test_it_finishes_a_batch_without_audio(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "notes.tar", {"notes.txt": b"nothing to hear"}))
+    redis.rpush("queue:unpack", unpack_job(file_count=0))
+    fleet.worker("unpack")
+    wait_for(finished(fleet, 1), fleet, "the empty batch")
+    assert_settled(fleet, redis, {})
+
+
+def test_it_finishes_a_batch_whose_every_file_is_damaged(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "bad.tar", {"a.mp3": DAMAGED, "b.mp3": b""}))
+    redis.rpush("queue:unpack", unpack_job())
+    fleet.worker("unpack")
+    wait_for(finished(fleet, 1), fleet, "the damaged batch")
+    assert all("ffmpeg: " in row[1] for row in rows(fleet).values())
+    assert_settled(fleet, redis, {"a.mp3": "failed", "b.mp3": "failed"})
+
+
+def test_it_keeps_odd_names_truthfully_and_scratch_safe(fleet: Fleet, redis: Any) -> None:
+    names = [
+        "caf\udce9.mp3",
+        "../../up.mp3",
+        "/abs.mp3",
+        "a/x.mp3",
+        "a_x.mp3",
+        "A_X.mp3",
+        "a_x.wav",
+        "new\nline.mp3",
+    ]
+    tar = make_tar(fleet.ssh.folder / "odd.tar", dict.fromkeys(names, SILENCE))
+    fleet.control("enqueue", str(tar))
+    for role in ("transfer", "unpack", "gpu"):
+        fleet.worker(role)
+    wait_for(finished(fleet, 1), fleet, "the batch of odd names")
+    kept = ["caf\\xe9.mp3", *names[1:]]
+    assert_settled(fleet, redis, dict.fromkeys(kept, "done"))
+
+
+def test_it_outlasts_restarts_of_postgresql_and_redis_without_using_up_attempts(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.changes = {"MAX_ATTEMPTS": "1"}
+    files = {f"{number}.mp3": SPEECH for number in range(30)}
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", files))
+    redis.rpush("queue:unpack", unpack_job())
+    unpack, gpu = fleet.worker("unpack"), fleet.worker("gpu")
+    wait_for_log(gpu, "done, ")
+    fleet.postgres.kill()
+    wait_for_log(gpu, "PostgreSQL is away")
+    fleet.postgres.start()
+    seen = log_of(gpu).count("done, ")
+    wait_until(lambda: log_of(gpu).count("done, ") > seen, "work after PostgreSQL's return")
+    fleet.valkey.stop()
+    wait_for_log(gpu, "Redis is away")
+    fleet.valkey.start()
+    wait_for(finished(fleet, 1), fleet, "the batch", seconds=90)
+    assert_settled(fleet, redis, dict.fromkeys(files, "done"))
+    assert "gave up" not in log_of(gpu) + log_of(unpack)
+
+
+def test_it_moves_the_batches_of_a_lost_host_to_another(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"a.mp3": SPEECH, "b.mp3": SILENCE}
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", files))
+    redis.rpush("queue:unpack", unpack_job())
+    lost = on_host(fleet, "lost")
+    first = fleet.worker("unpack", "lost-unpack", **lost)
+    wait_for(lambda: redis.llen("queue:transcribe:lost") == 2, fleet, "the files on the host that will be lost")
+    first.kill()
+    fleet.workers.remove(first)
+    for role in ("unpack", "gpu"):
+        fleet.worker(role, f"heir-{role}", **on_host(fleet, "heir"))
+    wait_for(finished(fleet, 1), fleet, "the batch on its new host")
+    assert {row[0] for row in rows(fleet).values()} == {"done"}
+    back = fleet.worker("gpu", "lost-gpu", **lost)
+    wait_until(lambda: log_of(back).count("not this host's") == 2, "the lost host's old jobs")
+    fleet.worker("unpack", "lost-unpack", **lost)
+    wait_for(lambda: not list(Path(lost["SCRATCH_ROOT"]).iterdir()), fleet, "the sweep of the lost host's scratch")
+    assert len(object_keys(fleet, "processed/")) == 2
+    assert batch_keys(redis) == []
+
+
+def on_host(fleet: Fleet, host: str) -> dict[str, str]:
+    """The settings of a host of its own."""
+    return {
+        "HOST_NAME": host,
+        "SCRATCH_ROOT": str(fleet.folder / host),
+        "TRANSCRIBE_QUEUE": f"queue:transcribe:{host}",
+        "HOST_LOST_SECONDS": "6",
+        "HEARTBEAT_SECONDS": "2",
+    }
+
+
+def test_it_refuses_a_second_host_on_the_same_transcription_queue(fleet: Fleet, redis: Any) -> None:
+    first = fleet.worker("unpack", "one", HOST_NAME="one")
+    wait_for_log(first, "ready")
+    second = fleet.worker("unpack", "two", HOST_NAME="two")
+    assert second.process is not None
+    assert second.process.wait(30) == 2
+    fleet.workers.remove(second)
+    assert "set TRANSCRIBE_QUEUE=queue:transcribe:two" in log_of(second)
+
+
+def test_it_buries_a_file_that_kills_its_worker_and_finishes_the_batch(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.steps import open_batch
+
+    fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "2"}
+    (poison,) = open_batch(fleet, redis, "this-host", {"poison.mp3": b"whatever"})
+    killer = [str(Path(__file__).with_name("kill_at.py")), "pipeline.transcriber:_decode", "before", "1", "KILL"]
+    for attempt in range(2):
+        victim = fleet.run([*killer, str(Path(__file__).parent.parent / "gpu_worker.py")], "gpu")
+        assert victim.process is not None
+        assert victim.process.wait(30) == -9, f"attempt {attempt}: {log_of(victim)}"
+        fleet.workers.remove(victim)
+    fleet.worker("gpu")
+    wait_for(lambda: not Batches(redis, "this-host").finishing() and not batch_keys(redis), fleet, "the batch")
+    ((status, error, _, _),) = rows(fleet).values()
+    assert (status, error) == ("failed", "the worker died 2 times while it had this job in hand")
+    (letter,) = dead(redis, "queue:transcribe")
+    assert letter["job"] == poison
+    assert letter["error"] == error

@@ -1,0 +1,108 @@
+"""pipeline/watch.py: a remote file is queued once, and only when it is whole."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.remote import FileState
+from pipeline.watch import Watch
+
+QUEUE = "queue:test"
+OLD, NEW = FileState(10, 1_700_000_000), FileState(20, 1_700_000_060)
+PATHS = ["/in/a.tar", "/in/two words.tar", '/in/ü \n".tar', "/in/caf\udce9.tar", "/in/{x}.tar", "-"]
+
+
+@pytest.fixture
+def watch(redis: Any) -> Watch:
+    return Watch(redis, QUEUE)
+
+
+def queued(redis: Any) -> list[str]:
+    """The paths in the queue, each from a job that holds nothing else."""
+    jobs = [json.loads(job) for job in redis.lrange(QUEUE, 0, -1)]
+    assert all(set(job) == {"remote_path"} for job in jobs)
+    return [job["remote_path"] for job in jobs]
+
+
+def look_twice(watch: Watch, path: str, state: FileState) -> list[str]:
+    files = {path: state}
+    return watch.look(dict(files)) + watch.look(dict(files))
+
+
+@pytest.mark.parametrize("path", PATHS, ids=ascii)
+def test_a_file_is_queued_when_two_looks_agree(redis: Any, watch: Watch, path: str) -> None:
+    assert watch.look({path: OLD}) == []
+    assert queued(redis) == []
+    assert watch.look({path: OLD}) == [path]
+    assert queued(redis) == [path]
+    assert watch.look({path: OLD}) == []
+    assert queued(redis) == [path]
+
+
+def test_a_file_that_still_grows_is_left_alone(redis: Any, watch: Watch) -> None:
+    for state in (FileState(1, 5), FileState(2, 5), FileState(2, 6), FileState(1, 6)):
+        assert watch.look({"/a.tar": state}) == []
+    assert watch.look({"/a.tar": FileState(1, 6)}) == ["/a.tar"]
+
+
+def test_a_file_that_was_away_between_two_looks_is_looked_at_again(redis: Any, watch: Watch) -> None:
+    for files in ({"/a.tar": OLD}, {}, {"/a.tar": OLD}):
+        assert watch.look(files) == []
+    assert watch.look({"/a.tar": OLD}) == ["/a.tar"]
+
+
+def test_several_files_are_queued_each_when_it_is_ready(redis: Any, watch: Watch) -> None:
+    watch.look({"/a.tar": OLD, "/b.tar": OLD})
+    assert watch.look({"/a.tar": OLD, "/b.tar": NEW, "/c.tar": OLD}) == ["/a.tar"]
+    assert sorted(watch.look({"/a.tar": OLD, "/b.tar": NEW, "/c.tar": OLD})) == ["/b.tar", "/c.tar"]
+    assert sorted(queued(redis)) == ["/a.tar", "/b.tar", "/c.tar"]
+
+
+def test_two_watchers_queue_a_file_once(redis: Any) -> None:
+    first, second = Watch(redis, QUEUE), Watch(redis, QUEUE)
+    for watcher in (first, second, first, second, first, second):
+        watcher.look({"/a.tar": OLD})
+    assert queued(redis) == ["/a.tar"]
+
+
+def test_a_watcher_that_starts_anew_queues_nothing_again(redis: Any, watch: Watch) -> None:
+    look_twice(watch, "/a.tar", OLD)
+    assert look_twice(Watch(redis, QUEUE), "/a.tar", OLD) == []
+
+
+def test_a_file_that_changed_is_queued_again(redis: Any, watch: Watch) -> None:
+    look_twice(watch, "/a.tar", OLD)
+    assert watch.look({"/a.tar": NEW}) == []
+    assert watch.look({"/a.tar": NEW}) == ["/a.tar"]
+    assert look_twice(watch, "/a.tar", FileState(NEW.size, NEW.changed + 1)) == ["/a.tar"]
+    assert len(queued(redis)) == 3
+
+
+@pytest.mark.parametrize("path", PATHS, ids=ascii)
+def test_what_a_person_queued_is_not_queued_by_the_watch(redis: Any, watch: Watch, path: str) -> None:
+    watch.enqueue(path)
+    assert look_twice(watch, path, OLD) == []
+    assert queued(redis) == [path]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=ascii)
+def test_what_was_transferred_is_not_queued_until_it_changes(redis: Any, watch: Watch, path: str) -> None:
+    watch.enqueue(path)
+    watch.mark(path, FileState(OLD.size, OLD.changed, "ab" * 32))
+    assert look_twice(watch, path, OLD) == []
+    assert look_twice(watch, path, NEW) == [path]
+    assert queued(redis) == [path, path]
+
+
+def test_a_person_may_queue_a_file_again(redis: Any, watch: Watch) -> None:
+    look_twice(watch, "/a.tar", OLD)
+    watch.enqueue("/a.tar")
+    watch.enqueue("/a.tar")
+    assert queued(redis) == ["/a.tar"] * 3
+    assert look_twice(watch, "/a.tar", OLD) == []
+
+
+def test_the_watch_of_another_queue_is_its_own(redis: Any, watch: Watch) -> None:
+    look_twice(watch, "/a.tar", OLD)
+    assert look_twice(Watch(redis, "queue:other"), "/a.tar", OLD) == ["/a.tar"]

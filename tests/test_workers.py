@@ -1,0 +1,223 @@
+"""Each worker's contract: the prompts' payloads to the letter, and bad input as one dead letter with a reason."""
+
+import datetime
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fleet import Fleet
+from tests.recordings import SILENCE, SPEECH, make_tar
+from tests.steps import (
+    BATCH,
+    batch_keys,
+    dead,
+    is_idle,
+    log_of,
+    object_keys,
+    open_batch,
+    rows,
+    unpack_job,
+    upload,
+    wait_for,
+    wait_for_log,
+)
+
+JUNK = ["not json", "[]", "{}", '"text"', "null"]
+
+
+def test_the_transfer_worker_writes_the_unpack_job_of_the_contract(fleet: Fleet, redis: Any) -> None:
+    tar = make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": SILENCE, "b.mp3": SILENCE, "notes.txt": b""})
+    fleet.control("enqueue", str(tar))
+    fleet.worker("transfer")
+    wait_for(lambda: redis.llen("queue:unpack"), fleet, "the unpack job")
+    job = json.loads(redis.lindex("queue:unpack", 0))
+    batch_id = job["batch_id"]
+    assert re.fullmatch(r"\d{8}-\d{6}", batch_id)
+    assert list(job) == ["batch_id", "s3_key", "file_count", "transferred_at"]
+    assert job["s3_key"] == f"archives/{batch_id}.tar"
+    assert job["file_count"] == 2
+    moment = datetime.datetime.fromisoformat(job["transferred_at"])
+    assert moment.utcoffset() == datetime.timedelta(0)
+    assert abs(datetime.datetime.now(datetime.UTC) - moment) < datetime.timedelta(minutes=1)
+    wait_for(lambda: not list((fleet.folder / "transfer").rglob("*.tar")), fleet, "the local copy's end")
+    assert object_keys(fleet) == [job["s3_key"]]
+
+
+def test_the_unpack_worker_writes_the_jobs_and_keys_of_the_contract(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"file001.mp3": SILENCE, "file002.mp3": SPEECH}))
+    redis.rpush("queue:unpack", unpack_job(file_count=2, unknown_field="is ignored"))
+    fleet.worker("unpack")
+    wait_for(lambda: is_idle(redis, "queue:unpack") and redis.llen("queue:transcribe") == 2, fleet, "two files")
+    folder = fleet.folder / "scratch" / BATCH
+    assert [json.loads(job) for job in redis.lrange("queue:transcribe", 0, -1)] == [
+        {
+            "batch_id": BATCH,
+            "audio_id": None,
+            "opus_path": f"{folder}/file{number}.opus",
+            "original_filename": f"file{number}.mp3",
+        }
+        for number in ("001", "002")
+    ]
+    keys = [f"batch:{BATCH}:{name}" for name in ("total", "processed", "s3_key")]
+    assert redis.mget(keys) == ["2", "0", f"archives/{BATCH}.tar"]
+    assert sorted(path.name for path in folder.iterdir()) == ["file001.opus", "file002.opus"]
+
+
+@pytest.mark.parametrize("offset", [512, 1024], ids=["inside", "boundary"])
+def test_an_archive_cut_short_is_a_dead_letter_and_never_a_shorter_batch(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    whole = make_tar(tmp_path / "monday.tar", {"a.mp3": b"x" * 512, "b.mp3": SILENCE})
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole.read_bytes()[:offset])
+    (fleet.ssh.folder / "cut.tar").write_bytes(cut.read_bytes())
+    upload(fleet, monkeypatch, cut)
+    redis.rpush("queue:unpack", unpack_job(file_count=2))
+    fleet.control("enqueue", str(fleet.ssh.folder / "cut.tar"))
+    fleet.worker("unpack")
+    fleet.worker("transfer")
+    wait_for(lambda: dead(redis, "queue:unpack") and dead(redis, "queue:transfer"), fleet, "two dead letters")
+    for queue in ("queue:unpack", "queue:transfer"):
+        (letter,) = dead(redis, queue)
+        assert "archive" in letter["error"]
+    assert rows(fleet) == {}
+    assert batch_keys(redis) == []
+    assert list((fleet.folder / "scratch").iterdir()) == []
+
+
+def test_an_archive_with_fewer_files_than_its_job_says_is_refused(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SILENCE}))
+    redis.rpush("queue:unpack", unpack_job(file_count=2))
+    fleet.worker("unpack")
+    wait_for(lambda: dead(redis, "queue:unpack"), fleet, "the dead letter")
+    assert dead(redis, "queue:unpack")[0]["error"] == f"archives/{BATCH}.tar holds 1 audio files, the job says 2"
+
+
+def test_the_transfer_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, redis: Any) -> None:
+    good = make_tar(fleet.ssh.folder / "good.tar", {"a.mp3": SILENCE})
+    bad_jobs = [*JUNK, '{"remote_path": 5}', '{"remote_path": ""}', '{"remote_path": "/nowhere.tar"}']
+    redis.rpush("queue:transfer", *bad_jobs, json.dumps({"remote_path": str(good)}))
+    worker = fleet.worker("transfer")
+    wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the good job")
+    letters = dead(redis, "queue:transfer")
+    assert [letter["job"] for letter in letters] == bad_jobs
+    assert "remote_path is missing" in letters[0]["error"]
+    assert "remote_path is not str" in letters[5]["error"]
+    assert "/nowhere.tar" in letters[7]["error"]
+    assert "No such file" in letters[7]["error"]
+    assert "Traceback" not in log_of(worker)
+
+
+def test_the_transfer_worker_checks_the_checksum_at_the_source(fleet: Fleet, redis: Any) -> None:
+    tar = make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": SILENCE})
+    Path(f"{tar}.sha256").write_text(f"{'0' * 64}  monday.tar\n")
+    fleet.control("enqueue", str(tar))
+    fleet.worker("transfer")
+    wait_for(lambda: dead(redis, "queue:transfer"), fleet, "the dead letter")
+    assert "SHA-256" in dead(redis, "queue:transfer")[0]["error"]
+    assert object_keys(fleet) == []
+
+
+def test_the_transfer_worker_queues_what_is_new_in_the_remote_folder_once(fleet: Fleet, redis: Any) -> None:
+    watch = {"EC2_WATCH_SECONDS": "1"}
+    make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": SILENCE})
+    worker = fleet.worker("transfer", **watch)
+    wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the first archive")
+    make_tar(fleet.ssh.folder / "tuesday.tar", {"a.mp3": SILENCE})
+    wait_for(lambda: redis.llen("queue:unpack") == 2, fleet, "the second archive", seconds=60)
+    worker.stop()
+    fleet.workers.remove(worker)
+    again = fleet.worker("transfer", **watch)
+    make_tar(fleet.ssh.folder / "wednesday.tar", {"a.mp3": SILENCE})
+    wait_for(lambda: redis.llen("queue:unpack") == 3, fleet, "the third archive", seconds=60)
+    assert log_of(again).count(" queued /") == 3
+
+
+def test_the_unpack_worker_buries_bad_jobs_with_a_reason_and_goes_on(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SILENCE}))
+    bad_jobs = [
+        *JUNK,
+        json.dumps({"batch_id": BATCH}),
+        json.dumps({"batch_id": 7, "s3_key": "archives/7.tar"}),
+        json.dumps({"batch_id": "../../etc", "s3_key": "archives/x.tar"}),
+        unpack_job("20250622-000000"),
+    ]
+    redis.rpush("queue:unpack", *bad_jobs, unpack_job())
+    worker = fleet.worker("unpack")
+    wait_for(lambda: redis.llen("queue:transcribe") == 1, fleet, "the good job")
+    letters = dead(redis, "queue:unpack")
+    assert [letter["job"] for letter in letters] == bad_jobs
+    assert "s3_key is missing" in letters[5]["error"]
+    assert "batch_id is not str" in letters[6]["error"]
+    assert "'../../etc'" in letters[7]["error"]
+    assert letters[8]["error"] == f"archives/20250622-000000.tar is not in the bucket {fleet.bucket}"
+    assert "Traceback" not in log_of(worker)
+    assert [path.name for path in (fleet.folder / "scratch").iterdir() if path.is_dir()] == [BATCH]
+
+
+def test_the_gpu_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host"}
+    (fleet.folder / "secret.opus").write_text("not for you")
+    (good,) = open_batch(fleet, redis, "this-host", {"a.mp3": SILENCE})
+    redis.delete("queue:transcribe")
+    fields = {**json.loads(good), "opus_path": str(fleet.folder / "secret.opus")}
+    bad_jobs = [*JUNK, json.dumps({"batch_id": BATCH}), json.dumps({**fields, "original_filename": "stolen.mp3"})]
+    unknown = json.dumps({**json.loads(good), "batch_id": "20250101-000000"}).replace(BATCH, "20250101-000000")
+    redis.rpush("queue:transcribe", *bad_jobs, unknown, good)
+    worker = fleet.worker("gpu")
+    wait_for_log(worker, "a.mp3 done")
+    letters = dead(redis, "queue:transcribe")
+    assert [letter["job"] for letter in letters] == bad_jobs[:-1]
+    assert "opus_path is missing" in letters[5]["error"]
+    assert "secret.opus' is not in" in log_of(worker)
+    assert "batch 20250101-000000: a.mp3 is settled already" in log_of(worker)
+    assert list(rows(fleet)) == [(BATCH, "a.mp3")]
+    assert "Traceback" not in log_of(worker)
+
+
+def test_the_gpu_worker_fails_a_file_that_is_no_audio_at_once(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host"}
+    open_batch(fleet, redis, "this-host", {"a.mp3": b"not opus"})
+    worker = fleet.worker("gpu")
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    ((status, error, _, _),) = rows(fleet).values()
+    assert status == "failed"
+    assert "cannot be decoded" in error
+    assert "attempt 1 of" not in log_of(worker)
+
+
+def test_a_retry_after_midnight_writes_the_same_s3_key(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host"}
+    open_batch(fleet, redis, "this-host", {"a.mp3": SILENCE})
+    fleet.query(
+        "INSERT INTO audio_files (batch_id, original_filename, created_at) VALUES (%s, 'a.mp3', %s)",
+        BATCH, "2025-06-22 23:59:59+00",
+    )  # fmt: skip
+    fleet.worker("gpu")
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    assert object_keys(fleet) == ["processed/2025-06-22/1.opus"]
+
+
+def test_s3_away_holds_a_file_without_using_up_attempts(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "1"}
+    open_batch(fleet, redis, "this-host", {"a.mp3": SILENCE})
+    worker = fleet.worker("gpu")
+    wait_for_log(worker, "ready")
+    fleet.s3.kill()
+    try:
+        wait_for_log(worker, "S3 is away")
+    finally:
+        fleet.s3.start()
+    fleet.s3.create_bucket(fleet.bucket)  # moto forgets
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch", seconds=90)
+    assert [row[0] for row in rows(fleet).values()] == ["done"]
+    assert dead(redis, "queue:transcribe") == []
