@@ -5,7 +5,6 @@ import math
 import os
 import re
 import subprocess
-import threading
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import ffmpeg
 
 from pipeline import scratch
-from pipeline.errors import Permanent, Stopping
+from pipeline.errors import Permanent, Stop, Stopping
 
 SAMPLE_RATE = 16_000  # what Whisper listens to
 
@@ -30,7 +29,7 @@ class Converter:
     bitrate_kbps: int = 32
     timeout_seconds: int = 3600
 
-    def to_opus(self, source: Path, target: Path, stop: threading.Event) -> None:
+    def to_opus(self, source: Path, target: Path, stop: Stop) -> None:
         """Convert `source` into `target`, whole or not at all.
 
         `UnreadableAudio` where ffmpeg refuses the file, `Stopping` where `stop` is set meanwhile.
@@ -59,7 +58,7 @@ class Converter:
             .compile(cmd=self.program)
         )
 
-    def _run(self, command: list[str], stop: threading.Event) -> None:
+    def _run(self, command: list[str], stop: Stop) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

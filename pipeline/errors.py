@@ -5,6 +5,7 @@ Any other exception counts as one attempt, and the job is tried again.
 """
 
 import errno
+from typing import Protocol
 
 import psycopg2
 import redis.exceptions as redis_errors
@@ -29,6 +30,13 @@ class Outage(Exception):
 
 class LostClaim(Exception):
     """The job is somebody else's now: this worker drops it and changes nothing more."""
+
+
+class Stop(Protocol):
+    """What says that the worker is to stop: a worker's flag, or a threading.Event."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
 
 
 class Stopping(Exception):

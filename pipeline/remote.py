@@ -3,12 +3,11 @@
 import re
 import shlex
 import subprocess
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import scratch
-from pipeline.errors import Outage, Permanent, Stopping
+from pipeline.errors import Outage, Permanent, Stop, Stopping
 
 _CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other status
 _COMMAND_SECONDS = 60
@@ -65,7 +64,7 @@ class RemoteHost:
             files[path] = FileState(int(size), int(float(changed)))
         return files
 
-    def fetch(self, path: str, state: FileState, target: Path, stop: threading.Event) -> None:
+    def fetch(self, path: str, state: FileState, target: Path, stop: Stop) -> None:
         """Copy a remote file to `target`, whole or not at all; `Stopping` where `stop` is set meanwhile."""
         part = target.with_name(f"{target.name}.part")
         part.unlink(missing_ok=True)

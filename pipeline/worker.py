@@ -17,6 +17,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -54,6 +55,31 @@ class Limits:
     stall: int = 7200  # a step that takes so long is stuck: systemd may restart the process
 
 
+class StopFlag:
+    """Set by a signal handler, waited for by any thread.
+
+    threading.Event is not for signal handlers: one that interrupts `wait` in the same thread may deadlock.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def set(self) -> None:
+        """Ask to stop; for good."""
+        if not self._set:
+            self._set = True
+            os.write(self._write, b".")  # never read: the pipe stays readable
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self._set
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until asked to stop; gives whether to stop."""
+        return bool(select.select([self._read], [], [], seconds)[0])
+
+
 class Worker:
     """One process that works on the jobs of one queue."""
 
@@ -63,7 +89,7 @@ class Worker:
         self.redis = redis_client.connect(redis_url)
         self.queue = JobQueue(self.redis, queue_name, worker_id)
         self.role, self.id, self.host, self.limits = role, worker_id, host, limits
-        self.stop = threading.Event()
+        self.stop = StopFlag()
         self.give_up: Callable[[Job, str], Any] = self.bury
         self.ready_for_more: Callable[[], bool] = lambda: True
         self.housekeeping: Callable[[], Any] = lambda: None

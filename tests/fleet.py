@@ -1,6 +1,7 @@
 """A whole pipeline on this machine: real servers, and the real scripts as processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -11,7 +12,7 @@ import imageio_ffmpeg
 import psycopg2
 import redis
 
-from tests.child import Child
+from tests.child import STOP_SECONDS, Child
 from tests.servers import MotoS3, Postgres, SshHost, Valkey
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -119,7 +120,7 @@ class Fleet:
 
     def run(self, script: list[str], name: str, **changes: str) -> Child:
         """Start a script of the project in the fleet's environment."""
-        environment = self.environment(**{"WORKER_ID": f"test-{name}", **changes})
+        environment = self.environment(**{"WORKER_ID": f"test-{name}", "PYTHONFAULTHANDLER": "1", **changes})
         child = Child([sys.executable, *script], self.folder / f"{name}.log", environment=environment)
         child.start()
         self.workers.append(child)
@@ -133,10 +134,19 @@ class Fleet:
         )
 
     def stop_workers(self) -> None:
-        """Stop all workers at once."""
+        """Stop all workers at once. One that does not end is an error, with the tracebacks of its threads."""
         for worker in self.workers:
             if worker.process is not None:
                 worker.process.terminate()
+        stuck = []
         for worker in self.workers:
-            worker.stop()
+            try:
+                if worker.process is not None:
+                    worker.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.process.send_signal(signal.SIGABRT)  # for PYTHONFAULTHANDLER
+                worker.process.wait()
+                stuck.append(f"{worker.log.stem} ignored SIGTERM:\n{worker.log.read_text()[-6000:]}")
         self.workers = []
+        if stuck:
+            raise RuntimeError("\n".join(stuck))
