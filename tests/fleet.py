@@ -135,17 +135,16 @@ class Fleet:
 
     def stop_workers(self) -> None:
         """Stop all workers at once. One that does not end is an error, with the tracebacks of its threads."""
-        for worker in self.workers:
-            if worker.process is not None:
-                worker.process.terminate()
+        running = [(worker, worker.process) for worker in self.workers if worker.process is not None]
+        for _, process in running:
+            process.terminate()
         stuck = []
-        for worker in self.workers:
+        for worker, process in running:
             try:
-                if worker.process is not None:
-                    worker.process.wait(STOP_SECONDS)
+                process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                worker.process.send_signal(signal.SIGABRT)  # for PYTHONFAULTHANDLER
-                worker.process.wait()
+                process.send_signal(signal.SIGABRT)  # for PYTHONFAULTHANDLER
+                process.wait()
                 stuck.append(f"{worker.log.stem} ignored SIGTERM:\n{worker.log.read_text()[-6000:]}")
         self.workers = []
         if stuck:

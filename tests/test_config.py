@@ -1,0 +1,227 @@
+"""config.py and the start of each worker: everything that is wrong is said at once, in lines for people."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import config
+from tests.fleet import MODELS, PROJECT, ffmpeg_program
+
+EXAMPLE = PROJECT / "example.env"
+REQUIRED = {
+    "transfer": [*config.REDIS, *config.S3, *config.EC2],
+    "unpack": [*config.REDIS, *config.DATABASE, *config.S3],
+    "gpu": [*config.REDIS, *config.DATABASE, *config.S3],
+}
+SECRETS = {
+    "REDIS_URL": "redis://user:hunter2@127.0.0.1:9/0",
+    "DATABASE_URL": "postgresql://user:hunter2@127.0.0.1:9/x",
+    "S3_SECRET_KEY": "hunter2",
+}
+READY = {
+    **SECRETS,
+    "S3_ENDPOINT": "http://127.0.0.1:9",
+    "S3_ACCESS_KEY": "key",
+    "S3_BUCKET": "bucket",
+    "EC2_HOST": "127.0.0.1",
+    "EC2_USER": "user",
+    "EC2_KEY_FILE": str(EXAMPLE),
+    "EC2_KNOWN_HOSTS": str(EXAMPLE),
+    "FFMPEG": ffmpeg_program(),
+    "MODELS_ROOT": str(MODELS),
+    "WHISPER_MODEL": "spoken-words",
+}
+ROLES = pytest.mark.parametrize("role", REQUIRED)
+
+
+def run(role: str, folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a worker with these settings and no others, where no file of the project can be found by chance."""
+    command = [sys.executable, str(PROJECT / f"{role}_worker.py"), *arguments]
+    environment = {"PATH": os.environ["PATH"], **settings}
+    return subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=30
+    )
+
+
+def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines of a worker that refused to start, without the last, which names example.env."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "hunter2" not in done.stderr
+    lines = done.stderr.splitlines()
+    script = lines[0].partition(":")[0]
+    assert all(re.match(rf"{script}: \S", line) and len(line) < 300 for line in lines), done.stderr
+    assert "example.env" in lines[-1]
+    return [line.removeprefix(f"{script}: ") for line in lines[:-1]]
+
+
+# --- what is missing ---------------------------------------------------------------------------------------
+
+
+@ROLES
+def test_an_empty_environment_is_told_every_missing_setting(tmp_path: Path, role: str) -> None:
+    assert complaints(run(role, tmp_path)) == [f"{name} is not set" for name in REQUIRED[role]]
+
+
+def test_no_worker_demands_what_it_does_not_use() -> None:
+    assert "DATABASE_URL" not in REQUIRED["transfer"]
+    assert not [name for role in ("unpack", "gpu") for name in REQUIRED[role] if name.startswith("EC2_")]
+
+
+@ROLES
+def test_an_empty_value_counts_as_missing(tmp_path: Path, role: str) -> None:
+    settings = {**READY, "S3_BUCKET": " ", "REDIS_URL": ""}
+    assert complaints(run(role, tmp_path, **settings)) == ["REDIS_URL is not set", "S3_BUCKET is not set"]
+
+
+def test_a_watch_needs_a_folder(tmp_path: Path) -> None:
+    done = run("transfer", tmp_path, **READY, EC2_WATCH_SECONDS="5")
+    assert complaints(done) == ["EC2_REMOTE_DIR is not set"]
+
+
+# --- what is wrong -----------------------------------------------------------------------------------------
+
+WRONG = {
+    "WHISPER_BEAM_SIZE": "x", "SCRATCH_ROOT": "relative", "LOG_LEVEL": "foo", "MAX_ATTEMPTS": "0",
+    "HOST_NAME": "my host", "EC2_PORT": "-1", "RETRY_SECONDS": "1.5", "HEARTBEAT_SECONDS": "1",
+    "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "./models", "OPUS_BITRATE_KBPS": "32k", "STALL_SECONDS": "",
+}  # fmt: skip
+
+
+@ROLES
+def test_every_wrong_value_is_named_at_once(tmp_path: Path, role: str) -> None:
+    lines = complaints(run(role, tmp_path, **{**READY, **WRONG}))
+    wrong = {name: value for name, value in WRONG.items() if value}
+    assert len(lines) == len(wrong)
+    for name, value in wrong.items():
+        (line,) = (line for line in lines if line.startswith(f"{name} is "))
+        assert repr(value).lower() in line.lower()
+
+
+@ROLES
+def test_wrong_and_missing_are_named_together(tmp_path: Path, role: str) -> None:
+    lines = complaints(run(role, tmp_path, MAX_ATTEMPTS="many"))
+    assert len(lines) == len(REQUIRED[role]) + 1
+    assert any(line.startswith("MAX_ATTEMPTS is 'many'") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["EC2_KEY_FILE", "EC2_KNOWN_HOSTS"])
+def test_a_key_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    missing = str(tmp_path / "nothing")
+    (line,) = complaints(run("transfer", tmp_path, **{**READY, name: missing}))
+    assert line.startswith(f"{name} is {missing!r}")
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    (line,) = complaints(run("gpu", tmp_path, **{**READY, "WHISPER_MODEL": "large-v9"}))
+    assert line.startswith("WHISPER_MODEL: ")
+    assert str(MODELS / "large-v9") in line
+
+
+@pytest.mark.parametrize("program", ["no-such-ffmpeg", "/no/such/ffmpeg", str(EXAMPLE)])
+def test_a_missing_ffmpeg_is_named(tmp_path: Path, program: str) -> None:
+    (line,) = complaints(run("unpack", tmp_path, **{**READY, "FFMPEG": program}))
+    assert line.startswith(f"FFMPEG is {program!r}")
+
+
+def test_a_missing_scp_is_named(tmp_path: Path) -> None:
+    (line,) = complaints(run("transfer", tmp_path, **{**READY, "PATH": str(tmp_path)}))
+    assert "scp" in line
+
+
+ADDRESSES = {
+    "REDIS_URL": ["user:hunter2@127.0.0.1:6379", "redis://user:hunter2@127.0.0.1:port/0"],
+    "S3_ENDPOINT": ["127.0.0.1:9", "s3.example.org"],
+    "DATABASE_URL": ["hunter2 user", "mysql://user:hunter2@host/x"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in ADDRESSES for value in ADDRESSES[name]])
+def test_an_address_that_is_none_is_named_without_its_password(tmp_path: Path, name: str, value: str) -> None:
+    (line,) = complaints(run("unpack", tmp_path, **{**READY, name: value, "SCRATCH_ROOT": str(tmp_path)}))
+    assert name in line
+
+
+# --- help --------------------------------------------------------------------------------------------------
+
+
+@ROLES
+def test_help_needs_no_settings_and_teaches(tmp_path: Path, role: str) -> None:
+    done = run(role, tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("usage:", f"{role}_worker.py", "environment", "example.env", "SIGTERM", "queue"):
+        assert word in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+@ROLES
+def test_an_argument_is_refused_in_two_lines(tmp_path: Path, role: str) -> None:
+    done = run(role, tmp_path, "now", **READY)
+    assert done.returncode == 2
+    assert "now" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+# --- example.env -------------------------------------------------------------------------------------------
+
+
+def example() -> dict[str, str]:
+    """The settings of example.env; each line is a comment, a setting, or empty."""
+    settings = {}
+    for line in EXAMPLE.read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, equals, value = line.partition("=")
+            assert equals
+            assert re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
+            assert name not in settings, f"{name} twice"
+            settings[name] = value
+    return settings
+
+
+def code_settings() -> set[str]:
+    """Every environment variable that a file of the product names as one."""
+    read = r"""(?:_text|_path|_whole|_name)\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
+    sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/*.py")]
+    found = {name for path in sources for pair in re.findall(read, path.read_text()) for name in pair if name}
+    return found - {"NOTIFY_SOCKET"}  # systemd's own
+
+
+def test_example_env_and_the_code_name_the_same_settings() -> None:
+    assert set(example()) == set(config.defaults) == code_settings()
+
+
+def test_example_env_holds_the_defaults() -> None:
+    assert example() == config.defaults
+
+
+def test_every_required_setting_is_empty_in_example_env() -> None:
+    settings = example()
+    assert [name for names in REQUIRED.values() for name in names if settings[name]] == []
+
+
+def test_every_setting_of_example_env_has_a_comment_above_it_or_its_group() -> None:
+    group_explained = False
+    for line in EXAMPLE.read_text().splitlines():
+        if not line:
+            group_explained = False
+        elif line.startswith("#"):
+            group_explained = group_explained or len(line.strip("#- ")) > 3
+        else:
+            assert group_explained, line
+
+
+def test_a_shell_can_source_example_env(tmp_path: Path) -> None:
+    command = ["sh", "-euc", f"set -a; . '{EXAMPLE}'; set +a; env -0"]
+    done = subprocess.run(command, env={}, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    sourced = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if pair)
+    assert {name: sourced.get(name) for name in config.defaults} == config.defaults
+
+
+def test_example_env_with_what_it_lacks_is_accepted(tmp_path: Path) -> None:
+    """Its own values are right: only what has no default is missed."""
+    assert complaints(run("gpu", tmp_path, **example())) == [f"{name} is not set" for name in REQUIRED["gpu"]]
