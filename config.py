@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import urllib.parse
 from pathlib import Path
 
 from pipeline.worker import Limits
@@ -31,10 +32,23 @@ def _text(name: str, default: str = "") -> str:
 
 def _path(name: str, default: str) -> Path:
     """The variable as an absolute path."""
-    path = Path(_text(name, default))
-    if not path.is_absolute():
-        _wrong.append(f"{name} is {str(path)!r}: give an absolute path")
-    return path
+    text = _text(name, default)
+    if not text.startswith("/"):
+        _wrong.append(f"{name} is {text!r}: give an absolute path")
+    return Path(text)
+
+
+def _url(name: str, *schemes: str) -> str:
+    """The variable as a URL of one of the schemes. It may hold a password, so it is not shown."""
+    text = _text(name)
+    try:
+        url = urllib.parse.urlsplit(text)
+        sound = url.scheme in schemes and (url.port is None or url.port > 0)
+    except ValueError:
+        sound = False
+    if text and not sound:
+        _wrong.append(f"{name} is no URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    return text
 
 
 def _whole(name: str, default: int, least: int = 0) -> int:
@@ -54,10 +68,10 @@ def _name(name: str, default: str) -> str:
     return text
 
 
-REDIS_URL = _text("REDIS_URL")
-DATABASE_URL = _text("DATABASE_URL")
+REDIS_URL = _url("REDIS_URL", "redis", "rediss")
+DATABASE_URL = _url("DATABASE_URL", "postgresql", "postgres")
 
-S3_ENDPOINT = _text("S3_ENDPOINT")
+S3_ENDPOINT = _url("S3_ENDPOINT", "http", "https")
 S3_ACCESS_KEY = _text("S3_ACCESS_KEY")
 S3_SECRET_KEY = _text("S3_SECRET_KEY")
 S3_BUCKET = _text("S3_BUCKET")

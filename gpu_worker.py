@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Transcribes and classifies the Opus files of this host, keeps each in S3, and ends the batch after the last.
+"""Works on the host's transcription queue: transcribes and classifies its Opus files, and keeps each in S3.
 
-A file's steps, in this order: its row, the transcript, the Opus in S3, the row done, the count in Redis.
+A file's steps, in this order: its row, the transcript, the Opus in S3, the row done, the count in Redis; after
+the last file of a batch, its scratch goes.
 Each may be repeated, so a job that is delivered again goes through them again and shows once.
 """
 

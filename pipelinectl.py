@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import config
 from pipeline import redis_client
@@ -59,7 +60,7 @@ def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> 
     for column in columns:
         table.add_column(column.replace("_", " "))
     for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
+        table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
     return table
 
 
@@ -92,12 +93,13 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run one command."""
     arguments = parser().parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # paths that are not UTF-8
     try:
         arguments.run(arguments)
     except Exception as error:
         if (service := away(error)) is None:
             raise
-        print(f"pipelinectl: {service} is away: {error}", file=sys.stderr)
+        print(f"pipelinectl: {service} is away: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 

@@ -20,6 +20,7 @@ AUDIO_SUFFIXES = frozenset(
     (".mp3", ".wav", ".flac", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".amr", ".wma", ".aif", ".aiff", ".webm")
 )
 MOST_HEADER_BYTES = 2**20  # of one PAX or GNU header: names are far shorter, and tarfile reads it into memory
+MOST_NAME_BYTES = 1024
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 2**20
 
@@ -97,10 +98,18 @@ def copy(archive: BinaryIO, member: Member, target: Path) -> None:
 
 
 def readable(name: str) -> str:
-    """A member's name as PostgreSQL and JSON can hold it: `./` dropped, bytes that are not UTF-8 as \\xNN."""
+    """A member's name as PostgreSQL and JSON can hold it.
+
+    A leading `./` is dropped, bytes that are not UTF-8 become \\xNN, and the end of a name beyond
+    `MOST_NAME_BYTES` becomes its SHA-256's first digits, so that an index of PostgreSQL (2,704 bytes) takes it.
+    """
     while name.startswith("./"):
         name = name[2:].lstrip("/")
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+    if len(name.encode()) <= MOST_NAME_BYTES:
+        return name
+    kept = name.encode()[: MOST_NAME_BYTES - 20].decode("utf-8", "ignore")
+    return f"{kept}~{hashlib.sha256(name.encode()).hexdigest()[:12]}{PurePosixPath(name).suffix[:6]}"
 
 
 def _headers(file: BinaryIO, size: int, most_members: int) -> Iterator[tarfile.TarInfo]:
@@ -113,10 +122,14 @@ def _headers(file: BinaryIO, size: int, most_members: int) -> Iterator[tarfile.T
                 count += 1
                 if count > most_members:
                     raise BadArchive(f"more than {most_members} members")
+                if info.size < 0:
+                    raise BadArchive(f"{readable(info.name)} has a negative size")
                 if info.isreg() and info.offset_data + info.size > size:
                     raise BadArchive(f"the archive ends inside {readable(info.name)}")
                 yield info
             _check_end(file, tar.offset, size)
+    except RecursionError:
+        raise BadArchive("extended headers follow one another without end") from None
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise BadArchive(f"not a tar archive that can be read: {error}") from error
 
@@ -147,7 +160,7 @@ def _safe_stem(filename: str) -> str:
     stem, _, _ = filename.rpartition(".")
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9 ._()+,@=-]{0,150}", stem):
         return stem
-    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_")[-80:]
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[-80:].strip("_-")
     return f"{cleaned or 'file'}-{hashlib.sha256(filename.encode()).hexdigest()[:12]}"
 
 
@@ -157,11 +170,12 @@ class _Unique:
     def __init__(self, fold_case: bool = False) -> None:
         self._fold_case = fold_case
         self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}  # of a name asked for: the last mark, so that many of it stay cheap
 
     def of(self, name: str, origin: str) -> str:
-        candidate, count = name, 1
+        candidate, asked = name, self._key(name)
         while self._key(candidate) in self._taken:
-            count += 1
+            count = self._counts[asked] = self._counts.get(asked, 1) + 1
             mark = hashlib.sha256(origin.encode()).hexdigest()[:12] if self._fold_case else ""
             candidate = f"{name}-{mark}-{count}" if mark else f"{name}#{count}"
         self._taken.add(self._key(candidate))

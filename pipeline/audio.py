@@ -14,6 +14,7 @@ import ffmpeg
 from pipeline import scratch
 from pipeline.errors import Permanent, Stop, Stopping
 
+_MOST_PAGE_BYTES = 65_307  # of an Ogg page
 SAMPLE_RATE = 16_000  # what Whisper listens to
 
 
@@ -37,7 +38,7 @@ class Converter:
         # A name of its own: the ffmpeg of a worker that was killed may still be writing to another one.
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            self._run(self._command(source, part), stop)
+            self._run(source, part, stop)
             if part.stat().st_size == 0:
                 raise UnreadableAudio("ffmpeg found no sound in it")
             scratch.sync(part)
@@ -58,9 +59,12 @@ class Converter:
             .compile(cmd=self.program)
         )
 
-    def _run(self, command: list[str], stop: Stop) -> None:
+    def _run(self, source: Path, part: Path, stop: Stop) -> None:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            self._command(source, part),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         messages = ""
         for waited in range(math.ceil(self.timeout_seconds * 2)):
@@ -75,7 +79,23 @@ class Converter:
                         raise Stopping from None
                     raise UnreadableAudio(f"ffmpeg was not done after {self.timeout_seconds} s") from None
         if process.returncode != 0:
-            raise _failure(process.returncode, messages)
+            raise _failure(
+                process.returncode, messages.replace(f"file:{source}", "it").replace(f"file:{part}", "its Opus")
+            )
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether an Ogg file ends with its last page (RFC 3533, section 6): a decoder does not miss what is cut."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * _MOST_PAGE_BYTES))
+        tail = file.read()
+    start = tail.rfind(b"OggS")
+    while start >= 0:
+        page = tail[start:]
+        if len(page) >= 27 and len(page) == 27 + page[26] + sum(page[27 : 27 + page[26]]):
+            return bool(page[5] & 4)  # the end-of-stream flag
+        start = tail.rfind(b"OggS", 0, start)  # those four bytes may also occur in the sound
+    return False
 
 
 def _failure(status: int, messages: str) -> Exception:

@@ -25,7 +25,7 @@ class BatchIds:
     def assign(self, job: Job, now: datetime.datetime | None = None) -> str:
         """The job's batch id: the one of its first delivery, or else the first free second from now on."""
         assigned = self.redis.hget(self.queue.batch_ids, job.payload)
-        moment = now or datetime.datetime.now(datetime.UTC)
+        moment = (now or datetime.datetime.now(datetime.UTC)).astimezone(datetime.UTC)
         while not assigned:
             batch_id = moment.strftime("%Y%m%d-%H%M%S")
             moment += datetime.timedelta(seconds=1)

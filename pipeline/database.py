@@ -64,9 +64,9 @@ class Database:
                 " WHERE audio_id = %s",
                 (transcript.duration_seconds, transcript.language, audio_id),
             )
-            segments = json.dumps([asdict(segment) for segment in transcript.segments])
-            row = {"audio_id": audio_id, "text": transcript.text.replace("\0", ""), "model": transcript.model}
-            cursor.execute(_query("save_transcript"), {**row, "segments": segments})
+            row = {"audio_id": audio_id, "text": _storable(transcript.text), "model": transcript.model}
+            segments = [{**asdict(part), "text": _storable(part.text)} for part in transcript.segments]
+            cursor.execute(_query("save_transcript"), {**row, "segments": json.dumps(segments)})
             cursor.execute("DELETE FROM classifications WHERE audio_id = %s", (audio_id,))
             cursor.executemany(
                 "INSERT INTO classifications (audio_id, classifier, label, score) VALUES (%s, %s, %s, %s)",
@@ -84,7 +84,7 @@ class Database:
 
     def fail_file(self, batch_id: str, original_filename: str, error: str) -> None:
         """Mark a file as failed with the reason, unless it is done."""
-        row = {"batch_id": batch_id, "original_filename": original_filename, "error": error.replace("\0", "")}
+        row = {"batch_id": batch_id, "original_filename": original_filename, "error": _storable(error)}
         with self._transaction() as cursor:
             cursor.execute(_query("fail_file"), row)
 
@@ -147,6 +147,11 @@ class Database:
                 cursor.execute(path.read_text())
                 cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (path.name,))
         return [path.name for path in new]
+
+
+def _storable(text: str) -> str:
+    """The text without what PostgreSQL cannot hold: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
 
 
 def _query(name: str) -> str:

@@ -71,6 +71,8 @@ _REDIS_LOST = (
 )
 _REDIS_REPLIES = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH")
 
+# Values that PostgreSQL cannot hold; psycopg2 makes operational errors of them.
+_SQL_VALUES = (sql_errors.ProgramLimitExceeded, sql_errors.StatementTooComplex)
 _SQL_SETUP = (
     sql_errors.UndefinedTable,
     sql_errors.UndefinedColumn,
@@ -87,7 +89,7 @@ def away(error: BaseException) -> str | None:
         return _redis_away(error)
     if isinstance(error, psycopg2.Error):
         lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, *_SQL_SETUP))
-        return "PostgreSQL" if lost else None
+        return "PostgreSQL" if lost and not isinstance(error, _SQL_VALUES) else None
     if _s3_away(error):
         return "S3"
     if isinstance(error, OSError) and error.errno in _HOST_ERRNOS:

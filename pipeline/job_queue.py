@@ -189,10 +189,10 @@ class JobQueue:
             keys = [heartbeat_key(worker_id), f"{self.name}:working:{worker_id}", self.name]
             if worker_id != self.worker_id and (jobs := int(self._recover(keys=keys, args=[]))):
                 taken[worker_id] = jobs
+        long_gone = int(self.redis.time()[0]) - FORGET_WORKER_SECONDS
+        self.redis.zremrangebyscore(self.workers, "-inf", long_gone)
         return taken
 
     def register(self) -> None:
-        """Enter this worker among those whose list is taken back, and forget those long gone."""
-        now = int(self.redis.time()[0])
-        self.redis.zadd(self.workers, {self.worker_id: now})
-        self.redis.zremrangebyscore(self.workers, "-inf", now - FORGET_WORKER_SECONDS)
+        """Enter this worker among those whose list is taken back when they are silent."""
+        self.redis.zadd(self.workers, {self.worker_id: int(self.redis.time()[0])})

@@ -1,7 +1,9 @@
 """The host where recordings arrive, reached with OpenSSH's own ssh and scp."""
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from pipeline import scratch
 from pipeline.errors import Outage, Permanent, Stop, Stopping
 
 _CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other status
+_CONNECTION_LOST = re.compile(r"(?m)^(scp: )?(Connection closed|lost connection)\s*$")  # scp(1) ends with 1
 _COMMAND_SECONDS = 60
 
 
@@ -61,7 +64,7 @@ class RemoteHost:
         files = {}
         for line in filter(None, answer.split("\0")):
             size, changed, path = line.split(" ", 2)
-            files[path] = FileState(int(size), int(float(changed)))
+            files[path] = FileState(int(size), int(changed.partition(".")[0]))
         return files
 
     def fetch(self, path: str, state: FileState, target: Path, stop: Stop) -> None:
@@ -73,7 +76,11 @@ class RemoteHost:
         source = f"{self.user}@{self.host}:{pattern}"
         command = ["scp", "-s", "-q", "-P", str(self.port), *self._options(), "--", source, str(part)]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # scp runs an ssh, and both are to end together
         )
         while True:
             try:
@@ -81,7 +88,7 @@ class RemoteHost:
                 break
             except subprocess.TimeoutExpired:
                 if stop.is_set():
-                    process.kill()
+                    os.killpg(process.pid, signal.SIGKILL)
                     process.communicate()
                     part.unlink(missing_ok=True)
                     raise Stopping from None
@@ -120,6 +127,6 @@ class RemoteHost:
         if status == 0:
             return
         reason = messages.rpartition("\n")[2] or f"exit status {status}"
-        if status == _CONNECTION_FAILED or re.search(r"(?i)connection|closed by|lost|timed out", messages):
+        if status == _CONNECTION_FAILED or _CONNECTION_LOST.search(messages):
             raise Outage("EC2", f"{self.user}@{self.host}: {reason}")
         raise Permanent(f"{subject}: {reason}")

@@ -54,9 +54,13 @@ def _batches(redis: Any) -> list[dict[str, Any]]:
     fields = ("host", "s3_key", "total", "processed", "failed")
     rows = _pipelined(redis, [("mget", batches.keys_of(batch_id, *fields)) for batch_id in batch_ids])
     return [
-        {"id": batch_id, "host": host, "s3_key": key} | {"total": total, "processed": done, "failed": failed}
-        for batch_id, (host, key, total, done, failed) in zip(batch_ids, rows, strict=True)
+        {"id": batch_id, "host": host, "s3_key": key, **dict(zip(fields[2:], map(_number, counts), strict=True))}
+        for batch_id, (host, key, *counts) in zip(batch_ids, rows, strict=True)
     ]
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _pipelined(redis: Any, commands: list[tuple[Any, ...]]) -> list[Any]:

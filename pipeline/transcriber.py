@@ -15,7 +15,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.audio import decode_audio
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-from pipeline.audio import SAMPLE_RATE, UnreadableAudio
+from pipeline.audio import SAMPLE_RATE, UnreadableAudio, ends_whole
 from pipeline.transcript import Segment, Transcript
 
 Key = TypeVar("Key")
@@ -81,7 +81,7 @@ class Transcriber:
         )
         segments = [
             Segment(
-                round(part.start, 2), round(part.end, 2), part.text.strip(),
+                round(part.start, 2), round(min(part.end, len(audio) / SAMPLE_RATE), 2), part.text.strip(),
                 _finite(part.avg_logprob), _finite(part.no_speech_prob),
             )
             for part in found
@@ -91,6 +91,8 @@ class Transcriber:
 
 def _decode(path: Path) -> np.ndarray:
     """The file as mono samples between -1 and 1 at 16 kHz."""
+    if path.suffix == ".opus" and not ends_whole(path):
+        raise UnreadableAudio("the Opus is cut: its last page is missing")
     try:
         audio = decode_audio(str(path), sampling_rate=SAMPLE_RATE)
     except OSError:  # PyAV's FileNotFoundError and the like are both

@@ -23,7 +23,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -109,27 +109,27 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop.set())
         try:
-            self.outlast(self._take_identity)
-        except Stopping:
-            return
-        try:
-            for warning in self.outlast(redis_client.durability_warnings, self.redis):
-                log.warning("%s", warning)
-            self.outlast(self._beat)
-            self._beating.start()
-            for check in checks:
-                if problem := self.outlast(check):
-                    raise Misconfigured(problem)
-            notify("READY=1")
-            log.info("%s ready, queue %s", self.id, self.queue.name)
-            self.doing("idle")
-            yield self
-        except Stopping:
-            pass
+            with contextlib.suppress(Stopping):  # then there is nothing to do: `jobs` ends at once
+                self._enter(checks)
+            with contextlib.suppress(Stopping):
+                yield self
         except BaseException:
             self._leave(crashed=True)
             raise
         self._leave(crashed=False)
+
+    def _enter(self, checks: Iterable[Callable[[], str | None]]) -> None:
+        self.outlast(self._take_identity)
+        for warning in self.outlast(redis_client.durability_warnings, self.redis):
+            log.warning("%s", warning)
+        self.outlast(self._beat)
+        self._beating.start()
+        for check in checks:
+            if problem := self.outlast(check):
+                raise Misconfigured(problem)
+        notify("READY=1")
+        log.info("%s ready, queue %s", self.id, self.queue.name)
+        self.doing("idle")
 
     def _leave(self, crashed: bool) -> None:
         """End the heartbeat thread. What is in hand stays in our list: our next run goes on with it, and
@@ -253,7 +253,11 @@ class Worker:
 
     def _give_up(self, job: Job, reason: str) -> None:
         log.error("gave up %s: %s", job.payload, reason)
-        self._unless_stopping(self.give_up, job, reason)
+        try:
+            self._unless_stopping(self.give_up, job, reason)
+        except Exception:
+            log.exception("%s could not be given up as it should", job.payload)
+            self._unless_stopping(self.bury, job, reason)
 
     def _unless_stopping(self, step: Callable[..., Any], *args: Any) -> None:
         """Run a step that ends a job; a stop while its service is away leaves the job to `_leave`."""

@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -46,9 +47,9 @@ def tar_bytes(*members: tuple[str, bytes] | tarfile.TarInfo, form: str = "pax") 
     return buffer.getvalue()
 
 
-def header_bytes(info: tarfile.TarInfo, form: str = "pax") -> bytes:
+def header_bytes(info: Any, form: str = "pax") -> bytes:
     """The header blocks of one member alone."""
-    return info.tobuf(FORMATS[form], errors="surrogateescape")
+    return bytes(info.tobuf(FORMATS[form], errors="surrogateescape"))
 
 
 def index(folder: Path, data: bytes, most_members: int = 1000, most_file_bytes: int = MOST_BYTES) -> Index:

@@ -43,7 +43,7 @@ def run(role: str, folder: Path, *arguments: str, **settings: str) -> subprocess
     command = [sys.executable, str(PROJECT / f"{role}_worker.py"), *arguments]
     environment = {"PATH": os.environ["PATH"], **settings}
     return subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=30
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=15
     )
 
 
@@ -88,7 +88,7 @@ def test_a_watch_needs_a_folder(tmp_path: Path) -> None:
 WRONG = {
     "WHISPER_BEAM_SIZE": "x", "SCRATCH_ROOT": "relative", "LOG_LEVEL": "foo", "MAX_ATTEMPTS": "0",
     "HOST_NAME": "my host", "EC2_PORT": "-1", "RETRY_SECONDS": "1.5", "HEARTBEAT_SECONDS": "1",
-    "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "./models", "OPUS_BITRATE_KBPS": "32k", "STALL_SECONDS": "",
+    "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models", "OPUS_BITRATE_KBPS": "32k", "STALL_SECONDS": "",
 }  # fmt: skip
 
 
@@ -133,14 +133,15 @@ def test_a_missing_scp_is_named(tmp_path: Path) -> None:
     assert "scp" in line
 
 
-ADDRESSES = {
-    "REDIS_URL": ["user:hunter2@127.0.0.1:6379", "redis://user:hunter2@127.0.0.1:port/0"],
-    "S3_ENDPOINT": ["127.0.0.1:9", "s3.example.org"],
-    "DATABASE_URL": ["hunter2 user", "mysql://user:hunter2@host/x"],
-}
+ADDRESSES = [
+    ("REDIS_URL", "user:hunter2@127.0.0.1:6379"),
+    ("REDIS_URL", "redis://user:hunter2@127.0.0.1:port/0"),
+    ("S3_ENDPOINT", "s3.example.org"),
+    ("DATABASE_URL", "user:hunter2@127.0.0.1/x"),
+]
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in ADDRESSES for value in ADDRESSES[name]])
+@pytest.mark.parametrize(("name", "value"), ADDRESSES)
 def test_an_address_that_is_none_is_named_without_its_password(tmp_path: Path, name: str, value: str) -> None:
     (line,) = complaints(run("unpack", tmp_path, **{**READY, name: value, "SCRATCH_ROOT": str(tmp_path)}))
     assert name in line
@@ -153,7 +154,7 @@ def test_an_address_that_is_none_is_named_without_its_password(tmp_path: Path, n
 def test_help_needs_no_settings_and_teaches(tmp_path: Path, role: str) -> None:
     done = run(role, tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("usage:", f"{role}_worker.py", "environment", "example.env", "SIGTERM", "queue"):
+    for word in ("usage:", f"{role}_worker.py", "environment", "example.env", "SIGTERM", "Exit status 2"):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
 
@@ -184,7 +185,7 @@ def example() -> dict[str, str]:
 
 def code_settings() -> set[str]:
     """Every environment variable that a file of the product names as one."""
-    read = r"""(?:_text|_path|_whole|_name)\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
+    read = r"""(?:_text|_path|_url|_whole|_name)\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
     sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/*.py")]
     found = {name for path in sources for pair in re.findall(read, path.read_text()) for name in pair if name}
     return found - {"NOTIFY_SOCKET"}  # systemd's own

@@ -391,6 +391,7 @@ def test_it_forgets_workers_that_are_long_gone(redis: Any, queue_of: Queues) -> 
     ages = {"old": job_queue.FORGET_WORKER_SECONDS + 10, "young": job_queue.FORGET_WORKER_SECONDS - 10}
     redis.zadd(f"{QUEUE}:workers", {name: now - age for name, age in ages.items()})
     queue_of("w1").register()
+    queue_of("w1").recover()
     assert redis.zrange(f"{QUEUE}:workers", 0, -1) == ["young", "w1"]
 
 
