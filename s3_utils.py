@@ -99,10 +99,14 @@ def download_archive(s3_key: str, batch_id: str) -> Path:
         leftover.unlink()
     stored = _head(s3_key)
     path, part = folder / "archive.tar", folder / "archive.tar.part"
-    get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Config=_transfer(stored["ContentLength"]))
-    _check_download(part, s3_key, stored)
-    scratch.sync(part)
-    part.rename(path)
+    try:
+        transfer = _transfer(stored["ContentLength"])
+        get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Config=transfer)
+        _check_download(part, s3_key, stored)
+        scratch.sync(part)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 

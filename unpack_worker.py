@@ -10,7 +10,7 @@ import shutil
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import config
 import s3_utils
@@ -49,10 +49,10 @@ class Unpacker:
                 log.info("batch %s is in work on this host already", batch_id)
                 self.worker.outlast(self.worker.queue.give_back, job, BUSY_SECONDS)
                 return
-            self._unpack(job, batch_id, fields["s3_key"], fields.get("file_count"))
+            self._unpack(job, batch_id, fields["s3_key"])
         self.worker.outlast(self.finish_batches)
 
-    def _unpack(self, job: Job, batch_id: str, s3_key: str, file_count: Any) -> None:
+    def _unpack(self, job: Job, batch_id: str, s3_key: str) -> None:
         outlast = self.worker.outlast
         finished = outlast(self.database.is_finished, batch_id)
         if finished or not outlast(self.batches.adopt, batch_id, s3_key, job):
@@ -61,17 +61,23 @@ class Unpacker:
             return
         self.worker.doing(f"downloading {batch_id}")
         path = outlast(s3_utils.download_archive, s3_key, batch_id)
+        try:
+            self._unpack_archive(job, batch_id, s3_key, path)
+        finally:
+            path.unlink(missing_ok=True)  # another delivery fetches it again; until then it takes no room
+        outlast(self.worker.queue.settle, job)
+        log.info("batch %s is unpacked", batch_id)
+
+    def _unpack_archive(self, job: Job, batch_id: str, s3_key: str, path: Path) -> None:
+        outlast = self.worker.outlast
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
-        total = len(index.members)
+        total, file_count = len(index.members), job.fields.get("file_count")
         if isinstance(file_count, int) and file_count != total:
             raise archive.BadArchive(f"{s3_key} holds {total} audio files, the job says {file_count}")
         log.info("batch %s: %d audio files, %d other members ignored", batch_id, total, index.ignored)
         outlast(self.database.open_batch, batch_id, s3_key, total, self.worker.host)
         outlast(self.batches.open, batch_id, total)
         self._convert_all(batch_id, path, self._left_to_do(batch_id, index))
-        path.unlink(missing_ok=True)
-        outlast(self.worker.queue.settle, job)
-        log.info("batch %s is unpacked", batch_id)
 
     def _left_to_do(self, batch_id: str, index: Index) -> list[Member]:
         """The files not settled and not queued yet; what only PostgreSQL knows as settled is counted here."""

@@ -3,7 +3,8 @@
 A job is a JSON object in a string. It waits in `{queue}`, is claimed into `{queue}:working:{worker_id}`,
 and leaves that list by one script: settled, put back or buried. Every change is fenced: a worker whose
 list no longer holds the job (others took it back, because its heartbeat was gone) changes nothing.
-Delivery is at least once. Beside the list:
+Delivery is at least once. A payload is its job's identity: two that are equal are the same work, share their
+attempts, and may become one delivery while they are delayed. Beside the list:
 
     {queue}:attempts  hash      job -> deliveries so far, counted before the work starts
     {queue}:batch_ids hash      job -> the batch id given to it (transfer jobs), until it is settled
@@ -104,11 +105,18 @@ class JobQueue:
         What an earlier run of this worker had in hand comes first. After a Redis error call it again: a job
         that was claimed without our knowing is found.
         """
-        if self._next is None:
-            payload = self._stray() or self._move(wait_seconds)
-            if payload is None:
-                return None
+        return self.claim_kept() or self._count(self._move(wait_seconds))
+
+    def claim_kept(self) -> Job | None:
+        """Take a job that is in this worker's list already: kept by an earlier run, or claimed unawares."""
+        return self._count(None if self._next else self._stray())
+
+    def _count(self, payload: str | None) -> Job | None:
+        """Count the attempt on a job that is in our list; again, where the answer was lost."""
+        if payload is not None:
             self._next = (payload, uuid.uuid4().hex)
+        if self._next is None:
+            return None
         payload, token = self._next
         attempts = self._begin(keys=[self.working, self.attempts], args=[payload, token])
         self._next = None

@@ -20,7 +20,7 @@ _BATCH_ID = re.compile(r"\d{8}-\d{6}")  # the shape of our own ids: nothing else
 @contextlib.contextmanager
 def locked(root: Path, batch_id: str) -> Iterator[bool]:
     """Hold the batch's lock on this host; gives False at once where another process holds it."""
-    path = root / f"{batch_id}{_LOCK}"
+    path = root / f".{batch_id}{_LOCK}"  # no batch id begins with a dot
     root.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -79,7 +79,7 @@ def sweep(
     """
     swept = []
     for entry in os.scandir(root) if root.is_dir() else ():
-        batch_id = entry.name.removesuffix(_LOCK)
+        batch_id = entry.name.removeprefix(".").removesuffix(_LOCK)
         if not _BATCH_ID.fullmatch(batch_id):
             continue
         if entry.name == batch_id and _idle_seconds(entry) < idle_seconds:

@@ -150,10 +150,13 @@ class Worker:
     def _take_identity(self) -> None:
         """Make sure that no other live process has our id: it would take our jobs for its own."""
         deadline = time.monotonic() + self.limits.heartbeat + 2
-        while holder := self.redis.get(job_queue.heartbeat_key(self.id)):
-            other = json.loads(str(holder))
+        take = redis_client.script(self.redis, "take_identity")
+        key, ours, dead = job_queue.heartbeat_key(self.id), self._state(), ""
+        while held := take(keys=[key], args=[ours, self.limits.heartbeat, dead]):
+            other = json.loads(held)
             if other["host"] == self.host and _started(other["pid"]) != other["started"]:
-                return  # an earlier run on this machine that was killed
+                dead = held  # an earlier run on this machine that has ended
+                continue
             if other["host"] == self.host or time.monotonic() > deadline:
                 raise Misconfigured(
                     f"process {other['pid']} on {other['host']} already works as {self.id}: set WORKER_ID"
@@ -170,7 +173,8 @@ class Worker:
         self._moved = time.monotonic()
         notify(f"STATUS={text}")
 
-    def _beat(self) -> None:
+    def _state(self) -> str:
+        """What the heartbeat says of this worker."""
         state = {
             "role": self.role,
             "host": self.host,
@@ -180,8 +184,11 @@ class Worker:
             "doing": self._doing,
             "since": int(self._since),
         }
+        return json.dumps(state)
+
+    def _beat(self) -> None:
         steps = self.redis.pipeline(transaction=False)
-        steps.set(job_queue.heartbeat_key(self.id), json.dumps(state), ex=self.limits.heartbeat)
+        steps.set(job_queue.heartbeat_key(self.id), self._state(), ex=self.limits.heartbeat)
         steps.zadd(batches.HOSTS, {self.host: int(self.redis.time()[0])})
         steps.execute()
         self.queue.register()
@@ -204,10 +211,10 @@ class Worker:
         while not self.stop.is_set():
             self._moved = time.monotonic()
             self._keep_house()
-            if not self.ready_for_more():
+            if self.ready_for_more():
+                job = self.outlast(self.queue.claim, CLAIM_SECONDS)
+            elif (job := self.outlast(self.queue.claim_kept)) is None:
                 self.stop.wait(CLAIM_SECONDS)
-                continue
-            job = self.outlast(self.queue.claim, CLAIM_SECONDS)
             if job is None:
                 continue
             if job.attempts > self.limits.attempts:

@@ -1,11 +1,15 @@
 """Archives for the tests, made of the samples."""
 
+import functools
 import io
 import json
 import tarfile
+import tempfile
+import threading
 from pathlib import Path
 
-from tests.fleet import PROJECT
+from pipeline.audio import Converter
+from tests.fleet import PROJECT, ffmpeg_program
 
 SAMPLES = PROJECT / "tests" / "samples"
 WORDS: dict[str, str | None] = json.loads((SAMPLES / "words.json").read_text())
@@ -21,6 +25,16 @@ SPEECH = sample(SHORT[0])
 SPOKEN = str(WORDS[SHORT[0]])
 SILENCE = sample("tuesday/silence.mp3")
 DAMAGED = sample("tuesday/damaged.mp3")
+
+
+@functools.cache
+def opus(data: bytes) -> bytes:
+    """A recording as the unpack worker makes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "x.mp3"), Path(folder, "x.opus")
+        source.write_bytes(data)
+        Converter(ffmpeg_program()).to_opus(source, target, threading.Event())
+        return target.read_bytes()
 
 
 def make_tar(path: Path, files: dict[str, bytes]) -> Path:

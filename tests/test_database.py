@@ -223,6 +223,14 @@ def test_it_drops_nul_characters_in_segments(fleet: Fleet, database: Database) -
     assert fleet.query("SELECT segments->0->>'text' FROM transcripts") == [("ab",)]
 
 
+def test_it_stores_halves_of_surrogate_pairs_readably(fleet: Fleet, database: Database) -> None:
+    database.fail_file(BATCH, "a.mp3", "bad \udcff")
+    assert fleet.query("SELECT error FROM audio_files") == [("bad \\udcff",)]
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript("a\ud800"), [])
+    assert fleet.query("SELECT text, segments->0->>'text' FROM transcripts") == [("a\\ud800", "a\\ud800")]
+
+
 def test_it_lists_the_files_that_need_no_more_work(database: Database) -> None:
     done = database.start_file(BATCH, "done.mp3")
     database.update_audio_s3_path(done.audio_id, "key")

@@ -189,6 +189,24 @@ def test_it_counts_once_when_the_reply_to_the_count_was_lost(proxy: Proxy) -> No
     assert (job.fields["n"], job.attempts) == (1, 1)
 
 
+def test_it_gives_nothing_where_the_job_was_taken_back_before_the_count(
+    redis: Any, proxy: Proxy, queue_of: Queues
+) -> None:
+    silent, other = JobQueue(redis_client.connect(proxy.url), QUEUE, "silent"), queue_of("other")
+    silent.register()
+    silent.add({"n": 0})
+    silent.settle(claim(silent))  # the scripts are loaded now
+    silent.add({"n": 1})
+    proxy.lose = silent._begin.sha.encode()
+    with pytest.raises(ConnectionErrorOfRedis):
+        silent.claim(SOON)
+    assert other.recover() == {"silent": 1}
+    held = claim(other)
+    assert silent.claim(SOON) is None
+    assert silent.in_hand == []
+    assert other.settle(held)
+
+
 def test_it_hands_on_once_when_the_reply_to_the_settling_was_lost(redis: Any, proxy: Proxy) -> None:
     queue = JobQueue(redis_client.connect(proxy.url), QUEUE, "w1")
     queue.add({"n": 0})

@@ -1,7 +1,6 @@
 """SIGKILL and SIGTERM of each worker before and after each of its steps: nothing is lost, nothing doubled."""
 
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline import redis_client, scratch
-from pipeline.audio import Converter
 from tests.child import Child
-from tests.fleet import PROJECT, Fleet, ffmpeg_program
-from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar
+from tests.fleet import PROJECT, Fleet
+from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.steps import (
     BATCH,
     batch_keys,
@@ -146,28 +144,13 @@ def test_it_unpacks_once_whatever_step_it_dies_at(
     assert not dead(redis, "queue:unpack")
 
 
-@pytest.fixture(scope="module")
-def opus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Three files as the unpack worker makes them, and one that is no audio."""
-    folder = tmp_path_factory.mktemp("opus")
-    made = {"damaged.mp3": b"no opus"}
-    for name, data in FILES.items():
-        if data is not DAMAGED:
-            (folder / name).write_bytes(data)
-            target = folder / f"{name}.opus"
-            Converter(ffmpeg_program()).to_opus(folder / name, target, threading.Event())
-            made[name] = target.read_bytes()
-    return made
-
-
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("point", GPU)
-def test_it_transcribes_once_whatever_step_it_dies_at(
-    fleet: Fleet, redis: Any, opus: dict[str, bytes], point: str, signal: str
-) -> None:
+def test_it_transcribes_once_whatever_step_it_dies_at(fleet: Fleet, redis: Any, point: str, signal: str) -> None:
     host = "this-host"
     fleet.changes = {"HOST_NAME": host}
-    open_batch(fleet, redis, host, opus)
+    heard = {name: opus(data) for name, data in FILES.items() if data is not DAMAGED}
+    open_batch(fleet, redis, host, {"damaged.mp3": b"no opus", **heard})
     strike(fleet, "gpu", point, signal, lambda: is_idle(redis, "queue:transcribe") and not batch_keys(redis))
     found = rows(fleet)
     assert {name: row[0] for (_, name), row in found.items()} == {

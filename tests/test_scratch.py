@@ -117,7 +117,7 @@ def test_it_closes_what_it_opened(root: Path) -> None:
 def test_it_holds_against_a_file_that_was_removed_before_it_was_locked(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, path = fcntl.flock, root / f"{ID}.lock"
+    real, path = fcntl.flock, root / f".{ID}.lock"
 
     def late(handle: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", real)
@@ -219,7 +219,7 @@ def test_it_leaves_files_and_links_of_our_shape(root: Path, tmp_path: Path) -> N
 
 def test_it_removes_the_lock_that_a_killed_holder_left(root: Path) -> None:
     root.mkdir()
-    (root / f"{ID}.lock").touch()
+    (root / f".{ID}.lock").touch()
     assert sweep(root) == ([], [])
     assert listing(root) == []
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fleet import Fleet
-from tests.recordings import SILENCE, SPEECH, make_tar
+from tests.recordings import SILENCE, SPEECH, make_tar, opus
 from tests.steps import (
     BATCH,
     batch_keys,
@@ -167,7 +167,7 @@ def test_the_unpack_worker_buries_bad_jobs_with_a_reason_and_goes_on(
 def test_the_gpu_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, redis: Any) -> None:
     fleet.changes = {"HOST_NAME": "this-host"}
     (fleet.folder / "secret.opus").write_text("not for you")
-    (good,) = open_batch(fleet, redis, "this-host", {"a.mp3": SILENCE})
+    (good,) = open_batch(fleet, redis, "this-host", {"a.mp3": opus(SILENCE)})
     redis.delete("queue:transcribe")
     fields = {**json.loads(good), "opus_path": str(fleet.folder / "secret.opus")}
     bad_jobs = [*JUNK, json.dumps({"batch_id": BATCH}), json.dumps({**fields, "original_filename": "stolen.mp3"})]
@@ -191,13 +191,13 @@ def test_the_gpu_worker_fails_a_file_that_is_no_audio_at_once(fleet: Fleet, redi
     wait_for(lambda: not batch_keys(redis), fleet, "the batch")
     ((status, error, _, _),) = rows(fleet).values()
     assert status == "failed"
-    assert "cannot be decoded" in error
+    assert error == "the Opus is cut: its last page is missing"
     assert "attempt 1 of" not in log_of(worker)
 
 
 def test_a_retry_after_midnight_writes_the_same_s3_key(fleet: Fleet, redis: Any) -> None:
     fleet.changes = {"HOST_NAME": "this-host"}
-    open_batch(fleet, redis, "this-host", {"a.mp3": SILENCE})
+    open_batch(fleet, redis, "this-host", {"a.mp3": opus(SILENCE)})
     fleet.query(
         "INSERT INTO audio_files (batch_id, original_filename, created_at) VALUES (%s, 'a.mp3', %s)",
         BATCH, "2025-06-22 23:59:59+00",
@@ -209,7 +209,7 @@ def test_a_retry_after_midnight_writes_the_same_s3_key(fleet: Fleet, redis: Any)
 
 def test_s3_away_holds_a_file_without_using_up_attempts(fleet: Fleet, redis: Any) -> None:
     fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "1"}
-    open_batch(fleet, redis, "this-host", {"a.mp3": SILENCE})
+    open_batch(fleet, redis, "this-host", {"a.mp3": opus(SILENCE)})
     worker = fleet.worker("gpu")
     wait_for_log(worker, "ready")
     fleet.s3.kill()
