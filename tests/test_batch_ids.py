@@ -94,6 +94,17 @@ def test_one_job_delivered_to_several_workers_gets_one_id(fleet: Fleet) -> None:
         assert len(set(pool.map(work, range(8)))) == 1
 
 
+def test_two_deliveries_at_the_same_moment_get_one_id(redis: Any, queue: JobQueue) -> None:
+    job, others = claim(queue, "/a.tar"), []
+
+    def meanwhile(_batch_id: str) -> bool:
+        """Asked after the first delivery found no id, and before it reserves one."""
+        others.append(BatchIds(redis, queue, nothing).assign(job, NOON - datetime.timedelta(hours=1)))
+        return False
+
+    assert BatchIds(redis, queue, meanwhile).assign(job, NOON) == others[0] == "20261124-110000"
+
+
 def test_a_job_keeps_its_id_when_it_is_delivered_again(
     ids: BatchIds, queue: JobQueue, queue_of: Callable[[str], JobQueue]
 ) -> None:

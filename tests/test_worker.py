@@ -406,7 +406,7 @@ def test_it_waits_for_the_end_of_a_heartbeat_from_another_host(
     worker = make(fleet)
     monkeypatch.setattr(worker.stop, "wait", lambda seconds: time.sleep(0.1))
     worker._take_identity()
-    assert not redis.exists(job_queue.heartbeat_key("w1"))
+    assert heartbeat_of(redis)["host"] == worker.host
 
 
 def test_it_refuses_an_id_that_another_host_keeps_alive(redis: Any, fleet: Fleet) -> None:
