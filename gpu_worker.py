@@ -14,6 +14,7 @@ from pathlib import Path
 import config
 import s3_utils
 from pipeline import classifiers, finishing, worker
+from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.database import AudioRow, Database
 from pipeline.errors import Permanent
@@ -67,9 +68,8 @@ class Listener:
     def start(self, job: Job) -> File | None:
         """Check a job and make its row; None where there is nothing to transcribe."""
         outlast = self.worker.outlast
-        fields = job.require(batch_id=str, opus_path=str, original_filename=str)
-        batch_id, name = check_id(fields["batch_id"]), fields["original_filename"]
-        path = _in_scratch(fields["opus_path"], batch_id)
+        batch_id, name = _names(job)
+        path = _in_scratch(job.fields["opus_path"], batch_id)
         if not outlast(self.batches.wants, batch_id, name):
             log.info("batch %s: %s is settled already, or not this host's", batch_id, name)
             outlast(self.worker.queue.settle, job)
@@ -102,8 +102,7 @@ class Listener:
     def give_up(self, job: Job, reason: str) -> None:
         """Mark a file as failed and count it as such; its job is a dead letter where no row could be made."""
         try:
-            fields = job.require(batch_id=str, opus_path=str, original_filename=str)
-            batch_id, name = check_id(fields["batch_id"]), fields["original_filename"]
+            batch_id, name = _names(job)
         except Permanent:
             self.worker.bury(job, reason)
             return
@@ -122,6 +121,15 @@ class Listener:
     def finish_batches(self) -> None:
         """Delete the scratch of batches whose files are all settled."""
         finishing.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
+
+
+def _names(job: Job) -> tuple[str, str]:
+    """The batch and the file of a job; `Permanent` where they are none, or PostgreSQL could not hold them."""
+    fields = job.require(batch_id=str, opus_path=str, original_filename=str)
+    batch_id, name = check_id(fields["batch_id"]), fields["original_filename"]
+    if not is_storable(name):
+        raise Permanent(f"original_filename {name!r} is not a name that the unpack worker gives")
+    return batch_id, name
 
 
 def _in_scratch(opus_path: str, batch_id: str) -> Path:

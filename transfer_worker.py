@@ -10,6 +10,7 @@ import datetime
 import logging
 import shutil
 import time
+from pathlib import Path
 
 import config
 import s3_utils
@@ -17,7 +18,7 @@ from pipeline import archive, worker
 from pipeline.batch_ids import BatchIds
 from pipeline.errors import Permanent
 from pipeline.job_queue import Job
-from pipeline.remote import RemoteHost
+from pipeline.remote import FileState, RemoteHost
 from pipeline.watch import Watch
 from pipeline.worker import Worker
 
@@ -40,13 +41,20 @@ class Transferrer:
 
     def transfer(self, job: Job) -> None:
         """Settle one job: its archive is in S3, checked, and queued to be unpacked."""
-        outlast, stop = self.worker.outlast, self.worker.stop
+        outlast = self.worker.outlast
         remote_path = job.require(remote_path=str)["remote_path"]
         state = outlast(self.remote.stat, remote_path)
         batch_id = outlast(self.batch_ids.assign, job)
-        self.worker.doing(f"copying {remote_path} as {batch_id}")
         path = self.folder / f"{batch_id}.tar"
-        outlast(self.remote.fetch, remote_path, state, path, stop)
+        try:
+            self._transfer(job, remote_path, state, batch_id, path)
+        finally:  # in S3, or to be copied again by the next delivery
+            path.unlink(missing_ok=True)
+
+    def _transfer(self, job: Job, remote_path: str, state: FileState, batch_id: str, path: Path) -> None:
+        outlast = self.worker.outlast
+        self.worker.doing(f"copying {remote_path} as {batch_id}")
+        outlast(self.remote.fetch, remote_path, state, path, self.worker.stop)
         if state.sha256 and s3_utils.sha256(path) != state.sha256:
             raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
@@ -61,7 +69,6 @@ class Transferrer:
         outlast(self.watch.mark, remote_path, state)
         if outlast(self.worker.queue.settle, job, config.UNPACK_QUEUE, unpack_job):
             log.info("%s is batch %s, %d audio files", remote_path, batch_id, len(index.members))
-        path.unlink()
 
     def keep_house(self) -> None:
         """Look at the remote folder for new archives, every EC2_WATCH_SECONDS."""

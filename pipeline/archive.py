@@ -112,6 +112,14 @@ def readable(name: str) -> str:
     return f"{kept}~{hashlib.sha256(name.encode()).hexdigest()[:12]}{PurePosixPath(name).suffix[:6]}"
 
 
+def is_storable(name: str) -> bool:
+    """Whether a name can be one of `index`: PostgreSQL and its index take it."""
+    try:
+        return "\0" not in name and len(name.encode()) <= 2 * MOST_NAME_BYTES
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
 def _headers(file: BinaryIO, size: int, most_members: int) -> Iterator[tarfile.TarInfo]:
     """Every header of the archive, and after the last one a look at what follows it."""
     try:

@@ -43,8 +43,9 @@ class Stopping(Exception):
     """The worker was asked to stop while it waited: the job in hand goes back to its queue."""
 
 
-# Disk and machine limits that stop every job alike.
-_HOST_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# What is wrong with the disk, its permissions or the machine stops every job alike.
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+_HOST_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 # S3 answers that tell of credentials, the bucket or the region rather than of one object. HEAD has no
 # body, so that a wrong region reads as "400" and a wrong secret as "403".
@@ -92,8 +93,10 @@ def away(error: BaseException) -> str | None:
         return "PostgreSQL" if lost and not isinstance(error, _SQL_VALUES) else None
     if _s3_away(error):
         return "S3"
+    if isinstance(error, OSError) and error.errno in _DISK_ERRNOS:
+        return "the disk"
     if isinstance(error, OSError) and error.errno in _HOST_ERRNOS:
-        return "the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else "the host"
+        return "the host"
     return None
 
 

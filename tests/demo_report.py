@@ -53,6 +53,14 @@ def dead_letters(fleet: Fleet) -> int:
         return sum(client.llen(f"queue:{name}:dead") for name in ("transfer", "unpack", "transcribe"))
 
 
+def reasons(fleet: Fleet) -> Iterator[str]:
+    """Why jobs were given up."""
+    with _redis(fleet) as client:
+        for name in ("transfer", "unpack", "transcribe"):
+            for letter in client.lrange(f"queue:{name}:dead", 0, -1):
+                yield f"{name}: {json.loads(letter)['error']}"
+
+
 def objects(fleet: Fleet, prefix: str) -> Iterator[str]:
     """The keys in the bucket that begin so."""
     client = boto3.client(
@@ -103,6 +111,8 @@ def check(fleet: Fleet, archives: list[Path], given: argparse.Namespace, console
         checks += _check_words(rows)
     for passed, line in checks:
         console.print(f"{'ok    ' if passed else 'WRONG '} {line}", style=None if passed else "bold red")
+    for reason in reasons(fleet):
+        console.print(Text(f"given up by {reason}", style="bold red"))
     return all(passed for passed, _ in checks)
 
 
@@ -130,6 +140,8 @@ def _check_words(rows: Iterable[tuple[Any, ...]]) -> list[tuple[bool, str]]:
 
 def audio_members(path: Path) -> Iterator[str]:
     """The names of an archive's audio files, by tarfile's own reading."""
+    if not tarfile.is_tarfile(path):  # the pipeline's own reason is in its dead letter
+        return
     with tarfile.open(path) as tar:
         for member in tar:
             name = member.name.lower()

@@ -170,7 +170,9 @@ def test_the_gpu_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, 
     (good,) = open_batch(fleet, redis, "this-host", {"a.mp3": opus(SILENCE)})
     redis.delete("queue:transcribe")
     fields = {**json.loads(good), "opus_path": str(fleet.folder / "secret.opus")}
-    bad_jobs = [*JUNK, json.dumps({"batch_id": BATCH}), json.dumps({**fields, "original_filename": "stolen.mp3"})]
+    half = json.dumps({**json.loads(good), "original_filename": "half \ud800.mp3"})
+    bad_jobs = [*JUNK, json.dumps({"batch_id": BATCH}), half]
+    bad_jobs.append(json.dumps({**fields, "original_filename": "stolen.mp3"}))
     unknown = json.dumps({**json.loads(good), "batch_id": "20250101-000000"}).replace(BATCH, "20250101-000000")
     redis.rpush("queue:transcribe", *bad_jobs, unknown, good)
     worker = fleet.worker("gpu")
