@@ -18,6 +18,10 @@ REDIS = ("REDIS_URL",)
 DATABASE = ("DATABASE_URL",)
 S3 = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_BUCKET")
 EC2 = ("EC2_HOST", "EC2_USER", "EC2_KEY_FILE", "EC2_KNOWN_HOSTS")
+COMPUTE_TYPES = (
+    "default", "auto", "float32", "float16", "bfloat16", "int16",
+    "int8", "int8_float32", "int8_float16", "int8_bfloat16",
+)  # fmt: skip
 FILES = ("EC2_KEY_FILE", "EC2_KNOWN_HOSTS")
 
 defaults: dict[str, str] = {}  # every variable that the code reads, with its default as text
@@ -68,6 +72,25 @@ def _name(name: str, default: str) -> str:
     return text
 
 
+def _choice(name: str, default: str, *values: str) -> str:
+    """The variable as one of the values."""
+    text = _text(name, default)
+    for value in values:
+        if text.lower() == value.lower():
+            return value
+    _wrong.append(f"{name} is {text!r}: give {', '.join(values[:-1])} or {values[-1]}")
+    return default
+
+
+def _device(name: str, default: str) -> tuple[str, int]:
+    """The variable as a device and its number: auto, cpu, cuda, or cuda:1 for the second GPU."""
+    text = _text(name, default)
+    if match := re.fullmatch(r"(auto|cpu|cuda)|cuda:(\d+)", text):
+        return match[1] or "cuda", int(match[2] or 0)
+    _wrong.append(f"{name} is {text!r}: give auto, cpu, cuda, or cuda:1 for the second GPU")
+    return default, 0
+
+
 REDIS_URL = _url("REDIS_URL", "redis", "rediss")
 DATABASE_URL = _url("DATABASE_URL", "postgresql", "postgres")
 
@@ -115,20 +138,28 @@ FFMPEG = _text("FFMPEG", "ffmpeg")
 FFMPEG_TIMEOUT_SECONDS = _whole("FFMPEG_TIMEOUT_SECONDS", 3600, least=1)
 
 WHISPER_MODEL = _text("WHISPER_MODEL", "large-v3-turbo")
-WHISPER_DEVICE = _text("WHISPER_DEVICE", "auto")
-WHISPER_COMPUTE_TYPE = _text("WHISPER_COMPUTE_TYPE", "default")
+WHISPER_DEVICE, WHISPER_DEVICE_INDEX = _device("WHISPER_DEVICE", "auto")
+WHISPER_COMPUTE_TYPE = _choice("WHISPER_COMPUTE_TYPE", "default", *COMPUTE_TYPES)
 WHISPER_THREADS = _whole("WHISPER_THREADS", 0)
 WHISPER_BEAM_SIZE = _whole("WHISPER_BEAM_SIZE", 5, least=1)
+WHISPER_BATCH_SIZE = (
+    0 if _text("WHISPER_BATCH_SIZE", "auto") == "auto" else _whole("WHISPER_BATCH_SIZE", 0, least=1)
+)
+defaults["WHISPER_BATCH_SIZE"] = "auto"
 WHISPER_LANGUAGE = _text("WHISPER_LANGUAGE")
+WHISPER_TASK = _choice("WHISPER_TASK", "transcribe", "transcribe", "translate")
+WHISPER_WORD_TIMESTAMPS = _choice("WHISPER_WORD_TIMESTAMPS", "0", "0", "1") == "1"
+WHISPER_INITIAL_PROMPT = _text("WHISPER_INITIAL_PROMPT")
+PREPARE_THREADS = _whole("PREPARE_THREADS", 0) or max(1, min(8, len(os.sched_getaffinity(0)) // 2))
+BATCH_WAIT_MS = _whole("BATCH_WAIT_MS", 100)
+KEEP_BACKLOG_FILES = _whole("KEEP_BACKLOG_FILES", 64, least=1)
 
-LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
-if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-    _wrong.append(f"LOG_LEVEL is {LOG_LEVEL!r}: give DEBUG, INFO, WARNING or ERROR")
+LOG_LEVEL = _choice("LOG_LEVEL", "INFO", "DEBUG", "INFO", "WARNING", "ERROR")
 
 
 def worker_id(role: str) -> str:
-    """The name of this process in Redis: WORKER_ID, or host and role where it is not set."""
-    return WORKER_ID or f"{HOST_NAME}-{role}"
+    """The name of this process in Redis: WORKER_ID, or host and role (gpu1: on the second GPU)."""
+    return WORKER_ID or f"{HOST_NAME}-{role}{WHISPER_DEVICE_INDEX or '' if role == 'gpu' else ''}"
 
 
 def require(*names: str) -> None:

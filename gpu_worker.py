@@ -7,7 +7,9 @@ Each may be repeated, so a job that is delivered again goes through them again a
 """
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +19,16 @@ from pipeline import classifiers, finishing, worker
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.database import AudioRow, Database
-from pipeline.errors import Permanent
+from pipeline.errors import Permanent, Stopping
 from pipeline.job_queue import Job
-from pipeline.transcriber import Transcriber, model_problem
+from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
+from pipeline.whisper import Options, Whisper, model_problem
 from pipeline.worker import Worker
 
 log = logging.getLogger("gpu")
+
+KEEPERS = 8  # files whose Opus and rows are written at a time
 
 
 @dataclass(frozen=True)
@@ -38,54 +43,106 @@ class File:
 
 
 class Listener:
-    """The work on the jobs of the host's transcription queue."""
+    """The work on the jobs of the host's transcription queue.
+
+    The main thread claims files and hands them to the engine; the keepers' threads keep what it has heard.
+    """
 
     def __init__(self, process: Worker) -> None:
         self.worker = process
         self.batches = Batches(process.redis, process.host)
         self.database = Database(config.DATABASE_URL)
+        self.in_work: set[tuple[str, str]] = set()
+        self.room = threading.BoundedSemaphore(config.KEEP_BACKLOG_FILES)
+        self.keepers = ThreadPoolExecutor(KEEPERS, "keep")
+        self.failure: BaseException | None = None
         process.give_up = self.give_up
         process.housekeeping = self.finish_batches
 
-    def listen(self, transcriber: Transcriber) -> None:
-        """Transcribe until the worker is to stop."""
-        for file, heard in transcriber.transcribe(self.files()):
-            with self.worker.holding(file.job):
-                if isinstance(heard, Exception):
-                    raise heard
-                self.keep(file, heard)
+    def listen(self, engine: Transcriber[File]) -> None:
+        """Feed the engine until the worker is to stop; on the way out, what it has on the device is kept."""
 
-    def files(self) -> Iterator[tuple[File, Path]]:
-        """The files to transcribe, as their jobs are claimed."""
-        for job in self.worker.jobs():
-            file = None
-            with self.worker.holding(job):
-                file = self.start(job)
-            if file is not None:
-                self.worker.doing(f"transcribing {file.batch_id} {file.name}")
-                yield file, file.path
+        def is_sound() -> bool:
+            engine.check()
+            if self.failure is not None:
+                raise self.failure
+            return True
+
+        self.worker.ready_for_more = is_sound
+        with self.keepers, engine:
+            for job in self.worker.jobs():
+                if job.attempts > 1 and any(other is not job for other in self.worker.queue.in_hand):
+                    self.worker.outlast(self.worker.queue.keep, job)  # uncounted; claimed again in a moment
+                    self.wait_until_idle(is_sound)
+                    continue
+                file = None
+                with self.worker.holding(job):
+                    file = self.start(job)
+                if file is not None:
+                    engine.submit(file, file.path, self.worker.stop)
+                    self.say_what_is_in_work()
+                if job.attempts > 1:  # its last delivery ended badly: its neighbours must not suffer for it
+                    self.wait_until_idle(is_sound)
+
+    def wait_until_idle(self, is_sound: Callable[[], bool]) -> None:
+        """Wait until no job is in hand."""
+        while self.worker.queue.in_hand and is_sound():
+            if self.worker.stop.wait(0.05):
+                raise Stopping
+
+    def say_what_is_in_work(self) -> None:
+        """The status that operators see."""
+        files = len(self.in_work)
+        self.worker.doing(f"transcribing, {files} files in hand" if files else "idle")
+
+    def heard(self, file: File, result: Transcript | Exception) -> None:
+        """Take a result from the engine, which waits here while too many are still to be kept."""
+        self.room.acquire()
+        self.keepers.submit(self.end, file, result).add_done_callback(self.ended)
+
+    def ended(self, outcome: Future[None]) -> None:
+        """After a file: room for the next. What nobody foresaw ends the process."""
+        self.room.release()
+        self.failure = self.failure or outcome.exception()
+
+    def end(self, file: File, result: Transcript | Exception) -> None:
+        """End one file (in a thread of the keepers)."""
+        with self.worker.holding(file.job):
+            if isinstance(result, Transcript):
+                self.keep(file, result)
+            elif self.worker.outlast(self.batches.wants, file.batch_id, file.name):
+                raise result
+            else:  # the batch went to another host, and its scratch went
+                self.drop(file.job, file.batch_id, file.name)
+        self.in_work.discard((file.batch_id, file.name))
+        self.say_what_is_in_work()
 
     def start(self, job: Job) -> File | None:
         """Check a job and make its row; None where there is nothing to transcribe."""
         outlast = self.worker.outlast
         batch_id, name = _names(job)
         path = _in_scratch(job.fields["opus_path"], batch_id)
-        if not outlast(self.batches.wants, batch_id, name):
-            log.info("batch %s: %s is settled already, or not this host's", batch_id, name)
-            outlast(self.worker.queue.settle, job)
+        if (batch_id, name) in self.in_work or not outlast(self.batches.wants, batch_id, name):
+            self.drop(job, batch_id, name)
             return None
         row = outlast(self.database.start_file, batch_id, name)
         file = File(job, batch_id, name, path, row)
         if row.status == "done":  # died between the row and the count
             self.count(file)
             return None
+        self.in_work.add((batch_id, name))
         return file
+
+    def drop(self, job: Job, batch_id: str, name: str) -> None:
+        """Acknowledge a delivery that asks for nothing."""
+        log.info("batch %s: %s is settled or in work already, or not this host's", batch_id, name)
+        self.worker.outlast(self.worker.queue.settle, job)
 
     def keep(self, file: File, heard: Transcript) -> None:
         """Write a file's result and its Opus, then count it."""
         outlast = self.worker.outlast
-        self.worker.doing(f"keeping {file.batch_id} {file.name}")
-        outlast(self.database.save_result, file.row.audio_id, heard, classifiers.classify(heard))
+        labels = classifiers.classify(heard)
+        outlast(self.database.save_result, file.row.audio_id, heard, labels)
         key = outlast(s3_utils.upload_opus, file.path, file.row.audio_id, file.row.date)
         outlast(self.database.update_audio_s3_path, file.row.audio_id, key)
         self.count(file)
@@ -140,22 +197,42 @@ def _in_scratch(opus_path: str, batch_id: str) -> Path:
     return path
 
 
+def load() -> Whisper:
+    """The model on its device."""
+    return Whisper(
+        config.MODELS_ROOT / config.WHISPER_MODEL,
+        config.WHISPER_DEVICE,
+        config.WHISPER_DEVICE_INDEX,
+        config.WHISPER_COMPUTE_TYPE,
+        config.WHISPER_THREADS,
+        Options(
+            beam_size=config.WHISPER_BEAM_SIZE,
+            language=config.WHISPER_LANGUAGE or None,
+            task=config.WHISPER_TASK,
+            word_timestamps=config.WHISPER_WORD_TIMESTAMPS,
+            initial_prompt=config.WHISPER_INITIAL_PROMPT,
+        ),
+    )
+
+
 def run() -> None:
-    """Load the model, then work until SIGTERM."""
+    """Load the models, then work until SIGTERM."""
     worker_id = config.worker_id("gpu")
     process = Worker(config.REDIS_URL, config.TRANSCRIBE_QUEUE, "gpu", worker_id, config.HOST_NAME, config.LIMITS)
     listener = Listener(process)
-    transcriber = Transcriber(
-        config.MODELS_ROOT / config.WHISPER_MODEL,
-        config.WHISPER_DEVICE,
-        config.WHISPER_COMPUTE_TYPE,
-        config.WHISPER_THREADS,
-        config.WHISPER_BEAM_SIZE,
-        config.WHISPER_LANGUAGE or None,
-    )
+    try:
+        whisper = load()
+    except ValueError as error:  # a language or a compute type that the model does not know
+        raise worker.Misconfigured(f"WHISPER_MODEL {config.WHISPER_MODEL}: {error}") from None
+    size = config.WHISPER_BATCH_SIZE or whisper.batch_that_fits()
+    engine = Transcriber(
+        whisper, listener.heard, config.PREPARE_THREADS, size, config.BATCH_WAIT_MS / 1000,
+        progress=listener.say_what_is_in_work,
+    )  # fmt: skip
+    log.info("%s on %s, up to %d windows at a time", whisper.name, "a GPU" if whisper.on_gpu else "the CPU", size)
     checks = (listener.database.check_schema, s3_utils.check_bucket, listener.check_queue)
     with process.running(*checks):
-        listener.listen(transcriber)
+        listener.listen(engine)
 
 
 def main() -> int:

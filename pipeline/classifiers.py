@@ -1,19 +1,8 @@
 """What the row says about the sound beside its words."""
 
-from dataclasses import dataclass
-
-from pipeline.transcript import Transcript
+from pipeline.transcript import Label, Transcript
 
 SILENCE_DB = -60.0  # below this level (RMS, full scale) a file without speech is silence; a quiet room is near -50
-
-
-@dataclass(frozen=True)
-class Label:
-    """One row of `classifications`; `score` is between 0 and 1."""
-
-    classifier: str
-    name: str
-    score: float
 
 
 def classify(transcript: Transcript) -> list[Label]:

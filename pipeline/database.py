@@ -1,6 +1,7 @@
 """The rows in PostgreSQL. Every method is one transaction and may be repeated."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -9,8 +10,7 @@ from typing import Any
 
 import psycopg2
 
-from pipeline.classifiers import Label
-from pipeline.transcript import Transcript
+from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
 _SQL = Path(__file__).parent / "sql"
@@ -27,28 +27,30 @@ class AudioRow:
 
 
 class Database:
-    """One connection, made when it is needed and made again after an outage. For one thread."""
+    """A connection for each thread, made when it is needed and made again after an outage."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._connection: Any = None
+        self._of_thread = threading.local()
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
-        if self._connection is None:
-            self._connection = psycopg2.connect(self._url, connect_timeout=10, application_name="audio-pipeline")
+        connection = getattr(self._of_thread, "connection", None)
+        if connection is None:
+            connection = psycopg2.connect(self._url, connect_timeout=10, application_name="audio-pipeline")
+            self._of_thread.connection = connection
         try:
-            with self._connection, self._connection.cursor() as cursor:
+            with connection, connection.cursor() as cursor:
                 yield cursor
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
             self.close()
             raise
 
     def close(self) -> None:
-        """Close the connection; the next call makes a new one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close this thread's connection; its next call makes a new one."""
+        if (connection := getattr(self._of_thread, "connection", None)) is not None:
+            self._of_thread.connection = None
+            connection.close()
 
     def start_file(self, batch_id: str, original_filename: str) -> AudioRow:
         """The file's row, made where it is missing; its status is 'done' or 'processing' after this."""
@@ -65,7 +67,7 @@ class Database:
                 (transcript.duration_seconds, transcript.language, audio_id),
             )
             row = {"audio_id": audio_id, "text": _storable(transcript.text), "model": transcript.model}
-            segments = [{**asdict(part), "text": _storable(part.text)} for part in transcript.segments]
+            segments = [_segment(part) for part in transcript.segments]
             cursor.execute(_query("save_transcript"), {**row, "segments": json.dumps(segments)})
             cursor.execute("DELETE FROM classifications WHERE audio_id = %s", (audio_id,))
             cursor.executemany(
@@ -147,6 +149,16 @@ class Database:
                 cursor.execute(path.read_text())
                 cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (path.name,))
         return [path.name for path in new]
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    """The segment as it stands in `transcripts`; `words` only where they were asked for."""
+    fields = asdict(segment)
+    if segment.words is None:
+        del fields["words"]
+    else:
+        fields["words"] = [{**word, "word": _storable(word["word"])} for word in fields["words"]]
+    return {**fields, "text": _storable(segment.text)}
 
 
 def _storable(text: str) -> str:

@@ -14,6 +14,7 @@ attempts, and may become one delivery while they are delayed. Beside the list:
 """
 
 import json
+import threading
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def heartbeat_key(worker_id: str) -> str:
 
 @dataclass
 class JobQueue:
-    """The queue `name` as `worker_id` sees it. Only `recover` and `register` may run in another thread."""
+    """The queue `name` as `worker_id` sees it. One thread claims; the rest may be called by any."""
 
     redis: Any
     name: str
@@ -88,6 +89,7 @@ class JobQueue:
             redis_client.script(self.redis, name)
             for name in ("begin", "settle", "put_back", "bury", "promote", "recover")
         )
+        self._lock = threading.Lock()  # of `in_hand`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
         self._strays = True  # an earlier run of this worker, or a lost reply, may have left a job in our list
 
@@ -123,7 +125,8 @@ class JobQueue:
         if attempts == 0:  # taken back before it was counted: it is somebody else's
             return None
         job = Job(payload, attempts, token)
-        self.in_hand.append(job)
+        with self._lock:
+            self.in_hand = [*self.in_hand, job]
         return job
 
     def _move(self, wait_seconds: float) -> str | None:
@@ -136,8 +139,9 @@ class JobQueue:
     def _stray(self) -> str | None:
         if not self._strays:
             return None
+        in_hand = self.in_hand  # as it is before we look: what is settled meanwhile is no stray
         ours = self.redis.lrange(self.working, 0, -1)
-        for job in self.in_hand:
+        for job in in_hand:
             if job.payload in ours:
                 ours.remove(job.payload)
         self._strays = len(ours) > 1
@@ -158,8 +162,11 @@ class JobQueue:
         return self._back(job, delay_seconds, job.token)
 
     def keep(self, job: Job) -> bool:
-        """Leave the job, uncounted, to this worker's next run; others take it once the heartbeat is gone."""
-        return self._back(job, -1, job.token)
+        """Leave the job, uncounted, in our list, for our next run or a later claim of this one; others take it
+        once the heartbeat is gone."""
+        kept = self._back(job, -1, job.token)
+        self._strays = True
+        return kept
 
     def _back(self, job: Job, delay_seconds: int, uncounted: str) -> bool:
         keys = [self.working, self.attempts, self.name, self.delayed]
@@ -184,7 +191,8 @@ class JobQueue:
 
     def drop(self, job: Job) -> None:
         """Forget a job that another script has acknowledged, or whose claim was lost."""
-        self.in_hand = [held for held in self.in_hand if held is not job]
+        with self._lock:
+            self.in_hand = [held for held in self.in_hand if held is not job]
 
     def _leave(self, job: Job, changed: int) -> bool:
         self.drop(job)

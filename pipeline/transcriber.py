@@ -1,114 +1,309 @@
-"""Speech to text with faster-whisper, from a model folder on this host.
+"""Speech to text for many files at once: windows of several files share each of the model's batches.
 
-The engine is behind one function: files go in, each with a key of the caller's, and results come out as
-each file is done, in any order. How many files the engine takes before it gives one back is its own affair.
-A failure of the GPU itself is raised, and ends the process; it loads the model anew when it is restarted.
+    submit ─▶ preparers: decode, voice gate, features ─▶ windows ready ─▶ batches on the device ─▶ deliver
+
+Every stage runs in threads of its own and holds little more than the next one needs: a file waits only until
+a preparer is free, a preparer only while enough windows are ready. A file is delivered when its own last
+window is heard, whatever else is in work.
 """
 
-from collections.abc import Iterable, Iterator
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
-from av.error import FFmpegError
-from faster_whisper import WhisperModel
-from faster_whisper.audio import decode_audio
-from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-from pipeline.audio import SAMPLE_RATE, UnreadableAudio, ends_whole
-from pipeline.transcript import Segment, Transcript
+from pipeline.errors import Stop, Stopping
+from pipeline.transcript import Label, Segment, Transcript, Word
+from pipeline.whisper import Passage, Whisper, is_broken_device, is_out_of_memory
+from pipeline.windows import Recording, Window
 
+log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
-MODEL_FILES = ("config.json", "model.bin", "tokenizer.json", "preprocessor_config.json")
+READY_BATCHES = 3  # windows prepared ahead: enough to choose rows of similar length from
 
 
-def model_problem(folder: Path) -> str | None:
-    """What the model folder lacks, in one line; None where it is complete. Nothing is fetched from a hub."""
-    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
-    if not any(folder.glob("vocabulary.*")):
-        missing.append("vocabulary.json")
-    if missing:
-        return f"{folder} is not a Whisper model in CTranslate2 format: {', '.join(missing)} missing"
-    return None
+class Tagger(Protocol):
+    """What labels the sound of files (`pipeline.audio_tags`)."""
+
+    def file(self) -> Any:
+        """An object for one file: `add(samples)` takes its sound, `labels()` gives its labels."""
 
 
-class Transcriber:
-    """A Whisper model on one device."""
+@dataclass(eq=False)
+class _File(Generic[Key]):
+    """A file in work: what is heard so far, by window."""
+
+    key: Key
+    path: Path
+    recording: Recording
+    language: str | None
+    tags: list[Label] = field(default_factory=list)
+    heard: dict[int, tuple[Window, list[Passage]]] = field(default_factory=dict)
+    windows: int | None = None  # how many there are; None while it is read
+    tagging: Any = None
+    over: bool = False  # delivered, or failed
+
+
+@dataclass(eq=False)
+class _Row(Generic[Key]):
+    """A window that waits for the device."""
+
+    file: _File[Key]
+    index: int
+    window: Window
+    features: np.ndarray
+
+
+class Transcriber(Generic[Key]):
+    """The engine around a `Whisper`: `with Transcriber(...) as engine: engine.submit(key, path)`.
+
+    `deliver(key, result)` is called once for each file, in a thread of the engine, with its `Transcript` or the
+    exception that says what is wrong with it. The engine waits for it to return; what it raises ends the
+    engine, as a broken device does: the next `submit` or `drain` raises that.
+    """
 
     def __init__(
-        self, folder: Path, device: str, compute_type: str, threads: int, beam_size: int, language: str | None
+        self,
+        whisper: Whisper,
+        deliver: Callable[[Key, Transcript | Exception], object],
+        prepare_threads: int,
+        batch_size: int,
+        batch_wait_seconds: float = 0.1,
+        tagger: Tagger | None = None,
+        progress: Callable[[], object] = bool,
     ) -> None:
-        """Load the model and run it once: a missing CUDA library shows at the first run, not at load."""
-        self._model = WhisperModel(
-            str(folder), device=device, compute_type=compute_type, cpu_threads=threads, local_files_only=True
-        )
-        self._name, self._beam_size, self._language = folder.name, beam_size, language
-        self._hear(np.zeros(SAMPLE_RATE, np.float32))
+        """`batch_wait_seconds`: how long a batch that is not full waits while more files are being prepared;
+        `progress` is called after every batch."""
+        self._whisper, self._deliver, self._tagger, self._progress = whisper, deliver, tagger, progress
+        self.batch_size, self._wait = batch_size, batch_wait_seconds
+        self._most_ready = READY_BATCHES * batch_size
+        self._changed = threading.Condition()
+        self._submitted: deque[_File[Key]] = deque()
+        self._ready: list[_Row[Key]] = []
+        self._preparing = self._undelivered = 0
+        self._ending = False
+        self._failure: BaseException | None = None
+        self._preparers = prepare_threads
+        jobs = [("prepare", self._prepare)] * prepare_threads + [
+            ("compute", self._compute)
+        ] * whisper.batches_at_once
+        self._threads = [
+            threading.Thread(target=self._run, args=(job,), name=f"{name}-{number}", daemon=True)
+            for number, (name, job) in enumerate(jobs)
+        ]
 
-    def transcribe(self, files: Iterable[tuple[Key, Path]]) -> Iterator[tuple[Key, Transcript | Exception]]:
-        """Transcribe the files as they come; gives for each key its transcript, or what went wrong with it."""
-        for key, path in files:
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, key: Key, path: Path, stop: Stop | None = None) -> None:
+        """Take a file in; waits while enough are ahead. `Stopping` where `stop` is set meanwhile."""
+        with self._changed:
+            self._await(lambda: len(self._submitted) < self._preparers, stop)
+            tags = self._tagger.file() if self._tagger else None
+            recording = Recording(path, tags.add) if tags else Recording(path)
+            self._submitted.append(_File(key, path, recording, self._whisper.language, tagging=tags))
+            self._undelivered += 1
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise what has ended the engine, where something has."""
+        if self._failure is not None:
+            raise self._failure
+
+    def drain(self, stop: Stop | None = None) -> None:
+        """Wait until every file that was submitted is delivered. `Stopping` where `stop` is set meanwhile."""
+        with self._changed:
+            self._await(lambda: not self._undelivered, stop)
+
+    def close(self) -> None:
+        """End the threads: what is on the device is finished, and files complete with it are delivered."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _await(self, condition: Callable[[], bool], stop: Stop | None) -> None:
+        while not condition():
+            if self._failure is None:
+                self._changed.wait(0.2)
+            self.check()
+            if stop is not None and stop.is_set():
+                raise Stopping
+        self.check()
+
+    def _run(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # noqa: BLE001 - raised by the next call from outside
+            with self._changed:
+                self._failure = self._failure or error
+                self._ending = True
+                self._changed.notify_all()
+
+    # --- preparation -----------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        while (file := self._next_file()) is not None:
             try:
-                yield key, self._transcribe(path)
-            except Exception as error:
-                if "CUDA failed" in str(error) and "out of memory" not in str(error):
-                    raise  # the device is of no more use to this process
-                yield key, error
+                windows = self._read(file)
+            except Exception as error:  # noqa: BLE001 - the file's own result
+                self._end_file(file, error)
+            else:
+                with self._changed:
+                    file.windows = windows
+                self._end_if_complete(file)
+            with self._changed:
+                self._preparing -= 1
+                self._changed.notify_all()
 
-    def _transcribe(self, path: Path) -> Transcript:
-        audio = _decode(path)
-        gate = VadOptions(max_speech_duration_s=self._model.feature_extractor.chunk_length)
-        spoken = sum(part["end"] - part["start"] for part in get_speech_timestamps(audio, gate)) / SAMPLE_RATE
-        segments, language = self._hear(audio) if spoken else ([], None)
+    def _next_file(self) -> _File[Key] | None:
+        with self._changed:
+            while not self._submitted and not self._ending:
+                self._changed.wait()
+            if self._ending:
+                return None
+            self._preparing += 1
+            self._changed.notify_all()
+            return self._submitted.popleft()
+
+    def _read(self, file: _File[Key]) -> int | None:
+        """Put the file's windows among those that are ready; gives how many there were, None where it is over."""
+        number = 0
+        for window in file.recording.windows():
+            row = _Row(file, number, window, self._whisper.features(window.samples))
+            with self._changed:
+                while len(self._ready) >= self._most_ready and not self._ending:
+                    self._changed.wait()
+                if self._ending or file.over:
+                    return None
+                self._ready.append(row)
+                self._changed.notify_all()
+            number += 1
+        if file.tagging is not None:
+            file.tags = file.tagging.labels()
+        return number
+
+    # --- computation -----------------------------------------------------------------------------------
+
+    def _compute(self) -> None:
+        while rows := self._next_rows():
+            self._hear(rows)
+            self._progress()
+            for row in rows:
+                self._end_if_complete(row.file)
+
+    def _next_rows(self) -> list[_Row[Key]]:
+        """The next batch: the row that waits longest, and those whose length is nearest to its own, because a
+        batch is decoded for as long as its longest text. None when the engine ends."""
+        deadline: float | None = None
+        with self._changed:
+            while not self._ending:
+                rows = [row for row in self._ready if row.index == 0 or row.file.language is not None]
+                if rows:
+                    now = time.monotonic()
+                    deadline = deadline or now + self._wait
+                    if len(rows) >= self.batch_size or now >= deadline or not self._more_is_coming():
+                        break
+                self._changed.wait(deadline and deadline - now)
+            else:
+                return []
+            length = rows[0].window.seconds
+            rows = sorted(rows, key=lambda row: abs(row.window.seconds - length))[: self.batch_size]
+            self._ready = [row for row in self._ready if row not in rows]
+            self._changed.notify_all()
+            return rows
+
+    def _more_is_coming(self) -> bool:
+        return bool(self._submitted or self._preparing)
+
+    def _hear(self, rows: list[_Row[Key]]) -> None:
+        """Compute a batch; where that fails, its halves, so that only the row that is the cause fails."""
+        try:
+            self._hear_at_once(rows)
+            return
+        except Exception as error:
+            if is_broken_device(error) or (is_out_of_memory(error) and len(rows) == 1):
+                raise
+            if len(rows) == 1:
+                self._end_file(rows[0].file, error)
+                return
+            middle = len(rows) // 2
+            if is_out_of_memory(error):
+                log.warning("%d windows do not fit on the GPU: going on with %d at a time", len(rows), middle)
+                self.batch_size = min(self.batch_size, middle)
+        self._hear(rows[:middle])
+        self._hear(rows[middle:])
+
+    def _hear_at_once(self, rows: list[_Row[Key]]) -> None:
+        features = [row.features for row in rows]
+        encoded = self._whisper.encode(features)
+        if any(row.file.language is None for row in rows):
+            for row, language in zip(rows, self._whisper.detect_languages(encoded), strict=True):
+                if row.index == 0 and row.file.language is None:  # a file's first window decides for all of it
+                    row.file.language = language
+        heard = self._whisper.hear(features, [row.file.language or "en" for row in rows], encoded)
+        for row, passages in zip(rows, heard, strict=True):
+            row.file.heard[row.index] = (row.window, passages)
+
+    # --- delivery --------------------------------------------------------------------------------------
+
+    def _end_if_complete(self, file: _File[Key]) -> None:
+        if file.windows is not None and len(file.heard) == file.windows:
+            self._end_file(file, self._transcript(file))
+
+    def _end_file(self, file: _File[Key], result: Transcript | Exception) -> None:
+        with self._changed:
+            if file.over:
+                return
+            file.over = True
+            self._ready = [row for row in self._ready if row.file is not file]
+        self._deliver(file.key, result)
+        with self._changed:
+            self._undelivered -= 1
+            self._changed.notify_all()
+
+    def _transcript(self, file: _File[Key]) -> Transcript:
+        parts = [file.heard[number] for number in sorted(file.heard)]
+        segments = [_segment(window, passage) for window, passages in parts for passage in passages]
+        sound = file.recording
         return Transcript(
             text=" ".join(segment.text for segment in segments),
             segments=segments,
-            language=language,
-            duration_seconds=len(audio) / SAMPLE_RATE,
-            speech_seconds=spoken,
-            loudness_db=_loudness_db(audio),
-            model=self._name,
+            language=file.language if segments else None,
+            duration_seconds=sound.duration_seconds,
+            speech_seconds=sound.speech_seconds,
+            loudness_db=sound.loudness_db,
+            model=self._whisper.name,
+            tags=file.tags,
         )
 
-    def _hear(self, audio: np.ndarray) -> tuple[list[Segment], str]:
-        found, info = self._model.transcribe(
-            audio,
-            language=self._language,
-            beam_size=self._beam_size,
-            vad_filter=bool(audio.any()),
-            condition_on_previous_text=False,  # one misheard window must not mislead the next
-        )
-        segments = [
-            Segment(
-                round(part.start, 2), round(min(part.end, len(audio) / SAMPLE_RATE), 2), part.text.strip(),
-                _finite(part.avg_logprob), _finite(part.no_speech_prob),
-            )
-            for part in found
-        ]  # fmt: skip
-        return segments, info.language
+
+def _segment(window: Window, passage: Passage) -> Segment:
+    """A passage of a window with the times of the file."""
+    start, end = round(window.in_file(passage.start), 2), round(window.in_file(passage.end, is_end=True), 2)
+    words = None if passage.words is None else [_in_file(window, word) for word in passage.words]
+    logprob, no_speech = _finite(passage.avg_logprob), _finite(passage.no_speech_prob)
+    return Segment(start, max(end, start + 0.01), passage.text, logprob, no_speech, words)
 
 
-def _decode(path: Path) -> np.ndarray:
-    """The file as mono samples between -1 and 1 at 16 kHz."""
-    if path.suffix == ".opus" and not ends_whole(path):
-        raise UnreadableAudio("the Opus is cut: its last page is missing")
-    try:
-        audio = decode_audio(str(path), sampling_rate=SAMPLE_RATE)
-    except OSError:  # PyAV's FileNotFoundError and the like are both
-        raise
-    except FFmpegError as error:
-        raise UnreadableAudio(f"the Opus cannot be decoded: {error}") from error
-    except IndexError:
-        raise UnreadableAudio("the file has no audio stream") from None
-    if not len(audio):
-        raise UnreadableAudio("the file holds no sound: 0 seconds")
-    return audio
-
-
-def _loudness_db(audio: np.ndarray) -> float:
-    power = float(np.mean(np.square(audio, dtype=np.float64)))
-    return 10 * np.log10(power) if power else float("-inf")
+def _in_file(window: Window, word: Word) -> Word:
+    """The word with the times of the file; start and end belong to the same stretch of speech."""
+    middle = (word.start + word.end) / 2
+    shift = window.in_file(middle) - middle
+    return replace(word, start=round(word.start + shift, 2), end=round(word.end + shift, 2))
 
 
 def _finite(number: float) -> float | None:

@@ -168,10 +168,10 @@ class Worker:
 
     def doing(self, text: str) -> None:
         """Say what the worker does now: it shows in `pipelinectl status` and in `systemctl status`."""
+        self._moved = time.monotonic()
         if text != self._doing:
             self._doing, self._since = text, time.time()
-        self._moved = time.monotonic()
-        notify(f"STATUS={text}")
+            notify(f"STATUS={text}")
 
     def _state(self) -> str:
         """What the heartbeat says of this worker."""
@@ -209,7 +209,8 @@ class Worker:
     def jobs(self) -> Iterator[Job]:
         """Claim jobs until the worker is to stop. A job that has used up its attempts is given up here."""
         while not self.stop.is_set():
-            self._moved = time.monotonic()
+            if not self.queue.in_hand:
+                self.doing("idle")
             self._keep_house()
             if self.ready_for_more():
                 job = self.outlast(self.queue.claim, CLAIM_SECONDS)
@@ -222,7 +223,6 @@ class Worker:
                     raise Permanent(f"the worker died {job.attempts - 1} times while it had this job in hand")
             else:
                 yield job
-            self.doing("idle")
 
     def _keep_house(self) -> None:
         """Run the role's housekeeping now and then; what goes wrong there stops no job."""

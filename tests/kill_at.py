@@ -4,6 +4,7 @@
 
 The named function is wrapped before the script runs, so the product needs no hooks: before its second
 call the signal is sent, or after its second call that has returned. The log then says "signal sent".
+Instead of a number, a text: the first call with it in one of its arguments.
 """
 
 import functools
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 
-def wrap(point: str, when: str, number: int, name: str) -> None:
-    """Make the `number`th call of `point` (module:attribute) send the signal."""
+def wrap(point: str, when: str, which: str, name: str) -> None:
+    """Make a call of `point` (module:attribute) send the signal."""
     module, _, path = point.partition(":")
     owner = importlib.import_module(module)
     *outer, last = path.split(".")
@@ -27,12 +28,15 @@ def wrap(point: str, when: str, number: int, name: str) -> None:
     function = getattr(owner, last)
     calls = itertools.count(1)
 
+    def is_it(args: tuple[Any, ...]) -> bool:
+        return next(calls) == int(which) if which.isdecimal() else which in repr(args)
+
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if when == "before" and next(calls) == number:
+        if when == "before" and is_it(args):
             send(name)
         result = function(*args, **kwargs)
-        if when == "after" and next(calls) == number:
+        if when == "after" and is_it(args):
             send(name)
         return result
 
@@ -46,8 +50,8 @@ def send(name: str) -> None:
 
 
 if __name__ == "__main__":
-    point, when, number, name, script = sys.argv[1:]
+    point, when, which, name, script = sys.argv[1:]
     sys.path.insert(0, str(Path(script).parent))
-    wrap(point, when, int(number), name)
+    wrap(point, when, which, name)
     sys.argv = [script]
     runpy.run_path(script, run_name="__main__")

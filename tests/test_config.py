@@ -88,7 +88,9 @@ def test_a_watch_needs_a_folder(tmp_path: Path) -> None:
 WRONG = {
     "WHISPER_BEAM_SIZE": "x", "SCRATCH_ROOT": "relative", "LOG_LEVEL": "foo", "MAX_ATTEMPTS": "0",
     "HOST_NAME": "my host", "EC2_PORT": "-1", "RETRY_SECONDS": "1.5", "HEARTBEAT_SECONDS": "1",
-    "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models", "OPUS_BITRATE_KBPS": "32k", "STALL_SECONDS": "",
+    "WHISPER_DEVICE": "gpu", "WHISPER_COMPUTE_TYPE": "float17", "WHISPER_TASK": "summarise",
+    "WHISPER_BATCH_SIZE": "all", "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models",
+    "OPUS_BITRATE_KBPS": "32k", "STALL_SECONDS": "",
 }  # fmt: skip
 
 
@@ -185,7 +187,7 @@ def example() -> dict[str, str]:
 
 def code_settings() -> set[str]:
     """Every environment variable that a file of the product names as one."""
-    read = r"""(?:_text|_path|_url|_whole|_name)\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
+    read = r"""_(?:text|path|url|whole|name|choice|device)\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
     sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/*.py")]
     found = {name for path in sources for pair in re.findall(read, path.read_text()) for name in pair if name}
     return found - {"NOTIFY_SOCKET"}  # systemd's own

@@ -10,10 +10,9 @@ import psycopg2
 import pytest
 
 from pipeline import database as database_module
-from pipeline.classifiers import Label
 from pipeline.database import Database
 from pipeline.errors import away
-from pipeline.transcript import Segment, Transcript
+from pipeline.transcript import Label, Segment, Transcript
 from tests.fleet import Fleet
 
 BATCH = "20250622-143052"

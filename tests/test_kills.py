@@ -60,7 +60,10 @@ UNPACK = [
 GPU = [
     "pipeline.job_queue:JobQueue.claim after 2",
     "pipeline.database:Database.start_file after 1",
-    "pipeline.transcriber:Transcriber._transcribe after 1",
+    "pipeline.windows:_decode before 2",
+    "pipeline.whisper:Whisper.hear before 2",
+    "pipeline.whisper:Whisper.hear after 2",
+    "pipeline.transcriber:Transcriber._end_file before 2",
     "pipeline.database:Database.save_result after 1",
     "s3_utils:upload_opus before 2",
     "s3_utils:upload_opus after 1",

@@ -104,14 +104,15 @@ def test_it_counts_a_file_delivered_twice_once_and_waits_for_the_other(
     first, second = redis.lpop("queue:transcribe", 2)
     redis.rpush("queue:transcribe", first, first)
     gpu = fleet.worker("gpu")
-    wait_for_log(gpu, "is settled already")
+    wait_for_log(gpu, "settled or in work already")
+    wait_for(lambda: is_idle(redis, "queue:transcribe"), fleet, "the first file")
     assert redis.mget(f"batch:{BATCH}:total", f"batch:{BATCH}:processed") == ["2", "1"]
     opus = Path(json.loads(second)["opus_path"])
     assert opus.exists(), "the scratch went under a file still to be read"
     redis.rpush("queue:transcribe", second)
     wait_for(finished(fleet, 1), fleet, "the batch")
     redis.rpush("queue:transcribe", first)  # late: the batch is closed
-    wait_until(lambda: log_of(gpu).count("is settled already") == 2, "the late delivery")
+    wait_until(lambda: log_of(gpu).count("settled or in work already") == 2, "the late delivery")
     assert_settled(fleet, redis, {"a.mp3": "done", "b.mp3": "done"})
 
 
@@ -229,7 +230,7 @@ def test_it_buries_a_file_that_kills_its_worker_and_finishes_the_batch(
 
     fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "2"}
     (poison,) = open_batch(fleet, redis, "this-host", {"poison.mp3": b"whatever"})
-    killer = [str(Path(__file__).with_name("kill_at.py")), "pipeline.transcriber:_decode", "before", "1", "KILL"]
+    killer = [str(Path(__file__).with_name("kill_at.py")), "pipeline.windows:ends_whole", "before", "1", "KILL"]
     for attempt in range(2):
         victim = fleet.run([*killer, str(Path(__file__).parent.parent / "gpu_worker.py")], "gpu")
         assert victim.process is not None

@@ -1,18 +1,25 @@
-"""pipeline/transcriber.py and classifiers.py: a real, small model hears real speech."""
+"""pipeline/transcriber.py and classifiers.py: a real, small model hears real speech, in batches of many files."""
 
 import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline.audio import Converter, UnreadableAudio
-from pipeline.classifiers import Label, classify, content
-from pipeline.transcriber import MODEL_FILES, Transcriber, model_problem
-from pipeline.transcript import Transcript
+from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio
+from pipeline.classifiers import classify, content
+from pipeline.errors import Stopping
+from pipeline.transcriber import Transcriber, _File, _Row
+from pipeline.transcript import Label, Transcript
+from pipeline.whisper import MODEL_FILES, Options, Whisper, model_problem
+from pipeline.windows import Recording, Window
+from tests import random_whisper
 from tests.fleet import MODELS, PROJECT, ffmpeg_program
 
 SAMPLES = PROJECT / "tests" / "samples"
@@ -24,8 +31,8 @@ SILENT = [name for name, words in WORDS.items() if words == ""]
 
 
 @pytest.fixture(scope="module")
-def transcriber() -> Transcriber:
-    return Transcriber(MODEL, "cpu", "float32", 1, 1, None)
+def whisper() -> Whisper:
+    return Whisper(MODEL, "cpu", 0, "float32", 1, Options(beam_size=1))
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +53,29 @@ def make(path: Path, source: str, *arguments: str) -> Path:
     return path
 
 
-def outcome(transcriber: Transcriber, path: Path) -> Transcript | Exception:
-    ((key, result),) = transcriber.transcribe([(path, path)])
-    assert key == path
-    return result
+def transcribe(
+    whisper: Whisper, files: Iterable[tuple[Any, Path]], **options: Any
+) -> dict[Any, Transcript | Exception]:
+    """What the engine delivers for the files; each once."""
+    results: list[tuple[Any, Transcript | Exception]] = []
+    with engine(whisper, lambda key, result: results.append((key, result)), **options) as running:
+        for key, path in files:
+            running.submit(key, path)
+        running.drain()
+    assert len(dict(results)) == len(results)
+    return dict(results)
 
 
-def hear(transcriber: Transcriber, path: Path) -> Transcript:
-    result = outcome(transcriber, path)
+def engine(whisper: Whisper, deliver: Callable[[Any, Any], object], **options: Any) -> Transcriber[Any]:
+    return Transcriber(whisper, deliver, **{"prepare_threads": 2, "batch_size": 4, **options})
+
+
+def outcome(whisper: Whisper, path: Path) -> Transcript | Exception:
+    return transcribe(whisper, [(path, path)])[path]
+
+
+def hear(whisper: Whisper, path: Path) -> Transcript:
+    result = outcome(whisper, path)
     assert isinstance(result, Transcript), result
     return result
 
@@ -67,9 +89,9 @@ def label(transcript: Transcript) -> Label:
 
 
 @pytest.fixture(scope="module")
-def heard(transcriber: Transcriber, opus: dict[str, Path]) -> dict[str, Transcript]:
+def heard(whisper: Whisper, opus: dict[str, Path]) -> dict[str, Transcript]:
     """What is heard in each sample with words."""
-    results = dict(transcriber.transcribe((name, opus[name]) for name in [*SPOKEN, MEETING]))
+    results = transcribe(whisper, [(name, opus[name]) for name in [*SPOKEN, MEETING]])
     return {name: result for name, result in results.items() if isinstance(result, Transcript)}
 
 
@@ -111,34 +133,32 @@ def assert_is_consistent(heard: Transcript) -> None:
 
 
 def test_times_are_those_of_the_file_and_not_of_its_speech(
-    transcriber: Transcriber, opus: dict[str, Path], tmp_path: Path
+    whisper: Whisper, opus: dict[str, Path], tmp_path: Path
 ) -> None:
     late = tmp_path / "late.opus"
     delay = ["-af", "adelay=20000:all=1", "-ac", "1", "-ar", "16000", "-c:a", "libopus"]
     command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-i", str(SAMPLES / SPOKEN[0]), *delay]
     subprocess.run([*command, str(late)], check=True)
-    heard = hear(transcriber, late)
+    heard = hear(whisper, late)
     assert heard.text == WORDS[SPOKEN[0]]
     assert_is_consistent(heard)
     assert heard.segments[0].start > 19
     assert heard.segments[-1].end > 20
     assert heard.speech_seconds < 5
-    assert heard.duration_seconds == pytest.approx(
-        20 + hear(transcriber, opus[SPOKEN[0]]).duration_seconds, abs=0.1
-    )
+    assert heard.duration_seconds == pytest.approx(20 + hear(whisper, opus[SPOKEN[0]]).duration_seconds, abs=0.1)
 
 
 def test_every_language_setting_gives_the_words(opus: dict[str, Path]) -> None:
     name = SPOKEN[1]
-    given = Transcriber(MODEL, "cpu", "float32", 1, 5, "en")
+    given = Whisper(MODEL, "cpu", 0, "float32", 1, Options(language="en"))
     assert hear(given, opus[name]).text == WORDS[name]
 
 
 @pytest.mark.parametrize("name", SILENT)
 def test_without_speech_there_is_no_text_and_no_language(
-    transcriber: Transcriber, opus: dict[str, Path], name: str
+    whisper: Whisper, opus: dict[str, Path], name: str
 ) -> None:
-    heard = hear(transcriber, opus[name])
+    heard = hear(whisper, opus[name])
     assert (heard.text, heard.segments, heard.language, heard.speech_seconds) == ("", [], None, 0)
     assert heard.duration_seconds == pytest.approx(3, abs=0.1)
     assert label(heard) == Label("content", "silence" if "silence" in name else "other", 1.0)
@@ -164,21 +184,19 @@ SHORT = "one sample"  # as Opus it has no sound left
     ("kind", "suffix"),
     [(kind, suffix) for kind in SOUNDS for suffix in ("wav", "opus") if kind != SHORT or suffix == "wav"],
 )
-def test_any_sound_has_an_outcome(transcriber: Transcriber, tmp_path: Path, kind: str, suffix: str) -> None:
-    heard = hear(transcriber, make(tmp_path / f"x.{suffix}", SOUNDS[kind]))
+def test_any_sound_has_an_outcome(whisper: Whisper, tmp_path: Path, kind: str, suffix: str) -> None:
+    heard = hear(whisper, make(tmp_path / f"x.{suffix}", SOUNDS[kind]))
     assert heard.duration_seconds > 0
     assert label(heard).name in ("speech", "silence", "other")
     json.dumps([float(heard.loudness_db), heard.duration_seconds, heard.speech_seconds])
 
 
 @pytest.mark.parametrize(("rate", "channels"), [("8000", "1"), ("48000", "2")])
-def test_speech_of_another_rate_is_heard(
-    transcriber: Transcriber, tmp_path: Path, rate: str, channels: str
-) -> None:
+def test_speech_of_another_rate_is_heard(whisper: Whisper, tmp_path: Path, rate: str, channels: str) -> None:
     path = tmp_path / "x.wav"
     command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-i", str(SAMPLES / SPOKEN[0])]
     subprocess.run([*command, "-ar", rate, "-ac", channels, str(path)], check=True)
-    heard = hear(transcriber, path)
+    heard = hear(whisper, path)
     assert heard.speech_seconds > 1
     if rate == "48000":
         assert heard.text == WORDS[SPOKEN[0]]
@@ -206,30 +224,28 @@ KINDS = ["empty", "text", "zeros", "video", "0 seconds", "cut in its header", "h
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_holds_no_sound_is_unreadable(
-    transcriber: Transcriber, opus: dict[str, Path], tmp_path: Path, kind: str
+    whisper: Whisper, opus: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
-    result = outcome(transcriber, unreadable(tmp_path, opus[SPOKEN[0]].read_bytes(), kind))
+    result = outcome(whisper, unreadable(tmp_path, opus[SPOKEN[0]].read_bytes(), kind))
     assert isinstance(result, UnreadableAudio)
     assert str(result)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
 def test_a_truncated_opus_is_unreadable(
-    transcriber: Transcriber, opus: dict[str, Path], tmp_path: Path, share: float
+    whisper: Whisper, opus: dict[str, Path], tmp_path: Path, share: float
 ) -> None:
     """The decoder says nothing and gives less sound; a shorter transcript must not pass for the whole one."""
     whole = opus[MEETING].read_bytes()
     (tmp_path / "x.opus").write_bytes(whole[: int(len(whole) * share)])
-    assert isinstance(outcome(transcriber, tmp_path / "x.opus"), UnreadableAudio)
+    assert isinstance(outcome(whisper, tmp_path / "x.opus"), UnreadableAudio)
 
 
-def test_a_missing_file_is_not_called_unreadable(transcriber: Transcriber, tmp_path: Path) -> None:
-    assert isinstance(outcome(transcriber, tmp_path / "gone.opus"), FileNotFoundError)
+def test_a_missing_file_is_not_called_unreadable(whisper: Whisper, tmp_path: Path) -> None:
+    assert isinstance(outcome(whisper, tmp_path / "gone.opus"), FileNotFoundError)
 
 
-def test_a_bad_file_does_not_stop_the_next(
-    transcriber: Transcriber, opus: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_bad_file_does_not_stop_the_next(whisper: Whisper, opus: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "bad.opus").write_bytes(b"bad")
     good = SPOKEN[0]
     files = [
@@ -238,25 +254,319 @@ def test_a_bad_file_does_not_stop_the_next(
         ("folder", tmp_path),
         ("good", opus[good]),
     ]
-    results = dict(transcriber.transcribe(files))
-    assert [key for key, result in results.items() if isinstance(result, Exception)] == ["bad", "gone", "folder"]
+    results = transcribe(whisper, files)
+    assert {key for key, result in results.items() if isinstance(result, Exception)} == {"bad", "gone", "folder"}
     assert isinstance(results["good"], Transcript)
     assert results["good"].text == WORDS[good]
 
 
-def test_results_come_as_each_file_is_done(transcriber: Transcriber, opus: dict[str, Path]) -> None:
-    pulled: list[str] = []
+# --- many files at once ------------------------------------------------------------------------------------
 
-    def files() -> Iterator[tuple[str, Path]]:
-        for name in SPOKEN[:3]:
-            pulled.append(name)
-            yield name, opus[name]
 
-    results = transcriber.transcribe(files())
-    assert pulled == []
-    for number, (name, _) in enumerate(results):
-        assert pulled == SPOKEN[: number + 1]
-        assert name == SPOKEN[number]
+@pytest.mark.parametrize(
+    ("batch_size", "prepare_threads", "step"),
+    [(1, 1, 1), (3, 2, -1), (16, 3, 5)],
+    ids=["alone", "reversed", "mixed"],
+)
+def test_a_file_gives_the_same_in_any_company(
+    heard: dict[str, Transcript], opus: dict[str, Path], batch_size: int, prepare_threads: int, step: int
+) -> None:
+    whisper = Whisper(MODEL, "cpu", 0, "float32", 2, Options(beam_size=1))
+    assert whisper.batches_at_once == 2
+    names = [SPOKEN[number * step % len(SPOKEN)] for number in range(len(SPOKEN))] + [MEETING]
+    assert sorted(names) == sorted([*SPOKEN, MEETING])
+    files = [(name, opus[name]) for name in names]
+    again = transcribe(whisper, files, batch_size=batch_size, prepare_threads=prepare_threads)
+    for name, transcript in heard.items():
+        other = again[name]
+        assert isinstance(other, Transcript)
+        assert (other.text, other.language) == (transcript.text, transcript.language)
+        assert [(s.start, s.end) for s in other.segments] == [(s.start, s.end) for s in transcript.segments]
+        scores = [s.avg_logprob for s in other.segments]
+        assert scores == pytest.approx([s.avg_logprob for s in transcript.segments], abs=1e-3)
+
+
+def test_a_batch_holds_windows_of_several_files(
+    whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = spy_on_batches(whisper, monkeypatch)
+    transcribe(whisper, [(name, opus[name]) for name in SPOKEN], batch_size=4, batch_wait_seconds=60)
+    assert max(sizes) == 4
+    assert sum(sizes) == len(SPOKEN)
+    assert len(sizes) <= len(SPOKEN) // 4 + 2  # full, but where preparation had ended
+
+
+def spy_on_batches(whisper: Whisper, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each batch has."""
+    sizes: list[int] = []
+    encode = whisper.encode
+
+    def spy(features: list[np.ndarray]) -> Any:
+        sizes.append(len(features))
+        return encode(features)
+
+    monkeypatch.setattr(whisper, "encode", spy)
+    return sizes
+
+
+def test_a_lone_file_waits_for_no_other(whisper: Whisper, opus: dict[str, Path]) -> None:
+    begin = time.monotonic()
+    transcribe(whisper, [(0, opus[SPOKEN[0]])], batch_size=64, batch_wait_seconds=60)
+    assert time.monotonic() - begin < 30
+
+
+def test_a_file_is_delivered_when_its_own_last_window_is_heard(
+    whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another file, submitted before it, is still being read."""
+    delivered = threading.Event()
+    windows = Recording.windows
+
+    def slowly(recording: Recording) -> Iterator[Window]:
+        yield from windows(recording)
+        if recording._path == opus[MEETING]:
+            assert delivered.wait(30), "the short file waited for the long one"
+
+    monkeypatch.setattr(Recording, "windows", slowly)
+    keys: list[str] = []
+
+    def deliver(key: str, _: object) -> None:
+        keys.append(key)
+        delivered.set()
+
+    with engine(whisper, deliver, batch_wait_seconds=0.05) as running:
+        running.submit("long", opus[MEETING])
+        running.submit("short", opus[SPOKEN[0]])
+        running.drain()
+    assert keys == ["short", "long"]
+
+
+def test_rows_of_similar_length_share_a_batch(whisper: Whisper) -> None:
+    lengths = [3.0, 29.0, 2.0, 28.0, 4.0, 30.0]
+    running = engine(whisper, lambda *_: None, batch_size=3)
+    for number, seconds in enumerate(lengths):
+        file = _File(number, Path("x"), Recording(Path("x")), "en")
+        window = Window([(0, int(seconds * SAMPLE_RATE))], np.zeros(int(seconds * SAMPLE_RATE), np.float32))
+        running._ready.append(_Row(file, 0, window, np.zeros((80, 1), np.float32)))
+    batches = [sorted(row.window.seconds for row in running._next_rows()) for _ in range(2)]
+    assert batches == [[2.0, 3.0, 4.0], [28.0, 29.0, 30.0]]
+
+
+def test_a_full_engine_makes_its_caller_wait(whisper: Whisper, opus: dict[str, Path]) -> None:
+    """Finished files that nobody takes hold back everything before them, at a bounded number."""
+    go_on, taken = threading.Event(), []
+
+    def deliver(key: int, _: object) -> None:
+        taken.append(key)
+        go_on.wait(60)
+
+    with engine(whisper, deliver, batch_size=1) as running:
+        submitted = []
+
+        def feed() -> None:
+            for number in range(60):
+                running.submit(number, opus[SPOKEN[0]])
+                submitted.append(number)
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        wait_until_still(lambda: len(submitted))
+        assert len(taken) == 1  # one batch at a time, and it waits for us
+        assert len(submitted) < 15
+        go_on.set()
+        feeder.join(60)
+        running.drain()
+    assert sorted(taken) == list(range(60))
+
+
+def wait_until_still(count: Callable[[], int], seconds: float = 1.0) -> None:
+    """Wait until the number has not changed for a while."""
+    last, since = count(), time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(0.02)
+        if count() != last:
+            last, since = count(), time.monotonic()
+
+
+def test_closing_delivers_what_is_on_the_device_and_drops_the_rest(
+    whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computing, go_on = threading.Event(), threading.Event()
+    original = whisper.hear
+
+    def slowly(*args: Any) -> Any:
+        computing.set()
+        go_on.wait(60)
+        return original(*args)
+
+    monkeypatch.setattr(whisper, "hear", slowly)
+    results: dict[int, Any] = {}
+    running = engine(whisper, results.__setitem__, batch_size=1)
+    with running:
+        for number in range(4):
+            running.submit(number, opus[SPOKEN[number]])
+        assert computing.wait(30)
+        closer = threading.Thread(target=running.close)
+        closer.start()
+        go_on.set()
+        closer.join(30)
+        assert not closer.is_alive()
+    assert [result.text for result in results.values()] == [WORDS[SPOKEN[key]] for key in results]
+    assert len(results) == 1
+
+
+def test_waiting_for_the_engine_ends_when_the_worker_is_to_stop(whisper: Whisper, opus: dict[str, Path]) -> None:
+    go_on, stop = threading.Event(), threading.Event()
+    with engine(whisper, lambda *_: go_on.wait(60)) as running:
+        running.submit(0, opus[SPOKEN[0]])
+        stop.set()
+        with pytest.raises(Stopping):
+            running.drain(stop)
+        go_on.set()
+
+
+# --- what fails on the device ------------------------------------------------------------------------------
+
+
+def fail_when(
+    whisper: Whisper, monkeypatch: pytest.MonkeyPatch, error: Exception, fails: Callable[[list[np.ndarray]], bool]
+) -> None:
+    """Have batches of which `fails` is true raise the error, as CTranslate2 does."""
+    encode = whisper.encode
+
+    def failing(features: list[np.ndarray]) -> Any:
+        if fails(features):
+            raise error
+        return encode(features)
+
+    monkeypatch.setattr(whisper, "encode", failing)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
+    whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("CUDA failed with error out of memory")
+    fail_when(whisper, monkeypatch, error, lambda features: len(features) > 2)
+    results: dict[str, Any] = {}
+    with engine(whisper, results.__setitem__, batch_size=8, batch_wait_seconds=60) as running:
+        for name in SPOKEN:
+            running.submit(name, opus[name])
+        running.drain()
+        assert running.batch_size <= 2
+    assert {name: result.text for name, result in results.items()} == {name: WORDS[name] for name in SPOKEN}
+
+
+@pytest.mark.parametrize(
+    ("message", "ends"),
+    [
+        ("CUDA failed with error an illegal memory access was encountered", True),
+        ("cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED", True),
+        ("CUDA failed with error out of memory", True),  # for a single row: the device is full of others
+        ("something about this row", False),
+    ],
+)
+def test_a_broken_device_ends_the_engine_and_anything_else_only_the_file(
+    whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch, message: str, ends: bool
+) -> None:
+    fail_when(whisper, monkeypatch, RuntimeError(message), lambda _: True)
+    results: dict[int, Any] = {}
+    running = engine(whisper, results.__setitem__)
+    with running:
+        running.submit(0, opus[SPOKEN[0]])
+        if ends:
+            with pytest.raises(RuntimeError, match=message):
+                running.drain()
+            with pytest.raises(RuntimeError, match=message):
+                running.check()
+        else:
+            running.drain()
+            running.check()
+    assert (results == {}) == ends
+    assert ends or str(results[0]) == message
+
+
+def test_a_row_that_fails_takes_no_neighbour_with_it(
+    whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = SPOKEN[3]
+    (window,) = Recording(opus[poison]).windows()
+    bad = whisper.features(window.samples)
+    fail_when(
+        whisper, monkeypatch, ValueError("poison"), lambda batch: any(np.array_equal(row, bad) for row in batch)
+    )
+    results = transcribe(whisper, [(name, opus[name]) for name in SPOKEN], batch_size=8, batch_wait_seconds=60)
+    assert str(results.pop(poison)) == "poison"
+    assert {name: getattr(result, "text", result) for name, result in results.items()} == {
+        name: WORDS[name] for name in SPOKEN if name != poison
+    }
+
+
+def test_what_deliver_raises_ends_the_engine(whisper: Whisper, opus: dict[str, Path]) -> None:
+    def deliver(*_: object) -> None:
+        raise KeyError("nobody foresaw this")
+
+    with engine(whisper, deliver) as running:
+        running.submit(0, opus[SPOKEN[0]])
+        with pytest.raises(KeyError):
+            running.drain()
+
+
+# --- languages and long files ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def polyglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights and the multilingual vocabulary."""
+    return random_whisper.make(tmp_path_factory.mktemp("model") / "nano", "nano")
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve minutes: each sample many times over, with pauses."""
+    path = tmp_path_factory.mktemp("long") / "long.opus"
+    inputs = [argument for name in SPOKEN for argument in ("-i", str(SAMPLES / name))]
+    join = "".join(f"[{number}:a]apad=pad_dur=2[p{number}];" for number in range(len(SPOKEN)))
+    join += "".join(f"[p{number}]" for number in range(len(SPOKEN))) + f"concat=n={len(SPOKEN)}:v=0:a=1,"
+    join += "aloop=loop=-1:size=2e6,atrim=duration=720"
+    command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", *inputs, "-filter_complex", join]
+    subprocess.run([*command, "-ac", "1", "-ar", "16000", "-c:a", "libopus", str(path)], check=True)
+    return path
+
+
+def test_a_file_has_the_language_of_its_first_window_throughout(
+    polyglot: Path, long_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whisper = Whisper(polyglot, "cpu", 0, "float32", 1, Options(beam_size=1, temperatures=(), max_new_tokens=4))
+    used: list[str] = []
+    original = whisper.hear
+
+    def spy(features: list[np.ndarray], languages: list[str], encoded: Any) -> Any:
+        used.extend(languages)
+        return original(features, languages, encoded)
+
+    monkeypatch.setattr(whisper, "hear", spy)
+    first = next(Recording(long_file).windows())
+    (language,) = whisper.detect_languages(whisper.encode([whisper.features(first.samples)]))
+    result = hear(whisper, long_file)
+    assert len(used) > 10
+    assert set(used) == {language} == {result.language}
+
+
+def test_a_given_language_is_used(polyglot: Path, opus: dict[str, Path]) -> None:
+    options = Options(beam_size=1, language="de", temperatures=(), max_new_tokens=4)
+    assert hear(Whisper(polyglot, "cpu", 0, "float32", 1, options), opus[SPOKEN[0]]).language == "de"
+
+
+def test_a_language_that_whisper_does_not_know_is_refused(polyglot: Path) -> None:
+    with pytest.raises(ValueError, match="english"):
+        Whisper(polyglot, "cpu", 0, "float32", 1, Options(language="english"))
+
+
+def test_segments_of_a_long_file_have_its_times(whisper: Whisper, long_file: Path) -> None:
+    result = hear(whisper, long_file)
+    assert_is_consistent(result)
+    assert result.duration_seconds == pytest.approx(720, abs=0.1)
+    assert result.segments[-1].end > 650
 
 
 # --- the model folder --------------------------------------------------------------------------------------

@@ -522,7 +522,7 @@ def test_it_tells_systemd_how_it_is(fleet: Fleet, systemd: Any) -> None:
     work(worker, step)
     messages += told(systemd)
     assert [message for message in messages if message != "WATCHDOG=1"] == [
-        "READY=1", "STATUS=idle", "STATUS=reading a.mp3", "STATUS=idle", "STOPPING=1"
+        "READY=1", "STATUS=idle", "STATUS=reading a.mp3", "STOPPING=1"
     ]  # fmt: skip
 
 

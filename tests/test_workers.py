@@ -181,7 +181,7 @@ def test_the_gpu_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, 
     assert [letter["job"] for letter in letters] == bad_jobs[:-1]
     assert "opus_path is missing" in letters[5]["error"]
     assert "secret.opus' is not in" in log_of(worker)
-    assert "batch 20250101-000000: a.mp3 is settled already" in log_of(worker)
+    assert "batch 20250101-000000: a.mp3 is settled or in work already" in log_of(worker)
     assert list(rows(fleet)) == [(BATCH, "a.mp3")]
     assert "Traceback" not in log_of(worker)
 
