@@ -134,6 +134,8 @@ class _Weights:
         self.attention(spec.self_attention, queries_apart=False)
         if decoder:
             self.attention(spec.attention, queries_apart=True)
+            spec.attention.linear[0].weight *= 8  # what is heard matters more than what was written
+            spec.attention.linear[2].weight *= 8
         self.norm(spec.ffn.layer_norm)
         self.linear(spec.ffn.linear_0, 4 * width, width)
         self.linear(spec.ffn.linear_1, width, 4 * width)

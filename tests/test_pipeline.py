@@ -1,6 +1,7 @@
 """Archives through all workers: every file one row, one object, one transcript, whatever is delivered twice."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,17 @@ import pytest
 
 from pipeline.batches import Batches
 from tests.child import wait_until
-from tests.fleet import Fleet
-from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar
+from tests.fleet import PROJECT, Fleet
+from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.steps import (
     BATCH,
     batch_keys,
     dead,
+    exit_status,
     is_idle,
     log_of,
     object_keys,
+    open_batch,
     rows,
     unpack_job,
     upload,
@@ -226,8 +229,6 @@ def test_it_refuses_a_second_host_on_the_same_transcription_queue(fleet: Fleet, 
 def test_it_buries_a_file_that_kills_its_worker_and_finishes_the_batch(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.steps import open_batch
-
     fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "2"}
     (poison,) = open_batch(fleet, redis, "this-host", {"poison.mp3": b"whatever"})
     killer = [str(Path(__file__).with_name("kill_at.py")), "pipeline.windows:ends_whole", "before", "1", "KILL"]
@@ -243,3 +244,47 @@ def test_it_buries_a_file_that_kills_its_worker_and_finishes_the_batch(
     (letter,) = dead(redis, "queue:transcribe")
     assert letter["job"] == poison
     assert letter["error"] == error
+
+
+def test_a_file_that_kills_its_worker_takes_no_neighbour_with_it(fleet: Fleet, redis: Any) -> None:
+    """Its neighbours were in hand when it struck first; from then on each suspect is worked on alone."""
+    fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "2"}
+    good = {f"call{number:02}.mp3": opus(SPEECH if number % 3 == 0 else SILENCE) for number in range(12)}
+    names = sorted([*good, "call05-poison.mp3"])
+    open_batch(fleet, redis, "this-host", {name: good.get(name, opus(SILENCE)) for name in names})
+    strike = [str(PROJECT / "tests" / "kill_at.py"), "pipeline.windows:ends_whole", "before", "poison", "KILL"]
+    for attempt in range(2):
+        victim = fleet.run([*strike, str(PROJECT / "gpu_worker.py")], "gpu")
+        assert exit_status(victim) == -9, f"attempt {attempt}: {log_of(victim)}"
+        fleet.workers.remove(victim)
+    fleet.worker("gpu")
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    found = {name: row[:2] for (_, name), row in rows(fleet).items()}
+    reason = "the worker died 2 times while it had this job in hand"
+    assert found == {**dict.fromkeys(good, ("done", None)), "call05-poison.mp3": ("failed", reason)}
+
+
+def test_a_slow_s3_stops_the_model_only_when_enough_finished_files_wait(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host", "KEEP_BACKLOG_FILES": "20", "MAX_ATTEMPTS": "1"}
+    files = 100
+    open_batch(fleet, redis, "this-host", dict.fromkeys(map("call{:03}.mp3".format, range(files)), opus(SILENCE)))
+    jobs = redis.lrange("queue:transcribe", 0, -1)
+    redis.delete("queue:transcribe")
+    gpu = fleet.worker("gpu")
+    wait_for_log(gpu, "ready")
+    fleet.s3.kill()
+    try:
+        redis.rpush("queue:transcribe", *jobs)
+        wait_for(lambda: redis.llen("queue:transcribe:working:test-gpu") >= 20, fleet, "a backlog")
+        wait_for_log(gpu, "S3 is away")
+        in_hand = [-1, redis.llen("queue:transcribe:working:test-gpu")]
+        while in_hand[-1] != in_hand[-2]:
+            time.sleep(1)  # the least time in which a worker that claims on would be seen to
+            in_hand.append(redis.llen("queue:transcribe:working:test-gpu"))
+        assert 20 <= in_hand[-1] <= 50, in_hand
+    finally:
+        fleet.s3.start()
+    fleet.s3.create_bucket(fleet.bucket)  # moto forgets
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch", seconds=120)
+    assert {row[0] for row in rows(fleet).values()} == {"done"}
+    assert len(object_keys(fleet, "processed/")) == files

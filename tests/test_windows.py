@@ -1,0 +1,191 @@
+"""pipeline/windows.py: any length of sound, as a stream, in windows that lose no speech and keep its times."""
+
+import itertools
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faster_whisper.audio import decode_audio
+from faster_whisper.vad import get_speech_timestamps
+
+from pipeline import windows
+from pipeline.audio import SAMPLE_RATE, UnreadableAudio
+from pipeline.windows import Recording, Window
+from tests.fleet import PROJECT
+from tests.recordings import SAMPLES, SHORT
+
+RATE = SAMPLE_RATE
+
+
+def write_wav(path: Path, sound: np.ndarray) -> Path:
+    """A 16 kHz mono WAV of float samples."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes((sound * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[np.ndarray]:
+    """The spoken samples, each without the silence around it."""
+    found = []
+    for name in SHORT:
+        sound = decode_audio(str(SAMPLES / name))
+        loud = np.flatnonzero(np.abs(sound) > 0.02)
+        found.append(sound[loud[0] : loud[-1]])
+    return found
+
+
+def talk(speech: list[np.ndarray], seconds: float, pause: float) -> np.ndarray:
+    """Sound of that length: samples with pauses of room noise between them."""
+    noise = np.random.default_rng(0).normal(0, 3e-4, int(seconds * RATE)).astype(np.float32)
+    at = int(pause * RATE)
+    for number in range(10_000):
+        piece = speech[number % len(speech)]
+        if at + len(piece) + int(pause * RATE) > len(noise):
+            break
+        noise[at : at + len(piece)] += piece
+        at += len(piece) + int(pause * RATE)
+    return noise
+
+
+def spans_of(recording: Recording) -> list[tuple[int, int]]:
+    """Read it through; the stretches of speech in all its windows."""
+    return [span for window in recording.windows() for span in window.spans]
+
+
+# --- windows -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pause", [0.1, 0.5, 1.5, 20])
+def test_windows_hold_the_speech_in_order_and_nothing_twice(
+    tmp_path: Path, speech: list[np.ndarray], pause: float
+) -> None:
+    path = write_wav(tmp_path / "x.wav", talk(speech, 400, pause))
+    whole = decode_audio(str(path))
+    recording, at = Recording(path), 0
+    for window in recording.windows():
+        assert 0 < window.seconds <= 30
+        for start, end in window.spans:
+            assert at <= start < end <= len(whole)
+            at = end
+        parts = [whole[start:end] for start, end in window.spans]
+        assert np.array_equal(np.concatenate(parts), window.samples)
+    assert recording.duration_seconds == len(whole) / RATE
+    assert recording.speech_seconds == pytest.approx(sum(b - a for a, b in spans_of(Recording(path))) / RATE)
+
+
+@pytest.mark.parametrize("block", [35, 50, 120])
+def test_reading_in_blocks_finds_what_reading_at_once_finds(
+    tmp_path: Path, speech: list[np.ndarray], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = talk(speech, 300, 1.2)
+    path = write_wav(tmp_path / "x.wav", sound)
+    monkeypatch.setattr(windows, "_GATE_SECONDS", block)
+    monkeypatch.setattr(windows, "_READ_FRAMES", 7 * RATE)
+    found, expected = np.zeros(len(sound), bool), np.zeros(len(sound), bool)
+    for start, end in spans_of(Recording(path)):
+        found[start:end] = True
+    for span in get_speech_timestamps(decode_audio(str(path)), windows._GATE):
+        expected[span["start"] : span["end"]] = True
+    assert (found & expected).sum() > 0.995 * expected.sum(), "speech was lost where blocks meet"
+    assert (found | expected).sum() < 1.02 * expected.sum()
+
+
+def test_speech_without_a_pause_is_cut_at_30_seconds_and_kept_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 400
+    path = write_wav(tmp_path / "x.wav", np.random.default_rng(0).uniform(-0.5, 0.5, seconds * RATE))
+    monkeypatch.setattr(windows, "get_speech_timestamps", endless_speech)
+    spans = spans_of(Recording(path))
+    assert spans[0][0] == 0
+    assert spans[-1][1] == seconds * RATE
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+
+
+def endless_speech(sound: np.ndarray, _: object) -> list[dict[str, int]]:
+    """A voice gate that hears nothing but speech, in stretches as long as they may be."""
+    step = 29 * RATE
+    return [{"start": at, "end": min(at + step, len(sound))} for at in range(0, len(sound), step)]
+
+
+def test_few_words_in_a_long_silence_share_a_window(tmp_path: Path, speech: list[np.ndarray]) -> None:
+    path = write_wav(tmp_path / "x.wav", talk(speech[:1], 300, 45))
+    (window,) = Recording(path).windows()
+    assert len(window.spans) >= 4
+
+
+def test_times_in_a_window_are_those_of_the_file() -> None:
+    window = Window([(10 * RATE, 12 * RATE), (100 * RATE, 103 * RATE)], np.zeros(5 * RATE, np.float32))
+    assert window.seconds == 5
+    times = {0.0: 10.0, 1.5: 11.5, 2.0: 100.0, 2.5: 100.5, 5.0: 103.0, 9.0: 103.0}
+    assert {time: window.in_file(time) for time in times} == times
+    ends = {1.5: 11.5, 2.0: 12.0, 2.5: 100.5, 5.0: 103.0, 30.0: 103.0}
+    assert {time: window.in_file(time, is_end=True) for time in ends} == ends
+
+
+# --- measures ----------------------------------------------------------------------------------------------
+
+
+def test_every_sample_is_listened_to_and_measured(tmp_path: Path) -> None:
+    sound = np.concatenate([np.full(40 * RATE, 0.5), np.zeros(40 * RATE)])
+    heard: list[np.ndarray] = []
+    recording = Recording(write_wav(tmp_path / "x.wav", sound), heard.append)
+    assert list(recording.windows()) == []
+    assert len(heard) > 1
+    assert np.array_equal(np.concatenate(heard), decode_audio(str(tmp_path / "x.wav")))
+    assert recording.loudness_db == pytest.approx(10 * np.log10(0.125), abs=0.01)
+    assert (recording.duration_seconds, recording.speech_seconds) == (80, 0)
+
+
+def test_digital_silence_has_no_level(tmp_path: Path) -> None:
+    recording = Recording(write_wav(tmp_path / "x.wav", np.zeros(RATE)))
+    assert list(recording.windows()) == []
+    assert recording.loudness_db == float("-inf")
+
+
+def test_no_sound_is_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableAudio, match="0 seconds"):
+        list(Recording(write_wav(tmp_path / "x.wav", np.zeros(0))).windows())
+
+
+# --- memory ------------------------------------------------------------------------------------------------
+
+READ_HOURS = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {project!r})
+from pipeline import windows
+from tests.test_windows import endless_speech
+windows.get_speech_timestamps = endless_speech
+count = sum(1 for _ in windows.Recording(Path(sys.argv[1])).windows())
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def megabytes(path: Path, hours: int) -> tuple[int, int]:
+    """Windows of a file of that length, all speech, and the peak memory (MiB) of a process that reads it."""
+    samples = hours * 3600 * RATE
+    write_wav(path, np.zeros(0))
+    header = bytearray(path.read_bytes())
+    header[4:8], header[40:44] = (36 + 2 * samples).to_bytes(4, "little"), (2 * samples).to_bytes(4, "little")
+    path.write_bytes(header)
+    with path.open("r+b") as file:
+        file.truncate(44 + 2 * samples)  # a hole: it reads as zeros and takes no room
+    script = READ_HOURS.format(project=str(PROJECT))
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    count, peak = done.stdout.split()
+    return int(count), int(peak)
+
+
+def test_six_hours_need_no_more_memory_than_one(tmp_path: Path) -> None:
+    one, of_one = megabytes(tmp_path / "1.wav", 1)
+    six, of_six = megabytes(tmp_path / "6.wav", 6)
+    assert six == pytest.approx(6 * one, rel=0.01)
+    assert of_six < of_one + 20
