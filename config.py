@@ -150,6 +150,8 @@ WHISPER_LANGUAGE = _text("WHISPER_LANGUAGE")
 WHISPER_TASK = _choice("WHISPER_TASK", "transcribe", "transcribe", "translate")
 WHISPER_WORD_TIMESTAMPS = _choice("WHISPER_WORD_TIMESTAMPS", "0", "0", "1") == "1"
 WHISPER_INITIAL_PROMPT = _text("WHISPER_INITIAL_PROMPT")
+AUDIO_TAGS_TOP = _whole("AUDIO_TAGS_TOP", 5, least=1)
+TOPICS_TOP = _whole("TOPICS_TOP", 3, least=1)
 PREPARE_THREADS = _whole("PREPARE_THREADS", 0) or max(1, min(8, len(os.sched_getaffinity(0)) // 2))
 BATCH_WAIT_MS = _whole("BATCH_WAIT_MS", 100)
 KEEP_BACKLOG_FILES = _whole("KEEP_BACKLOG_FILES", 64, least=1)

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import classifiers, finishing, worker
+from pipeline import finishing, worker
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
+from pipeline.classifiers import Classifiers
 from pipeline.database import AudioRow, Database
+from pipeline.device import BadModel
 from pipeline.errors import Permanent, Stopping
 from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
@@ -48,8 +50,8 @@ class Listener:
     The main thread claims files and hands them to the engine; the keepers' threads keep what it has heard.
     """
 
-    def __init__(self, process: Worker) -> None:
-        self.worker = process
+    def __init__(self, process: Worker, classifiers: Classifiers) -> None:
+        self.worker, self.classifiers = process, classifiers
         self.batches = Batches(process.redis, process.host)
         self.database = Database(config.DATABASE_URL)
         self.in_work: set[tuple[str, str]] = set()
@@ -141,7 +143,7 @@ class Listener:
     def keep(self, file: File, heard: Transcript) -> None:
         """Write a file's result and its Opus, then count it."""
         outlast = self.worker.outlast
-        labels = classifiers.classify(heard)
+        labels = self.classifiers.labels(heard)
         outlast(self.database.save_result, file.row.audio_id, heard, labels)
         key = outlast(s3_utils.upload_opus, file.path, file.row.audio_id, file.row.date)
         outlast(self.database.update_audio_s3_path, file.row.audio_id, key)
@@ -219,17 +221,23 @@ def run() -> None:
     """Load the models, then work until SIGTERM."""
     worker_id = config.worker_id("gpu")
     process = Worker(config.REDIS_URL, config.TRANSCRIBE_QUEUE, "gpu", worker_id, config.HOST_NAME, config.LIMITS)
-    listener = Listener(process)
     try:
         whisper = load()
     except ValueError as error:  # a language or a compute type that the model does not know
         raise worker.Misconfigured(f"WHISPER_MODEL {config.WHISPER_MODEL}: {error}") from None
+    gpu = config.WHISPER_DEVICE_INDEX if whisper.on_gpu else None
+    try:
+        classifiers = Classifiers(config.MODELS_ROOT, gpu, config.AUDIO_TAGS_TOP, config.TOPICS_TOP)
+    except BadModel as problem:
+        raise worker.Misconfigured(str(problem)) from None
     size = config.WHISPER_BATCH_SIZE or whisper.batch_that_fits()
+    listener = Listener(process, classifiers)
     engine = Transcriber(
         whisper, listener.heard, config.PREPARE_THREADS, size, config.BATCH_WAIT_MS / 1000,
-        progress=listener.say_what_is_in_work,
+        tagger=classifiers.tagger, progress=listener.say_what_is_in_work,
     )  # fmt: skip
     log.info("%s on %s, up to %d windows at a time", whisper.name, "a GPU" if whisper.on_gpu else "the CPU", size)
+    log.info("classifiers: %s", classifiers)
     checks = (listener.database.check_schema, s3_utils.check_bucket, listener.check_queue)
     with process.running(*checks):
         listener.listen(engine)

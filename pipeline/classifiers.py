@@ -1,13 +1,42 @@
-"""What the row says about the sound beside its words."""
+"""What the row says about the sound beside its words.
 
+`content` needs no model. Two more classifiers run where their folders exist in the models' root: `audio-tagging`
+(`pipeline.audio_tags`) and `topics` (`pipeline.topics`).
+"""
+
+from pathlib import Path
+
+from pipeline.audio_tags import AudioTags
+from pipeline.topics import Topics
 from pipeline.transcript import Label, Transcript
 
 SILENCE_DB = -60.0  # below this level (RMS, full scale) a file without speech is silence; a quiet room is near -50
+AUDIO_TAGS, TOPICS = "audio-tagging", "topics"
 
 
-def classify(transcript: Transcript) -> list[Label]:
-    """The file's labels: `content` is speech, silence or other, from the voice gate and the level."""
-    return [content(transcript.speech_seconds, transcript.duration_seconds, transcript.loudness_db)]
+class Classifiers:
+    """The classifiers of a host."""
+
+    def __init__(self, models_root: Path, gpu: int | None = None, tags: int = 5, topics: int = 3) -> None:
+        """`gpu`: the number of the GPU, None for the CPU; `tags`, `topics`: labels for each file.
+
+        `BadModel` where a folder is there and its model cannot be used.
+        """
+        folder = models_root / AUDIO_TAGS
+        self.tagger = AudioTags(folder, gpu, tags) if folder.exists() else None
+        folder = models_root / TOPICS
+        self.topics = Topics(folder, gpu, topics) if folder.exists() else None
+
+    def __str__(self) -> str:
+        models = [part.model for part in (self.tagger, self.topics) if part is not None]
+        return ", ".join(
+            ["content", *(f"{model.path} on {'a GPU' if model.on_gpu else 'the CPU'}" for model in models)]
+        )
+
+    def labels(self, heard: Transcript) -> list[Label]:
+        """The file's labels."""
+        topics = self.topics.of(heard.text) if self.topics else []
+        return [content(heard.speech_seconds, heard.duration_seconds, heard.loudness_db), *heard.tags, *topics]
 
 
 def content(speech_seconds: float, duration_seconds: float, loudness_db: float) -> Label:

@@ -32,6 +32,10 @@ class LostClaim(Exception):
     """The job is somebody else's now: this worker drops it and changes nothing more."""
 
 
+class Broken(Exception):
+    """This process is of no more use (its GPU has failed): it ends, and its next run goes on with the job."""
+
+
 class Stop(Protocol):
     """What says that the worker is to stop: a worker's flag, or a threading.Event."""
 

@@ -14,26 +14,21 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 
+from pipeline import device
+from pipeline.audio_tags import AudioTags, SoundOfFile
 from pipeline.errors import Stop, Stopping
 from pipeline.transcript import Label, Segment, Transcript, Word
-from pipeline.whisper import Passage, Whisper, is_broken_device, is_out_of_memory
+from pipeline.whisper import Passage, Whisper
 from pipeline.windows import Recording, Window
 
 log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
 READY_BATCHES = 3  # windows prepared ahead: enough to choose rows of similar length from
-
-
-class Tagger(Protocol):
-    """What labels the sound of files (`pipeline.audio_tags`)."""
-
-    def file(self) -> Any:
-        """An object for one file: `add(samples)` takes its sound, `labels()` gives its labels."""
 
 
 @dataclass(eq=False)
@@ -47,7 +42,7 @@ class _File(Generic[Key]):
     tags: list[Label] = field(default_factory=list)
     heard: dict[int, tuple[Window, list[Passage]]] = field(default_factory=dict)
     windows: int | None = None  # how many there are; None while it is read
-    tagging: Any = None
+    sound: SoundOfFile | None = None
     over: bool = False  # delivered, or failed
 
 
@@ -76,7 +71,7 @@ class Transcriber(Generic[Key]):
         prepare_threads: int,
         batch_size: int,
         batch_wait_seconds: float = 0.1,
-        tagger: Tagger | None = None,
+        tagger: AudioTags | None = None,
         progress: Callable[[], object] = bool,
     ) -> None:
         """`batch_wait_seconds`: how long a batch that is not full waits while more files are being prepared;
@@ -111,9 +106,9 @@ class Transcriber(Generic[Key]):
         """Take a file in; waits while enough are ahead. `Stopping` where `stop` is set meanwhile."""
         with self._changed:
             self._await(lambda: len(self._submitted) < self._preparers, stop)
-            tags = self._tagger.file() if self._tagger else None
-            recording = Recording(path, tags.add) if tags else Recording(path)
-            self._submitted.append(_File(key, path, recording, self._whisper.language, tagging=tags))
+            sound = self._tagger.file() if self._tagger else None
+            recording = Recording(path, sound.add) if sound else Recording(path)
+            self._submitted.append(_File(key, path, recording, self._whisper.language, sound=sound))
             self._undelivered += 1
             self._changed.notify_all()
 
@@ -159,7 +154,9 @@ class Transcriber(Generic[Key]):
         while (file := self._next_file()) is not None:
             try:
                 windows = self._read(file)
-            except Exception as error:  # noqa: BLE001 - the file's own result
+            except Exception as error:
+                if device.is_broken(error):
+                    raise
                 self._end_file(file, error)
             else:
                 with self._changed:
@@ -192,8 +189,8 @@ class Transcriber(Generic[Key]):
                 self._ready.append(row)
                 self._changed.notify_all()
             number += 1
-        if file.tagging is not None:
-            file.tags = file.tagging.labels()
+        if file.sound is not None:
+            file.tags = file.sound.labels()
         return number
 
     # --- computation -----------------------------------------------------------------------------------
@@ -235,13 +232,13 @@ class Transcriber(Generic[Key]):
             self._hear_at_once(rows)
             return
         except Exception as error:
-            if is_broken_device(error) or (is_out_of_memory(error) and len(rows) == 1):
+            if device.is_broken(error) or (device.is_out_of_memory(error) and len(rows) == 1):
                 raise
             if len(rows) == 1:
                 self._end_file(rows[0].file, error)
                 return
             middle = len(rows) // 2
-            if is_out_of_memory(error):
+            if device.is_out_of_memory(error):
                 log.warning("%d windows do not fit on the GPU: going on with %d at a time", len(rows), middle)
                 self.batch_size = min(self.batch_size, middle)
         self._hear(rows[:middle])

@@ -19,6 +19,7 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
 from pipeline.audio import SAMPLE_RATE
+from pipeline.device import is_out_of_memory
 from pipeline.transcript import Word
 
 MODEL_FILES = ("config.json", "model.bin", "tokenizer.json", "preprocessor_config.json")
@@ -30,7 +31,6 @@ _LEAST_LOGPROB, _MOST_NO_SPEECH, _MOST_COMPRESSION = -1.0, 0.6, 2.4
 _SECONDS_PER_TOKEN = 0.02  # of a timestamp token
 _FRAMES_PER_SECOND = 100  # of features
 _PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"  # punctuation that belongs to a word
-_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def model_problem(folder: Path) -> str | None:
@@ -41,17 +41,6 @@ def model_problem(folder: Path) -> str | None:
     if missing:
         return f"{folder} is not a Whisper model in CTranslate2 format: {', '.join(missing)} missing"
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU has no room for the batch; it works on with a smaller one."""
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
-
-
-def is_broken_device(error: BaseException) -> bool:
-    """Whether the GPU is of no more use to this process: every later call would fail too."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("CUDA" in text or "CUBLAS" in text) and not is_out_of_memory(error)
 
 
 @dataclass(frozen=True)

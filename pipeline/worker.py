@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline import batches, job_queue, redis_client
-from pipeline.errors import LostClaim, Permanent, Stopping, away
+from pipeline.errors import Broken, LostClaim, Permanent, Stopping, away
 from pipeline.job_queue import Job, JobQueue
 
 log = logging.getLogger(__name__)
@@ -236,11 +236,13 @@ class Worker:
 
     @contextlib.contextmanager
     def holding(self, job: Job) -> Iterator[None]:
-        """What becomes of the job when the work on it raises; nothing is raised further."""
+        """What becomes of the job when the work on it raises; only `Broken` is raised further."""
         try:
             yield
         except Stopping:
             log.info("stopping: %s stays for the next run", job.payload)
+        except Broken:
+            raise
         except LostClaim as lost:
             log.info("dropped %s: %s", job.payload, lost)
             self._unless_stopping(self.queue.settle, job)

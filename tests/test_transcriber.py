@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio
-from pipeline.classifiers import classify, content
+from pipeline.classifiers import Classifiers, content
 from pipeline.errors import Stopping
 from pipeline.transcriber import Transcriber, _File, _Row
 from pipeline.transcript import Label, Transcript
@@ -81,7 +81,7 @@ def hear(whisper: Whisper, path: Path) -> Transcript:
 
 
 def label(transcript: Transcript) -> Label:
-    (only,) = classify(transcript)
+    (only,) = Classifiers(Path("/nonexistent")).labels(transcript)
     return only
 
 

@@ -10,7 +10,8 @@ from faster_whisper import BatchedInferencePipeline
 
 from pipeline import whisper as module
 from pipeline.audio import SAMPLE_RATE, Converter
-from pipeline.whisper import Options, Whisper, _Try, is_broken_device, is_out_of_memory, split_at_timestamps
+from pipeline.device import is_broken, is_out_of_memory
+from pipeline.whisper import Options, Whisper, _Try, split_at_timestamps
 from pipeline.windows import Recording, Window
 from tests import random_whisper
 from tests.fleet import MODELS, ffmpeg_program
@@ -273,7 +274,7 @@ def test_scores_are_faster_whispers(speech: list[Window]) -> None:
     ],
 )
 def test_it_tells_a_full_device_from_a_broken_one(error: Exception, out_of_memory: bool, broken: bool) -> None:
-    assert (is_out_of_memory(error), is_broken_device(error)) == (out_of_memory, broken)
+    assert (is_out_of_memory(error), is_broken(error)) == (out_of_memory, broken)
 
 
 @pytest.mark.parametrize(("room", "size"), [(8, 8), (9, 8), (16, 16), (100, 64), (1000, 128)])

@@ -1,0 +1,92 @@
+"""The accelerator: what its errors mean, and ONNX models on it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from pipeline.errors import Broken, Outage
+
+_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Failed to allocate memory")
+_OF_THE_DEVICE = ("CUDA", "CUBLAS", "CUDNN")
+# Python's own classes of error that CTranslate2 and onnxruntime raise; a file's name may hold such words too.
+_NATIVE_ERRORS = (
+    RuntimeError,
+    onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+    onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
+    onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
+)
+THREADS = 2  # of a model on the CPU: several files are labelled at a time
+
+
+class BadModel(Exception):
+    """A model folder cannot be used: one line says why."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU has no room for the batch; it works on with a smaller one."""
+    return isinstance(error, _NATIVE_ERRORS) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether the GPU is of no more use to this process: every later call would fail too."""
+    is_of_device = isinstance(error, _NATIVE_ERRORS) and any(name in str(error) for name in _OF_THE_DEVICE)
+    return isinstance(error, Broken) or (is_of_device and not is_out_of_memory(error))
+
+
+class OnnxModel:
+    """A model of onnxruntime, for several threads: on the GPU where onnxruntime can use one, else on the CPU."""
+
+    def __init__(self, path: Path, gpu: int | None) -> None:
+        """`gpu`: the number of the GPU, None for the CPU. `BadModel` where the file is not a model."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        options.log_severity_level = 3
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if gpu is not None and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            onnxruntime.preload_dlls()  # the CUDA libraries of PyPI, where they are
+            # Whisper's own memory lies on the same GPU: take no more than is asked for.
+            cuda = {"device_id": gpu, "arena_extend_strategy": "kSameAsRequested"}
+            providers.insert(0, ("CUDAExecutionProvider", cuda))
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:
+            if is_broken(error) or is_out_of_memory(error):
+                raise
+            raise BadModel(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+        self.path, self.on_gpu = path, self._session.get_providers()[0] == "CUDAExecutionProvider"
+        self.inputs = {given.name: given for given in self._session.get_inputs()}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The model's outputs.
+
+        `Outage` where the GPU has no room: the file waits, and is not to blame. `Broken` where the GPU has failed.
+        """
+        try:
+            return self._session.run(None, dict(inputs))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise Outage("the GPU", f"{self.path} found no room: {error}") from error
+            if is_broken(error):
+                raise Broken(f"{self.path}: {error}") from error
+            raise
+
+
+def only_model(folder: Path) -> Path:
+    """The ONNX file in a model folder. `BadModel` where there is none, or a choice."""
+    found = sorted(path for path in folder.glob("**/*.onnx") if path.is_file())
+    if len(found) != 1:
+        names = ", ".join(str(path.relative_to(folder)) for path in found) or "none"
+        raise BadModel(f"{folder} has to hold one .onnx file, and holds {names}")
+    return found[0]
+
+
+def required(path: Path) -> str:
+    """The text of a file beside a model. `BadModel` where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise BadModel(f"{path} cannot be read: {reason}") from None

@@ -1,0 +1,135 @@
+"""What a file is about: a zero-shot classifier asks of each label whether the transcript entails it.
+
+The folder holds any model of natural language inference as Hugging Face exports it (`model.onnx`,
+`config.json`, `tokenizer.json`) and the user's own `labels.txt`, one label a line; `hypothesis.txt` may hold the
+sentence that a label is put into. A label's score is the probability that the text entails that sentence rather
+than contradicts it, each label by itself, so that a recording may have several topics or none.
+https://arxiv.org/abs/1909.00161
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from pipeline.device import BadModel, OnnxModel, only_model, required
+from pipeline.transcript import Label
+
+CLASSIFIER = "topic"
+HYPOTHESIS = "This recording is about {}."
+MOST_TOKENS = 512  # of a text with its hypothesis: what these models are trained with
+MOST_PASSAGES = 16  # of one transcript, evenly spread over it: about 8,000 words
+_ROWS_AT_ONCE = 32
+_PADDING = ("[PAD]", "<pad>")
+_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+
+class Topics:
+    """The model of a folder with the user's labels, for several threads."""
+
+    def __init__(self, folder: Path, gpu: int | None, top: int) -> None:
+        """`gpu`: the number of the GPU, None for the CPU; `top`: labels for each file.
+
+        `BadModel` where a part of the folder is missing or cannot be used.
+        """
+        self.labels, self._top = _labels(folder / "labels.txt"), top
+        template = _template(folder / "hypothesis.txt")
+        self._hypotheses = [template.replace("{}", label) for label in self.labels]
+        self.model = OnnxModel(only_model(folder), gpu)
+        if unknown := set(self.model.inputs) - set(_FIELDS):
+            raise BadModel(f"{self.model.path} wants {', '.join(sorted(unknown))}, which no tokenizer gives")
+        settings = _json(folder / "config.json")
+        self._entails, self._against = _outcomes(settings, folder / "config.json")
+        most_tokens = min(MOST_TOKENS, settings.get("max_position_embeddings") or MOST_TOKENS)
+        self._words = _tokenizer(folder / "tokenizer.json")
+        self._pairs = _tokenizer(folder / "tokenizer.json", most_tokens)
+        longest = max(len(self._words.encode(text, add_special_tokens=False)) for text in self._hypotheses)
+        self._passage_tokens = most_tokens - longest - self._pairs.num_special_tokens_to_add(True)
+        if self._passage_tokens < longest:
+            raise BadModel(f"{folder / 'labels.txt'}: a label of {longest} tokens leaves no room for the text")
+        self.of("warm up")
+
+    def of(self, text: str) -> list[Label]:
+        """The likeliest labels of a text, best first; none where there is no text."""
+        passages = self._passages(text)
+        if not passages:
+            return []
+        rows = [(passage, hypothesis) for passage, _ in passages for hypothesis in self._hypotheses]
+        scores = np.concatenate(
+            [self._entailment(rows[start : start + _ROWS_AT_ONCE]) for start in range(0, len(rows), _ROWS_AT_ONCE)]
+        ).reshape(len(passages), len(self.labels))
+        means = np.average(scores, axis=0, weights=[tokens for _, tokens in passages])
+        best = np.argsort(-means, kind="stable")[: self._top]
+        return [Label(CLASSIFIER, self.labels[number], float(means[number])) for number in best]
+
+    def _passages(self, text: str) -> list[tuple[str, int]]:
+        """Parts of the text that fit into the model, with their numbers of tokens."""
+        offsets = self._words.encode(text, add_special_tokens=False).offsets if text.strip() else []
+        starts = np.arange(0, len(offsets), self._passage_tokens)
+        if len(starts) > MOST_PASSAGES:
+            starts = starts[np.linspace(0, len(starts) - 1, MOST_PASSAGES).astype(int)]
+        parts = [offsets[start : start + self._passage_tokens] for start in starts]
+        return [(text[part[0][0] : part[-1][1]], len(part)) for part in parts]
+
+    def _entailment(self, rows: list[tuple[str, str]]) -> np.ndarray:
+        """The probability of entailment [rows] of pairs of text and hypothesis."""
+        encoded: list[Encoding] = self._pairs.encode_batch(rows)
+        inputs = {name: np.array([getattr(row, _FIELDS[name]) for row in encoded]) for name in self.model.inputs}
+        logits = self.model.run(inputs)[0]
+        return 1 / (1 + np.exp(logits[:, self._against] - logits[:, self._entails]))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(required(path))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise BadModel(f"{path} is not a JSON object")
+    return value
+
+
+def _labels(path: Path) -> list[str]:
+    """The lines of the file, each once, without empty ones and those that begin with #."""
+    lines = [line.strip() for line in required(path).splitlines()]
+    labels = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    if not labels:
+        raise BadModel(f"{path} holds no label: write one a line")
+    return labels
+
+
+def _template(path: Path) -> str:
+    template = required(path).strip() if path.exists() else HYPOTHESIS
+    if template.count("{}") != 1:
+        raise BadModel(f"{path} has to hold one sentence with {{}} where the label goes")
+    return template
+
+
+def _outcomes(settings: dict[str, Any], path: Path) -> tuple[int, int]:
+    """The numbers of the outputs for entailment, and for its opposite, by the names that the model gives them."""
+    names = {str(name).lower(): int(number) for number, name in (settings.get("id2label") or {}).items()}
+    entails = [number for name, number in names.items() if name.startswith("entail")]
+    against = [number for name, number in names.items() if name.startswith(("contradict", "not_entail"))]
+    if len(entails) != 1 or len(against) != 1:
+        raise BadModel(f"{path}: id2label names {sorted(names)}: entailment and contradiction are needed")
+    return entails[0], against[0]
+
+
+def _tokenizer(path: Path, most_tokens: int | None = None) -> Tokenizer:
+    """The tokenizer, whole texts as they are; with `most_tokens`, pairs cut in their first part and padded."""
+    text = required(path)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises no other class
+        raise BadModel(f"{path} cannot be read: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if most_tokens is not None:
+        tokenizer.enable_truncation(most_tokens, strategy="only_first")
+        padding = next((token for token in _PADDING if tokenizer.token_to_id(token) is not None), None)
+        if padding is None:
+            raise BadModel(f"{path} knows no padding: one of {', '.join(_PADDING)} is needed")
+        tokenizer.enable_padding(pad_id=tokenizer.token_to_id(padding), pad_token=padding)
+    return tokenizer
