@@ -40,7 +40,7 @@ class _File(Generic[Key]):
     recording: Recording
     language: str | None
     tags: list[Label] = field(default_factory=list)
-    heard: dict[int, tuple[Window, list[Passage]]] = field(default_factory=dict)
+    heard: dict[int, list[Segment]] = field(default_factory=dict)
     windows: int | None = None  # how many there are; None while it is read
     sound: SoundOfFile | None = None
     over: bool = False  # delivered, or failed
@@ -253,7 +253,7 @@ class Transcriber(Generic[Key]):
                     row.file.language = language
         heard = self._whisper.hear(features, [row.file.language or "en" for row in rows], encoded)
         for row, passages in zip(rows, heard, strict=True):
-            row.file.heard[row.index] = (row.window, passages)
+            row.file.heard[row.index] = [_segment(row.window, passage) for passage in passages]
 
     # --- delivery --------------------------------------------------------------------------------------
 
@@ -273,8 +273,7 @@ class Transcriber(Generic[Key]):
             self._changed.notify_all()
 
     def _transcript(self, file: _File[Key]) -> Transcript:
-        parts = [file.heard[number] for number in sorted(file.heard)]
-        segments = [_segment(window, passage) for window, passages in parts for passage in passages]
+        segments = [segment for number in sorted(file.heard) for segment in file.heard[number]]
         sound = file.recording
         return Transcript(
             text=" ".join(segment.text for segment in segments),

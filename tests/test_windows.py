@@ -169,17 +169,23 @@ print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
-def megabytes(path: Path, hours: int) -> tuple[int, int]:
-    """Windows of a file of that length, all speech, and the peak memory (MiB) of a process that reads it."""
-    samples = hours * 3600 * RATE
+def write_endless_wav(path: Path, hours: float) -> Path:
+    """A file of that length that takes no room on the disk; `endless_speech` takes all of it for speech."""
+    samples = int(hours * 3600 * RATE)
     write_wav(path, np.zeros(0))
     header = bytearray(path.read_bytes())
     header[4:8], header[40:44] = (36 + 2 * samples).to_bytes(4, "little"), (2 * samples).to_bytes(4, "little")
     path.write_bytes(header)
     with path.open("r+b") as file:
-        file.truncate(44 + 2 * samples)  # a hole: it reads as zeros and takes no room
+        file.truncate(44 + 2 * samples)  # a hole: it reads as zeros
+    return path
+
+
+def megabytes(path: Path, hours: int) -> tuple[int, int]:
+    """Windows of a file of that length, all speech, and the peak memory (MiB) of a process that reads it."""
     script = READ_HOURS.format(project=str(PROJECT))
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script, str(write_endless_wav(path, hours))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     count, peak = done.stdout.split()
     return int(count), int(peak)
 

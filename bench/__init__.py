@@ -1,0 +1,1 @@
+"""Every claim about speed, runnable, beside the peer that it is measured against."""

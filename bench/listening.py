@@ -1,0 +1,147 @@
+"""Transcription against its peers: the same files, model, compute type and cores, in turn, several rounds.
+
+    bench/listening           on this machine's CPU: Whisper tiny's shape, about 15 minutes
+    bench/listening --shape large-v3-turbo --compute-type float16 --batch-size 64 --clips 2000    on a GPU
+    bench/listening --model /data/models/large-v3-turbo     a real model
+
+The model has random weights unless --model names one: speed depends on the shape alone, and every program decodes
+the same number of tokens for a window of speech. Timestamps and second tries are off in all of them. A ratio is
+ours divided by the other's in the same round; the table gives the median round.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+
+from bench import corpus, report
+from bench.engine import PEERS
+from tests import random_whisper
+from tests.fleet import PROJECT, ffmpeg_program
+
+RESULTS = PROJECT / "bench" / "results"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench/listening", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--engines", default="ours,transcribe,batched,parallel",
+        help=f"which, with commas: {', '.join(PEERS)} (default: %(default)s)")  # fmt: skip
+    add(
+        "--shape", default="tiny", choices=random_whisper.SHAPES, help="of the random model (default: %(default)s)"
+    )
+    add("--model", type=Path, help="a Whisper model's folder in CTranslate2 format, instead of a random one")
+    add("--compute-type", default="default", help="CTranslate2's (default: float16 on a GPU, float32 on a CPU)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--threads", type=int, default=0, help="cores for each program (default: all of this machine)")
+    add("--clips", type=int, default=120, help="short clips of 2 to 30 s (default: %(default)s)")
+    add("--long", default="10,20", help="minutes of the long recordings, with commas (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="(default: %(default)s)")
+    add("--tokens", type=int, default=48, help="decoded for each window (default: %(default)s)")
+    add("--batch-size", type=int, default=8, help="windows, in all that have batches (default: %(default)s)")
+    add("--beam-size", type=int, default=5, help="(default: %(default)s)")
+    add("--language", help="given rather than detected, as en")
+    add("--folder", type=Path, help="keeps corpus and model for the next call (default: a temporary one)")
+    add("--name", default="listening", help="of the files in bench/results (default: %(default)s)")
+    given = parser.parse_args()
+    unknown = [name for name in given.engines.split(",") if name not in PEERS]
+    if unknown:
+        parser.error(f"--engines: {unknown[0]} is not one of {', '.join(PEERS)}")
+    return given
+
+
+def settle(given: argparse.Namespace) -> dict[str, Any]:
+    """The settings that all programs share."""
+    device = given.device
+    if device == "auto":
+        device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+    kind = given.compute_type
+    if kind == "default":
+        kind = "float16" if device == "cuda" else "float32"
+    threads = given.threads or len(os.sched_getaffinity(0))
+    return {
+        "device": device, "compute_type": kind, "threads": threads, "tokens": given.tokens,
+        "batch_size": given.batch_size, "beam_size": given.beam_size, "language": given.language,
+    }  # fmt: skip
+
+
+def run_one(engine: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Measure one program on the files, in a process of its own."""
+    environment = PROJECT / (".venv-whispers2t" if engine == "whispers2t" else ".venv-bench")
+    path = f"{run['programs']}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(environment / "bin" / "python"), "-m", "bench.engine", engine, json.dumps(run)],
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=3600,
+        env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(run["threads"])},
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise SystemExit(f"{PEERS[engine]} failed:\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def compare(kind: str, files: list[Path], given: argparse.Namespace, run: dict[str, Any]) -> dict[str, Any]:
+    """All rounds of all programs on the files; in each round another one begins."""
+    engines = given.engines.split(",")
+    audio = sum(map(corpus.seconds_of, files))
+    rounds: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
+    for number in range(given.rounds):
+        for engine in engines[number % len(engines) :] + engines[: number % len(engines)]:
+            result = run_one(engine, {**run, "files": list(map(str, files))})
+            result["speed"] = audio / result["wall_s"]
+            rounds[engine].append(result)
+            print(f"{kind}, round {number + 1}, {engine}: {result['speed']:.1f} times real time", file=sys.stderr)
+    return {"files": len(files), "audio_s": audio, "engines": {name: _sum_up(rounds, name) for name in engines}}
+
+
+def _sum_up(rounds: dict[str, list[dict[str, Any]]], engine: str) -> dict[str, Any]:
+    results = rounds[engine]
+    known = [key for key, value in results[0].items() if value is not None]
+    summary = {key: statistics.median(one[key] for one in results) for key in known}
+    summary["speeds"] = [one["speed"] for one in results]
+    if "ours" in rounds:
+        ratios = [us["speed"] / one["speed"] for us, one in zip(rounds["ours"], results, strict=True)]
+        summary["ratio"], summary["ratios"] = statistics.median(ratios), ratios
+    return summary
+
+
+def main() -> int:
+    """Make the corpus and the model, run all rounds, write the results."""
+    given = arguments()
+    run = settle(given)
+    with tempfile.TemporaryDirectory(prefix="bench-listening-") as temporary:
+        folder = (given.folder or Path(temporary)).absolute()
+        model = given.model
+        if model is None:
+            model = folder / given.shape
+            if not (model / "preprocessor_config.json").exists():
+                random_whisper.make(model, given.shape)
+        run["model"], run["programs"] = str(model.absolute()), str(folder / "bin")
+        (folder / "bin").mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (folder / "bin" / "ffmpeg").symlink_to(ffmpeg_program())  # WhisperS2T looks for this name
+        corpora = {}
+        if given.clips:
+            files = corpus.short_clips(folder / "corpus", given.clips)
+            corpora["short clips"] = compare("short clips", files, given, run)
+        if given.long:
+            files = corpus.long_recordings(folder / "corpus", list(map(int, given.long.split(","))))
+            corpora["long recordings"] = compare("long recordings", files, given, run)
+    run.update(model=given.model.name if given.model else f"{given.shape}, random weights", rounds=given.rounds)
+    report.write(RESULTS, given.name, run, corpora)
+    print((RESULTS / f"{given.name}.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""What a benchmark writes: its numbers (JSON), a table (Markdown) and a chart (PNG)."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from bench.engine import PEERS
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+
+def write(folder: Path, name: str, settings: dict[str, Any], corpora: dict[str, Any]) -> None:
+    """Write `name`.json, .md and .png into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"settings": settings, "corpora": corpora}, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(table(settings, corpora))
+    chart(folder / f"{name}.png", corpora)
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def table(settings: dict[str, Any], corpora: dict[str, Any]) -> str:
+    """The results as a Markdown table; a speed is seconds of audio in a second."""
+    where = "a GPU" if settings["device"] == "cuda" else f"{settings['threads']} cores of {processor()}"
+    lines = [
+        f"Whisper {settings['model']}, {settings['compute_type']}, on {where}; beam {settings['beam_size']}, "
+        f"{settings['tokens']} tokens a window, language {settings['language'] or 'detected'}, "
+        f"batches of {settings['batch_size']}; median of {settings['rounds']} rounds.",
+    ]
+    for kind, results in corpora.items():
+        lines += [
+            "",
+            f"{results['files']} {kind}, {results['audio_s'] / 60:.0f} minutes in all:",
+            "",
+            "| | audio s per s (least to most) | ours is | computing | memory | first result | windows | tokens |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for engine, one in results["engines"].items():
+            ratio = f"{one['ratio']:.2f} times" if engine != "ours" and "ratio" in one else ""
+            memory = f"{one['memory_mb']:.0f} MB"
+            if "gpu_memory_mb" in one:
+                memory += f", GPU {one['gpu_memory_mb']:.0f} MB"
+            lines.append(
+                f"| {PEERS[engine]} | {one['speed']:.1f} ({min(one['speeds']):.1f} to {max(one['speeds']):.1f}) | "
+                f"{ratio} | {one['computing']:.0%} | {memory} | {one['first_s']:.1f} s | {one['windows']:.0f} | "
+                f"{one['tokens']:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def chart(path: Path, corpora: dict[str, Any]) -> None:
+    """Bars of the speeds, with the least and most of the rounds."""
+    figure, axes = pyplot.subplots(1, len(corpora), figsize=(5.5 * len(corpora), 3), squeeze=False)
+    for axis, (kind, results) in zip(axes[0], corpora.items(), strict=True):
+        engines = results["engines"]
+        speeds = [one["speed"] for one in engines.values()]
+        spread = [
+            [one["speed"] - min(one["speeds"]) for one in engines.values()],
+            [max(one["speeds"]) - one["speed"] for one in engines.values()],
+        ]
+        colours = ["#1f6f8b" if engine == "ours" else "#b8b8b8" for engine in engines]
+        axis.barh(list(engines), speeds, xerr=spread, color=colours, capsize=3)
+        axis.invert_yaxis()
+        axis.set_title(kind)
+        axis.set_xlabel("seconds of audio in a second")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
