@@ -11,6 +11,8 @@ import sys
 import urllib.parse
 from pathlib import Path
 
+import psycopg2.extensions
+
 from pipeline.worker import Limits
 
 # What each part of the pipeline cannot do without: a worker requires the groups that it uses.
@@ -23,6 +25,7 @@ COMPUTE_TYPES = (
     "int8", "int8_float32", "int8_float16", "int8_bfloat16",
 )  # fmt: skip
 FILES = ("EC2_KEY_FILE", "EC2_KNOWN_HOSTS")
+FOLDERS = ("SCRATCH_ROOT", "TRANSFER_ROOT")
 
 defaults: dict[str, str] = {}  # every variable that the code reads, with its default as text
 _wrong: list[str] = []
@@ -42,12 +45,13 @@ def _path(name: str, default: str) -> Path:
     return Path(text)
 
 
-def _url(name: str, *schemes: str) -> str:
+def _url(name: str, *schemes: str, path: str = ".*") -> str:
     """The variable as a URL of one of the schemes. It may hold a password, so it is not shown."""
     text = _text(name)
     try:
         url = urllib.parse.urlsplit(text)
         sound = url.scheme in schemes and (url.port is None or url.port > 0)
+        sound = sound and bool(url.hostname) and re.fullmatch(path, url.path) is not None
     except ValueError:
         sound = False
     if text and not sound:
@@ -55,20 +59,34 @@ def _url(name: str, *schemes: str) -> str:
     return text
 
 
-def _whole(name: str, default: int, least: int = 0) -> int:
-    """The variable as a whole number of at least `least`."""
+def _database_url(name: str) -> str:
+    """The variable as an address that PostgreSQL's own client can read."""
+    text = _text(name)
+    try:
+        psycopg2.extensions.parse_dsn(text)
+        sound = re.match(r"postgres(ql)?://", text) is not None
+    except psycopg2.ProgrammingError:
+        sound = False
+    if text and not sound:
+        _wrong.append(f"{name} is no URL that begins with postgresql:// or holds what PostgreSQL does not know")
+    return text
+
+
+def _whole(name: str, default: int, least: int = 0, most: int | None = None) -> int:
+    """The variable as a whole number of at least `least`, and at most `most`."""
     text = _text(name, str(default))
-    if text.isdecimal() and int(text) >= least:
+    if text.isdecimal() and int(text) >= least and (most is None or int(text) <= most):
         return int(text)
-    _wrong.append(f"{name} is {text!r}: give a whole number of at least {least}")
+    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    _wrong.append(f"{name} is {text!r}: give a whole number {limits}")
     return default
 
 
-def _name(name: str, default: str) -> str:
-    """The variable as a name that can be part of a Redis key."""
+def _name(name: str, default: str, allowed: str = "._:@-") -> str:
+    """The variable as a name that can be part of a Redis key and of a path; it may be empty by default only."""
     text = _text(name, default)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:@-]*", text):
-        _wrong.append(f"{name} is {text!r}: use letters, digits and . _ : @ - only")
+    if text and not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9{re.escape(allowed)}]*", text):
+        _wrong.append(f"{name} is {text!r}: use letters, digits and {' '.join(allowed)} only")
     return text
 
 
@@ -91,21 +109,21 @@ def _device(name: str, default: str) -> tuple[str, int]:
     return default, 0
 
 
-REDIS_URL = _url("REDIS_URL", "redis", "rediss")
-DATABASE_URL = _url("DATABASE_URL", "postgresql", "postgres")
+REDIS_URL = _url("REDIS_URL", "redis", "rediss", path=r"|/\d*")
+DATABASE_URL = _database_url("DATABASE_URL")
 
 S3_ENDPOINT = _url("S3_ENDPOINT", "http", "https")
 S3_ACCESS_KEY = _text("S3_ACCESS_KEY")
 S3_SECRET_KEY = _text("S3_SECRET_KEY")
-S3_BUCKET = _text("S3_BUCKET")
-S3_REGION = _text("S3_REGION", "us-east-1")
+S3_BUCKET = _name("S3_BUCKET", "", "._-")
+S3_REGION = _name("S3_REGION", "us-east-1", "_-")
 
 SCRATCH_ROOT = _path("SCRATCH_ROOT", "/data/scratch")
 MODELS_ROOT = _path("MODELS_ROOT", "/data/models")
 TRANSFER_ROOT = _path("TRANSFER_ROOT", "/var/tmp/audio-pipeline")
 
 EC2_HOST = _text("EC2_HOST")
-EC2_PORT = _whole("EC2_PORT", 22, least=1)
+EC2_PORT = _whole("EC2_PORT", 22, least=1, most=65535)
 EC2_USER = _text("EC2_USER")
 EC2_KEY_FILE = _text("EC2_KEY_FILE")
 EC2_KNOWN_HOSTS = _text("EC2_KNOWN_HOSTS")
@@ -115,10 +133,12 @@ EC2_WATCH_SECONDS = _whole("EC2_WATCH_SECONDS", 0)
 TRANSFER_QUEUE = _name("TRANSFER_QUEUE", "queue:transfer")
 UNPACK_QUEUE = _name("UNPACK_QUEUE", "queue:unpack")
 TRANSCRIBE_QUEUE = _name("TRANSCRIBE_QUEUE", "queue:transcribe")
+if len({TRANSFER_QUEUE, UNPACK_QUEUE, TRANSCRIBE_QUEUE}) < 3:
+    _wrong.append("TRANSFER_QUEUE, UNPACK_QUEUE and TRANSCRIBE_QUEUE have to differ")
 
 HOST_NAME = _name("HOST_NAME", socket.gethostname())
 defaults["HOST_NAME"] = ""  # the machine's own name, which differs from host to host
-WORKER_ID = _text("WORKER_ID")
+WORKER_ID = _name("WORKER_ID", "")
 
 LIMITS = Limits(
     attempts=_whole("MAX_ATTEMPTS", 3, least=1),
@@ -133,7 +153,7 @@ SCRATCH_MIN_FREE_MB = _whole("SCRATCH_MIN_FREE_MB", 10240)
 ARCHIVE_MAX_MEMBERS = _whole("ARCHIVE_MAX_MEMBERS", 200_000, least=1)
 ARCHIVE_MAX_FILE_MB = _whole("ARCHIVE_MAX_FILE_MB", 8192, least=1)
 CONVERT_JOBS = _whole("CONVERT_JOBS", 0) or len(os.sched_getaffinity(0))
-OPUS_BITRATE_KBPS = _whole("OPUS_BITRATE_KBPS", 32, least=6)
+OPUS_BITRATE_KBPS = _whole("OPUS_BITRATE_KBPS", 32, least=6, most=256)  # what libopus takes for one channel
 FFMPEG = _text("FFMPEG", "ffmpeg")
 FFMPEG_TIMEOUT_SECONDS = _whole("FFMPEG_TIMEOUT_SECONDS", 3600, least=1)
 
@@ -172,8 +192,22 @@ def require(*names: str) -> None:
         for name in FILES
         if name in names and globals()[name] and not os.access(globals()[name], os.R_OK)
     ]
-    if missing or unreadable or _wrong:
-        refuse(*missing, *unreadable, *_wrong)
+    unwritable = [
+        f"{name} is {str(globals()[name])!r}: {there} is no folder that this user may write to"
+        for name in FOLDERS
+        if name in names and not _is_writable(there := _nearest(globals()[name]))
+    ]
+    if missing or unreadable or unwritable or _wrong:
+        refuse(*missing, *unreadable, *unwritable, *_wrong)
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest one above it that exists: below it the rest can be made."""
+    return next(there for there in (path, *path.parents) if os.path.lexists(there))
+
+
+def _is_writable(path: Path) -> bool:
+    return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
 
 
 def refuse(*problems: str) -> None:

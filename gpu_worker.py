@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Works on the host's transcription queue: transcribes and classifies its Opus files, and keeps each in S3.
 
 A file's steps, in this order: its row, the transcript, the Opus in S3, the row done, the count in Redis; after
@@ -20,7 +19,7 @@ from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
 from pipeline.database import AudioRow, Database
-from pipeline.device import BadModel
+from pipeline.device import BadModel, is_broken, is_out_of_memory
 from pipeline.errors import Permanent, Stopping
 from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
@@ -123,10 +122,10 @@ class Listener:
         """Check a job and make its row; None where there is nothing to transcribe."""
         outlast = self.worker.outlast
         batch_id, name = _names(job)
-        path = _in_scratch(job.fields["opus_path"], batch_id)
         if (batch_id, name) in self.in_work or not outlast(self.batches.wants, batch_id, name):
             self.drop(job, batch_id, name)
             return None
+        path = _in_scratch(job.fields["opus_path"], batch_id)
         row = outlast(self.database.start_file, batch_id, name)
         file = File(job, batch_id, name, path, row)
         if row.status == "done":  # died between the row and the count
@@ -223,8 +222,11 @@ def run() -> None:
     process = Worker(config.REDIS_URL, config.TRANSCRIBE_QUEUE, "gpu", worker_id, config.HOST_NAME, config.LIMITS)
     try:
         whisper = load()
-    except ValueError as error:  # a language or a compute type that the model does not know
-        raise worker.Misconfigured(f"WHISPER_MODEL {config.WHISPER_MODEL}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - each of three libraries has its own classes
+        if is_broken(error) or is_out_of_memory(error):
+            log.critical("the GPU cannot be used now: %s", error)
+            raise SystemExit(1) from None
+        raise worker.Misconfigured(f"WHISPER_MODEL {config.WHISPER_MODEL} cannot be used: {error}") from None
     gpu = config.WHISPER_DEVICE_INDEX if whisper.on_gpu else None
     try:
         classifiers = Classifiers(config.MODELS_ROOT, gpu, config.AUDIO_TAGS_TOP, config.TOPICS_TOP)
@@ -246,7 +248,7 @@ def run() -> None:
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
-    config.require(*config.REDIS, *config.DATABASE, *config.S3)
+    config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if problem := model_problem(config.MODELS_ROOT / config.WHISPER_MODEL):
         config.refuse(f"WHISPER_MODEL: {problem}")
     worker.log_to_stderr(config.LOG_LEVEL)

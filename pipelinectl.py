@@ -1,8 +1,8 @@
-#!/usr/bin/env python3
 """The operator's command: queue archives, see what moves, apply the database schema."""
 
 import argparse
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -26,10 +26,20 @@ EPILOG = """examples:
 exit status: 0 well, 1 a service is away, 2 wrong arguments or settings (example.env lists them)"""
 
 
+def connect() -> Any:
+    """The Redis of the settings; ends with status 2 where it refuses us."""
+    config.require(*config.REDIS)
+    client = redis_client.connect(config.REDIS_URL)
+    if problem := redis_client.refusal(client):
+        config.refuse(problem)
+    return client
+
+
 def enqueue(arguments: argparse.Namespace) -> None:
     """Queue remote paths for transfer."""
-    config.require(*config.REDIS)
-    watch = Watch(redis_client.connect(config.REDIS_URL), config.TRANSFER_QUEUE)
+    if "" in arguments.remote_path:
+        config.refuse("a remote path is empty")
+    watch = Watch(connect(), config.TRANSFER_QUEUE)
     for path in arguments.remote_path:
         watch.enqueue(path)
         print(f"queued {path}")
@@ -37,9 +47,9 @@ def enqueue(arguments: argparse.Namespace) -> None:
 
 def status(arguments: argparse.Namespace) -> None:
     """Show queues, workers and open batches."""
-    config.require(*config.REDIS)
+    redis = connect()
     queues = [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE]
-    now = read_status(redis_client.connect(config.REDIS_URL), queues)
+    now = read_status(redis, queues)
     if arguments.json:
         print(json.dumps(now.as_dict(), indent=2))
     else:
@@ -68,6 +78,8 @@ def migrate(_arguments: argparse.Namespace) -> None:
     """Apply what is new in schema/; safe to repeat, and when two run at once."""
     config.require(*config.DATABASE)
     database = Database(config.DATABASE_URL)
+    if problem := database.refusal():
+        config.refuse(problem)
     applied = database.migrate()
     database.close()
     print(f"applied {', '.join(applied)}" if applied else "the schema is up to date")
@@ -96,6 +108,10 @@ def main() -> int:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # paths that are not UTF-8
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         if (service := away(error)) is None:
             raise

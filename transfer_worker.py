@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Brings archives from the EC2 host to S3 and queues them to be unpacked.
 
 A job names a remote path: {"remote_path": "/recordings/monday.tar"}. Its batch id (YYYYMMDD-HHMMSS, UTC) is
@@ -38,11 +37,14 @@ class Transferrer:
         self.folder = config.TRANSFER_ROOT / process.id
         self.next_look = 0.0
         process.housekeeping = self.keep_house
+        process.give_up = self.give_up
 
     def transfer(self, job: Job) -> None:
         """Settle one job: its archive is in S3, checked, and queued to be unpacked."""
         outlast = self.worker.outlast
         remote_path = job.require(remote_path=str)["remote_path"]
+        if "\0" in remote_path:
+            raise Permanent(f"remote_path {remote_path!r} is no path: it holds a NUL")
         state = outlast(self.remote.stat, remote_path)
         batch_id = outlast(self.batch_ids.assign, job)
         path = self.folder / f"{batch_id}.tar"
@@ -70,6 +72,16 @@ class Transferrer:
         if outlast(self.worker.queue.settle, job, config.UNPACK_QUEUE, unpack_job):
             log.info("%s is batch %s, %d audio files", remote_path, batch_id, len(index.members))
 
+    def give_up(self, job: Job, reason: str) -> None:
+        """Bury a job. The watch queues its path again when the file there is another one."""
+        remote_path = job.fields.get("remote_path")
+        if isinstance(remote_path, str) and "\0" not in remote_path:
+            try:
+                self.watch.mark(remote_path, self.remote.stat(remote_path))
+            except Permanent:  # there is no such file
+                self.watch.forget(remote_path)
+        self.worker.bury(job, reason)
+
     def keep_house(self) -> None:
         """Look at the remote folder for new archives, every EC2_WATCH_SECONDS."""
         if not config.EC2_WATCH_SECONDS or time.monotonic() < self.next_look:
@@ -91,7 +103,7 @@ def run() -> None:
         config.REDIS_URL, config.TRANSFER_QUEUE, "transfer", worker_id, config.HOST_NAME, config.LIMITS
     )
     transferrer = Transferrer(process)
-    with process.running(s3_utils.check_bucket):
+    with process.running(s3_utils.check_bucket, transferrer.remote.refusal):
         process.outlast(transferrer.clear_folder)
         for job in process.jobs():
             with process.holding(job):
@@ -102,7 +114,7 @@ def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
     watch = ("EC2_REMOTE_DIR",) if config.EC2_WATCH_SECONDS else ()
-    config.require(*config.REDIS, *config.S3, *config.EC2, *watch)
+    config.require(*config.REDIS, *config.S3, *config.EC2, "TRANSFER_ROOT", *watch)
     if shutil.which("scp") is None:
         config.refuse("there is no scp: install openssh-client")
     worker.log_to_stderr(config.LOG_LEVEL)

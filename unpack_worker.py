@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Unpacks archives on a GPU host: S3 to scratch, every audio file to Opus, each queued when it is ready.
 
 All steps are idempotent, because a job may be delivered again after any of them: the batch counts a file
@@ -34,7 +33,7 @@ class Unpacker:
         self.worker = process
         self.batches = Batches(process.redis, process.host)
         self.database = Database(config.DATABASE_URL)
-        self.converter = Converter(config.FFMPEG, config.OPUS_BITRATE_KBPS, config.FFMPEG_TIMEOUT_SECONDS)
+        self.converter = converter()
         self.room = ""
         process.give_up = self.give_up
         process.ready_for_more = self.has_room
@@ -187,6 +186,11 @@ class Unpacker:
         finishing.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
 
 
+def converter() -> Converter:
+    """ffmpeg as it is set."""
+    return Converter(config.FFMPEG, config.OPUS_BITRATE_KBPS, config.FFMPEG_TIMEOUT_SECONDS)
+
+
 def _opus_path(batch_id: str, member: Member) -> Path:
     return config.SCRATCH_ROOT / batch_id / f"{member.safe_stem}.opus"
 
@@ -206,9 +210,11 @@ def run() -> None:
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
-    config.require(*config.REDIS, *config.DATABASE, *config.S3)
+    config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if shutil.which(config.FFMPEG) is None:
         config.refuse(f"FFMPEG is {config.FFMPEG!r}: there is no such program; install ffmpeg")
+    if problem := converter().problem():
+        config.refuse(f"FFMPEG is {config.FFMPEG!r} and makes no Opus: {problem}")
     worker.log_to_stderr(config.LOG_LEVEL)
     try:
         run()

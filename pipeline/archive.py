@@ -45,7 +45,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Index:
-    """The audio files of an archive in their order, and how many other members were ignored."""
+    """The audio files of an archive in their order, and how many other members (folders apart) were ignored."""
 
     members: list[Member]
     ignored: int
@@ -74,7 +74,7 @@ def index(path: Path, most_members: int, most_file_bytes: int) -> Index:
         for info in _headers(file, size, most_members):
             name = readable(info.name)
             if not _is_audio(info, name):
-                ignored += 1
+                ignored += not info.isdir()
                 continue
             if info.size > most_file_bytes:
                 raise BadArchive(f"{name} has {info.size} bytes: {most_file_bytes} are allowed")

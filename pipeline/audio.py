@@ -5,7 +5,10 @@ import math
 import os
 import re
 import subprocess
+import tempfile
+import threading
 import uuid
+import wave
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +48,21 @@ class Converter:
             part.rename(target)
         finally:
             part.unlink(missing_ok=True)
+
+    def problem(self) -> str | None:
+        """Why the program cannot do this work, found by a trial; None where it can."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "trial.wav")
+            with wave.open(str(source), "wb") as sound:
+                sound.setnchannels(1)
+                sound.setsampwidth(2)
+                sound.setframerate(SAMPLE_RATE)
+                sound.writeframes(bytes(SAMPLE_RATE // 5))
+            try:
+                self.to_opus(source, Path(folder, "trial.opus"), threading.Event())
+            except (OSError, UnreadableAudio) as error:
+                return str(error)
+        return None
 
     def _command(self, source: Path, target: Path) -> list[str]:
         """One thread, files only (a playlist must not reach the network), the first audio stream, no tags."""

@@ -14,6 +14,7 @@ from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
 _SQL = Path(__file__).parent / "sql"
+_REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted")
 _LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
 
 
@@ -119,8 +120,21 @@ class Database:
             )
             return dict(cursor.fetchall())
 
+    def refusal(self) -> str | None:
+        """Why the server refuses us (password, role, database), in one line; None where it does not."""
+        try:
+            with self._transaction():
+                return None
+        except psycopg2.OperationalError as error:  # a connection that failed carries no code
+            reason = str(error).strip().rpartition("\n")[2]
+            if not any(words in reason for words in _REFUSALS):
+                raise
+            return f"DATABASE_URL: {reason}"
+
     def check_schema(self) -> str | None:
-        """What is wrong with the schema, in one line; None where it is the code's."""
+        """What is wrong with the server or its schema, in one line; None where the schema is the code's."""
+        if problem := self.refusal():
+            return problem
         with self._transaction() as cursor:
             cursor.execute("SELECT to_regclass('schema_migrations')")
             applied = set()

@@ -24,6 +24,7 @@ from pipeline import redis_client
 from pipeline.errors import Permanent
 
 FORGET_WORKER_SECONDS = 7 * 86400
+MOST_SHOWN = 500  # characters of a payload in a log
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,14 @@ class Job:
         """The payload's fields; empty where it is not a JSON object."""
         try:
             value = json.loads(self.payload)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
+
+    @property
+    def shown(self) -> str:
+        """The payload for a log, cut where it is long."""
+        return self.payload if len(self.payload) <= MOST_SHOWN else f"{self.payload[:MOST_SHOWN]}..."
 
     def require(self, **types: type) -> dict[str, Any]:
         """The fields, when those named are there with the given types; `Permanent` otherwise.
@@ -49,14 +55,22 @@ class Job:
         Fields that are not named may hold anything: a newer sender may know more of them.
         """
         fields = self.fields
+        if not fields:
+            raise Permanent("not a job of this queue: it is no JSON object with fields")
         wrong = [
-            f"{name} is {'missing' if name not in fields else 'not ' + kind.__name__}"
+            f"{name} is {_wrong_with(fields, name, kind)}"
             for name, kind in types.items()
             if not isinstance(fields.get(name), kind) or fields[name] == ""
         ]
         if wrong:
             raise Permanent(f"not a job of this queue: {', '.join(wrong)}")
         return fields
+
+
+def _wrong_with(fields: dict[str, Any], name: str, kind: type) -> str:
+    if name not in fields:
+        return "missing"
+    return "empty" if fields[name] == "" else f"not {kind.__name__}"
 
 
 def encode(fields: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pipeline.errors import away
+
 SOCKET_TIMEOUT_SECONDS = 10  # well above the longest blocking command (`JobQueue.claim`)
 
 
@@ -22,10 +24,27 @@ def connect(url: str) -> Any:
     return redis.Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="surrogateescape",  # a job that is not UTF-8 is buried like any other bad one
         socket_timeout=SOCKET_TIMEOUT_SECONDS,
         socket_connect_timeout=5,
         retry=Retry(NoBackoff(), 0),
     )
+
+
+def refusal(client: Any) -> str | None:
+    """Why the server refuses us (password, rights, number of the database), in one line; None where it does not.
+
+    A server that is away is an error as in any other call.
+    """
+    try:
+        client.ping()
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        return f"REDIS_URL: the server refuses it: {error}"
+    except redis.ResponseError as error:
+        if away(error):
+            raise
+        return f"REDIS_URL: the server refuses it: {error}"
+    return None
 
 
 def script(client: Any, name: str) -> Any:

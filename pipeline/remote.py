@@ -13,6 +13,7 @@ from pipeline.errors import Outage, Permanent, Stop, Stopping
 
 _CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other status
 _CONNECTION_LOST = re.compile(r"(?m)^(scp: )?(Connection closed|lost connection)\s*$")  # scp(1) ends with 1
+_REFUSED = re.compile(r"Permission denied|Host key verification failed|Too many authentication failures")
 _COMMAND_SECONDS = 60
 
 
@@ -40,6 +41,16 @@ class RemoteHost:
     user: str
     key_file: str
     known_hosts: str
+
+    def refusal(self) -> str | None:
+        """Why the host refuses us (user, key, host key), in one line; None where it does not."""
+        try:
+            self._ssh("true")
+        except Outage as error:
+            if not _REFUSED.search(str(error)):
+                raise
+            return f"EC2_HOST: {error}: see EC2_USER, EC2_KEY_FILE and EC2_KNOWN_HOSTS"
+        return None
 
     def stat(self, path: str) -> FileState:
         """What the remote file is like now, with the SHA-256 from `{path}.sha256` where there is one."""

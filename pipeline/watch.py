@@ -43,6 +43,10 @@ class Watch:
         steps.rpush(self.queue_name, encode({"remote_path": path}))
         steps.execute()
 
+    def forget(self, path: str) -> None:
+        """Note that a path was given up before anyone saw it: it is new when it is there."""
+        self.redis.hdel(self.seen, json.dumps(path))
+
     def mark(self, path: str, state: FileState) -> None:
-        """Note the state in which a path was transferred."""
+        """Note the state in which a path was transferred, or given up: another one is new."""
         self.redis.hset(self.seen, json.dumps(path), str(state))

@@ -20,7 +20,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -119,6 +118,8 @@ class Worker:
         self._leave(crashed=False)
 
     def _enter(self, checks: Iterable[Callable[[], str | None]]) -> None:
+        if problem := self.outlast(redis_client.refusal, self.redis):
+            raise Misconfigured(problem)
         self.outlast(self._take_identity)
         for warning in self.outlast(redis_client.durability_warnings, self.redis):
             log.warning("%s", warning)
@@ -231,7 +232,8 @@ class Worker:
         try:
             self.housekeeping()
         except Exception as error:
-            log.warning("housekeeping: %s", error, exc_info=not away(error))
+            foreseen = isinstance(error, Permanent) or away(error)
+            log.warning("housekeeping: %s", error, exc_info=not foreseen)
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
 
     @contextlib.contextmanager
@@ -240,32 +242,32 @@ class Worker:
         try:
             yield
         except Stopping:
-            log.info("stopping: %s stays for the next run", job.payload)
+            log.info("stopping: %s stays for the next run", job.shown)
         except Broken:
             raise
         except LostClaim as lost:
-            log.info("dropped %s: %s", job.payload, lost)
+            log.info("dropped %s: %s", job.shown, lost)
             self._unless_stopping(self.queue.settle, job)
         except Permanent as error:
             self._give_up(job, str(error))
         except Exception as error:
             if (service := away(error)) is not None:  # a step that was not wrapped in `outlast`
-                log.warning("%s is away (%s): %s waits", service, error, job.payload)
+                log.warning("%s is away (%s): %s waits", service, error, job.shown)
                 self._unless_stopping(self.queue.give_back, job, self.limits.retry)
             elif job.attempts >= self.limits.attempts:
-                log.exception("attempt %d of %s failed", job.attempts, job.payload)
+                log.exception("attempt %d of %s failed", job.attempts, job.shown)
                 self._give_up(job, f"{type(error).__name__}: {error}")
             else:
                 delay = self.limits.retry
-                log.exception("attempt %d of %s failed, next in %d s", job.attempts, job.payload, delay)
+                log.exception("attempt %d of %s failed, next in %d s", job.attempts, job.shown, delay)
                 self._unless_stopping(self.queue.retry, job, delay)
 
     def _give_up(self, job: Job, reason: str) -> None:
-        log.error("gave up %s: %s", job.payload, reason)
+        log.error("gave up %s: %s", job.shown, reason)
         try:
             self._unless_stopping(self.give_up, job, reason)
         except Exception:
-            log.exception("%s could not be given up as it should", job.payload)
+            log.exception("%s could not be given up as it should", job.shown)
             self._unless_stopping(self.bury, job, reason)
 
     def _unless_stopping(self, step: Callable[..., Any], *args: Any) -> None:
@@ -313,10 +315,21 @@ def explain(doc: str | None) -> None:
     ).parse_args()
 
 
+class _OneLine(logging.Formatter):
+    """A name in a message (of a file in a hostile archive, say) cannot begin a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")
+
+
 def log_to_stderr(level: str) -> None:
     """One line for each event, for journald."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
+    for library in ("boto3", "botocore", "s3transfer", "urllib3"):  # at DEBUG they log signed headers
+        logging.getLogger(library).setLevel(logging.INFO)
 
 
 def notify(state: str) -> None:

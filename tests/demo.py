@@ -151,7 +151,12 @@ def temporary_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="audio-pipeline-demo-"))
     try:
         yield folder
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
     except BaseException:
+        for data in (folder / "valkey", folder / "postgres" / "data", folder / "scratch", folder / "ec2"):
+            shutil.rmtree(data, ignore_errors=True)
         print(f"the workers' and the servers' logs are kept in {folder}", file=sys.stderr)
         raise
     shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,8 @@ WRONG = {
     "HOST_NAME": "my host", "EC2_PORT": "-1", "RETRY_SECONDS": "1.5", "HEARTBEAT_SECONDS": "1",
     "WHISPER_DEVICE": "gpu", "WHISPER_COMPUTE_TYPE": "float17", "WHISPER_TASK": "summarise",
     "WHISPER_BATCH_SIZE": "all", "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models",
-    "OPUS_BITRATE_KBPS": "32k", "STALL_SECONDS": "",
+    "OPUS_BITRATE_KBPS": "257", "STALL_SECONDS": "", "WORKER_ID": "../others", "S3_BUCKET": "my bucket",
+    "S3_REGION": "bad region",
 }  # fmt: skip
 
 
@@ -130,6 +132,40 @@ def test_a_missing_ffmpeg_is_named(tmp_path: Path, program: str) -> None:
     assert line.startswith(f"FFMPEG is {program!r}")
 
 
+@pytest.mark.parametrize("program", ["/bin/false", "/bin/true"])
+def test_a_program_that_makes_no_opus_is_named(tmp_path: Path, program: str) -> None:
+    settings = {**READY, "FFMPEG": program, "SCRATCH_ROOT": str(tmp_path)}
+    (line,) = complaints(run("unpack", tmp_path, **settings))
+    assert line.startswith(f"FFMPEG is {program!r} and makes no Opus")
+
+
+@pytest.mark.parametrize("worker_id", [".", "..", "/tmp/x", "a/b", "a b"])
+def test_a_worker_id_that_could_be_a_path_is_refused(tmp_path: Path, worker_id: str) -> None:
+    (line,) = complaints(run("transfer", tmp_path, **{**READY, "WORKER_ID": worker_id}))
+    assert line.startswith(f"WORKER_ID is {worker_id!r}")
+
+
+@ROLES
+def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path, role: str) -> None:
+    name = "TRANSFER_ROOT" if role == "transfer" else "SCRATCH_ROOT"
+    (tmp_path / "file").touch()
+    (line,) = complaints(run(role, tmp_path, **{**READY, name: str(tmp_path / "file" / "below")}))
+    assert line.startswith(f"{name} is ")
+    assert str(tmp_path / "file") in line
+
+
+def test_two_queues_of_one_name_are_refused(tmp_path: Path) -> None:
+    (line,) = complaints(run("unpack", tmp_path, **{**READY, "UNPACK_QUEUE": "queue:transfer"}))
+    assert "have to differ" in line
+
+
+def test_a_model_that_is_cut_short_is_named_in_one_line(tmp_path: Path) -> None:
+    model = shutil.copytree(MODELS / "spoken-words", tmp_path / "cut")
+    (model / "model.bin").write_bytes((model / "model.bin").read_bytes()[:1000])
+    (line,) = complaints(run("gpu", tmp_path, **{**READY, "MODELS_ROOT": str(tmp_path), "WHISPER_MODEL": "cut"}))
+    assert line.startswith("WHISPER_MODEL cut cannot be used")
+
+
 def test_a_missing_scp_is_named(tmp_path: Path) -> None:
     (line,) = complaints(run("transfer", tmp_path, **{**READY, "PATH": str(tmp_path)}))
     assert "scp" in line
@@ -138,7 +174,10 @@ def test_a_missing_scp_is_named(tmp_path: Path) -> None:
 ADDRESSES = [
     ("REDIS_URL", "user:hunter2@127.0.0.1:6379"),
     ("REDIS_URL", "redis://user:hunter2@127.0.0.1:port/0"),
+    ("REDIS_URL", "redis://127.0.0.1:6379/name"),
     ("S3_ENDPOINT", "s3.example.org"),
+    ("S3_ENDPOINT", "http://"),
+    ("DATABASE_URL", "postgresql://127.0.0.1/x?frob=hunter2"),
     ("DATABASE_URL", "user:hunter2@127.0.0.1/x"),
 ]
 

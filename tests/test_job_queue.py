@@ -430,13 +430,13 @@ def test_it_says_what_is_wrong_with_a_job() -> None:
     with pytest.raises(Permanent) as caught:
         job.require(name=str, count=int, place=str)
     assert str(caught.value) == (
-        "not a job of this queue: name is not str, count is not int, place is missing"
+        "not a job of this queue: name is empty, count is not int, place is missing"
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("payload", ["", "not JSON", "[1]", "null", '"text"', "{", "\ud800"])
+@pytest.mark.parametrize("payload", ["", "not JSON", "[1]", "null", '"text"', "{", "\ud800", "[" * 100_000])
 def test_it_refuses_what_is_no_json_object(payload: str) -> None:
-    with pytest.raises(Permanent, match="name is missing"):
+    with pytest.raises(Permanent, match="no JSON object"):
         Job(payload, 1, "token").require(name=str)
 
 

@@ -65,7 +65,7 @@ def test_memory_is_flat_over_many_files(model: Path, tmp_path: Path) -> None:
     path.write_bytes(opus(SPEECH))
     resident = resident_mb(model, path, FILES)
     quarter = FILES // 4
-    assert max(resident[-quarter:]) <= max(resident[quarter : 2 * quarter]) + 3
+    assert max(resident[-quarter:]) <= max(resident[quarter : 2 * quarter]) + 10
 
 
 def test_memory_does_not_grow_with_the_length_of_a_file(model: Path, tmp_path: Path) -> None:

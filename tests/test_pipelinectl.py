@@ -1,7 +1,9 @@
 """pipelinectl.py: what the operator types, sees and pipes."""
 
 import json
+import os
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -11,7 +13,7 @@ import redis as redis_py
 from pipeline.batches import Batches
 from pipeline.job_queue import JobQueue, heartbeat_key
 from tests.child import free_port
-from tests.fleet import Fleet
+from tests.fleet import PROJECT, Fleet
 
 Done = subprocess.CompletedProcess[str]
 COLUMNS = 80
@@ -32,6 +34,15 @@ def complaint(done: Done, status: int) -> str:
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("pipelinectl")
+    assert "hunter2" not in line
+    return line
+
+
+def refusal(done: Done) -> str:
+    """The first of the two lines that go with exit status 2; no secret in it."""
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    line, hint = done.stderr.splitlines()
+    assert "example.env" in hint
     assert "hunter2" not in line
     return line
 
@@ -213,9 +224,15 @@ def test_redis_away_is_one_line_and_status_1(fleet: Fleet, arguments: list[str])
     assert "Redis is away" in complaint(control(fleet, *arguments, REDIS_URL=url), 1)
 
 
-def test_a_wrong_redis_password_is_one_line(fleet: Fleet) -> None:
-    url = fleet.valkey.url.replace("redis://", "redis://user:hunter2@")
-    assert "Redis" in complaint(control(fleet, "status", REDIS_URL=url), 1)
+@pytest.mark.parametrize(("change", "reason"), [("user:hunter2@", "password"), ("", "DB index")])
+@pytest.mark.parametrize("command", [["status"], ["enqueue", "/a.tar"]])
+def test_a_redis_that_refuses_is_named_with_status_2(
+    fleet: Fleet, command: list[str], change: str, reason: str
+) -> None:
+    url = fleet.valkey.url.replace("redis://", f"redis://{change}").replace("/0", "/0" if change else "/99")
+    line = refusal(control(fleet, *command, REDIS_URL=url))
+    assert "REDIS_URL" in line
+    assert reason in line
 
 
 def test_postgresql_away_is_one_line_and_status_1(fleet: Fleet) -> None:
@@ -225,7 +242,20 @@ def test_postgresql_away_is_one_line_and_status_1(fleet: Fleet) -> None:
 
 def test_a_missing_database_is_one_line(fleet: Fleet) -> None:
     url = fleet.postgres.url.replace("postgres@", "postgres:hunter2@") + "-of-nobody"
-    assert "of-nobody" in complaint(control(fleet, "migrate", DATABASE_URL=url), 1)
+    assert "of-nobody" in refusal(control(fleet, "migrate", DATABASE_URL=url))
+
+
+def test_an_empty_path_is_refused_and_queues_nothing(fleet: Fleet, redis: Any) -> None:
+    assert "empty" in refusal(control(fleet, "enqueue", "/a.tar", ""))
+    assert redis.llen("queue:transfer") == 0
+
+
+def test_a_reader_that_goes_away_is_no_traceback(fleet: Fleet) -> None:
+    done = subprocess.run(
+        f"{sys.executable} {PROJECT}/pipelinectl.py status --json | true",
+        shell=True, capture_output=True, text=True, check=False, env={**os.environ, **fleet.settings()},
+    )  # fmt: skip
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

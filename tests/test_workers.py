@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from tests.steps import (
     wait_for_log,
 )
 
-JUNK = ["not json", "[]", "{}", '"text"', "null"]
+# The last ones: deeper than Python's parser goes, and bytes that are not UTF-8 as the workers' client has them.
+JUNK = ["not json", "[]", "{}", '"text"', "null", "[" * 100_000, "\udcff\udcfe"]
 
 
 def test_the_transfer_worker_writes_the_unpack_job_of_the_contract(fleet: Fleet, redis: Any) -> None:
@@ -108,10 +110,11 @@ def test_the_transfer_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fl
     wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the good job")
     letters = dead(redis, "queue:transfer")
     assert [letter["job"] for letter in letters] == bad_jobs
-    assert "remote_path is missing" in letters[0]["error"]
-    assert "remote_path is not str" in letters[5]["error"]
-    assert "/nowhere.tar" in letters[7]["error"]
-    assert "No such file" in letters[7]["error"]
+    assert "no JSON object" in letters[0]["error"]
+    assert "remote_path is not str" in letters[len(JUNK)]["error"]
+    assert "remote_path is empty" in letters[len(JUNK) + 1]["error"]
+    assert "/nowhere.tar" in letters[len(JUNK) + 2]["error"]
+    assert "No such file" in letters[len(JUNK) + 2]["error"]
     assert "Traceback" not in log_of(worker)
 
 
@@ -140,6 +143,42 @@ def test_the_transfer_worker_queues_what_is_new_in_the_remote_folder_once(fleet:
     assert log_of(again).count(" queued /") == 3
 
 
+def test_the_watch_queues_what_was_given_up_when_it_is_there_or_mended(fleet: Fleet, redis: Any) -> None:
+    cut = make_tar(fleet.ssh.folder / "cut.tar", {"a.mp3": SILENCE})
+    cut.write_bytes(cut.read_bytes()[:2000])
+    late = fleet.ssh.folder / "late.tar"
+    fleet.control("enqueue", str(cut), str(late))
+    worker = fleet.worker("transfer", EC2_WATCH_SECONDS="1")
+    wait_for(lambda: len(dead(redis, "queue:transfer")) == 2, fleet, "the dead letters")
+    make_tar(late, {"a.mp3": SILENCE})
+    wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the late archive", seconds=60)
+    make_tar(cut, {"a.mp3": SILENCE, "b.mp3": SILENCE})
+    wait_for(lambda: redis.llen("queue:unpack") == 2, fleet, "the mended archive", seconds=60)
+    assert len(dead(redis, "queue:transfer")) == 2
+    assert log_of(worker).count(" queued /") == 2
+
+
+@pytest.mark.parametrize("setting", ["EC2_KEY_FILE", "EC2_KNOWN_HOSTS", "DATABASE_URL", "REDIS_URL"])
+def test_a_worker_that_is_refused_ends_with_one_line(fleet: Fleet, tmp_path: Path, setting: str) -> None:
+    (tmp_path / "known_hosts").touch()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    wrong = {
+        "EC2_KEY_FILE": ("transfer", "EC2_KEY_FILE", str(tmp_path / "key")),
+        "EC2_KNOWN_HOSTS": ("transfer", "EC2_KNOWN_HOSTS", str(tmp_path / "known_hosts")),
+        "DATABASE_URL": ("unpack", "DATABASE_URL", f"{fleet.postgres.url}-of-nobody"),
+        "REDIS_URL": ("unpack", "REDIS_URL", fleet.valkey.url.replace("redis://", "redis://user:hunter2@")),
+    }
+    role, name, value = wrong[setting]
+    worker = fleet.worker(role, **{name: value})
+    assert worker.process is not None
+    assert worker.process.wait(30) == 2
+    lines = [line for line in log_of(worker).splitlines() if line.startswith(f"{role}_worker.py: ")]
+    assert len(lines) == 2
+    assert name in lines[0]
+    assert "hunter2" not in log_of(worker)
+    assert "Traceback" not in log_of(worker)
+
+
 def test_the_unpack_worker_buries_bad_jobs_with_a_reason_and_goes_on(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,10 +195,10 @@ def test_the_unpack_worker_buries_bad_jobs_with_a_reason_and_goes_on(
     wait_for(lambda: redis.llen("queue:transcribe") == 1, fleet, "the good job")
     letters = dead(redis, "queue:unpack")
     assert [letter["job"] for letter in letters] == bad_jobs
-    assert "s3_key is missing" in letters[5]["error"]
-    assert "batch_id is not str" in letters[6]["error"]
-    assert "'../../etc'" in letters[7]["error"]
-    assert letters[8]["error"] == f"archives/20250622-000000.tar is not in the bucket {fleet.bucket}"
+    assert "s3_key is missing" in letters[len(JUNK)]["error"]
+    assert "batch_id is not str" in letters[len(JUNK) + 1]["error"]
+    assert "'../../etc'" in letters[len(JUNK) + 2]["error"]
+    assert letters[len(JUNK) + 3]["error"] == f"archives/20250622-000000.tar is not in the bucket {fleet.bucket}"
     assert "Traceback" not in log_of(worker)
     assert [path.name for path in (fleet.folder / "scratch").iterdir() if path.is_dir()] == [BATCH]
 
@@ -167,22 +206,22 @@ def test_the_unpack_worker_buries_bad_jobs_with_a_reason_and_goes_on(
 def test_the_gpu_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, redis: Any) -> None:
     fleet.changes = {"HOST_NAME": "this-host"}
     (fleet.folder / "secret.opus").write_text("not for you")
-    (good,) = open_batch(fleet, redis, "this-host", {"a.mp3": opus(SILENCE)})
+    good, other = open_batch(fleet, redis, "this-host", {"a.mp3": opus(SILENCE), "stolen.mp3": opus(SILENCE)})
     redis.delete("queue:transcribe")
-    fields = {**json.loads(good), "opus_path": str(fleet.folder / "secret.opus")}
+    fields = {**json.loads(other), "opus_path": str(fleet.folder / "secret.opus")}
     half = json.dumps({**json.loads(good), "original_filename": "half \ud800.mp3"})
     bad_jobs = [*JUNK, json.dumps({"batch_id": BATCH}), half]
-    bad_jobs.append(json.dumps({**fields, "original_filename": "stolen.mp3"}))
+    bad_jobs.append(json.dumps(fields))
     unknown = json.dumps({**json.loads(good), "batch_id": "20250101-000000"}).replace(BATCH, "20250101-000000")
     redis.rpush("queue:transcribe", *bad_jobs, unknown, good)
     worker = fleet.worker("gpu")
     wait_for_log(worker, "a.mp3 done")
     letters = dead(redis, "queue:transcribe")
-    assert [letter["job"] for letter in letters] == bad_jobs[:-1]
-    assert "opus_path is missing" in letters[5]["error"]
+    assert [letter["job"] for letter in letters] == bad_jobs
+    assert "opus_path is missing" in letters[len(JUNK)]["error"]
     assert "secret.opus' is not in" in log_of(worker)
     assert "batch 20250101-000000: a.mp3 is settled or in work already" in log_of(worker)
-    assert list(rows(fleet)) == [(BATCH, "a.mp3")]
+    assert [row[0] for row in rows(fleet).values()] == ["done", "failed"]
     assert "Traceback" not in log_of(worker)
 
 
