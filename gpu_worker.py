@@ -14,13 +14,13 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import finishing, worker
+from pipeline import device, finishing, worker
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
 from pipeline.database import AudioRow, Database
-from pipeline.device import BadModel, is_broken, is_out_of_memory
-from pipeline.errors import Permanent, Stopping
+from pipeline.device import BadModel
+from pipeline.errors import Outage, Permanent, Stopping
 from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
@@ -198,48 +198,50 @@ def _in_scratch(opus_path: str, batch_id: str) -> Path:
     return path
 
 
-def load() -> Whisper:
-    """The model on its device."""
-    return Whisper(
-        config.MODELS_ROOT / config.WHISPER_MODEL,
-        config.WHISPER_DEVICE,
-        config.WHISPER_DEVICE_INDEX,
-        config.WHISPER_COMPUTE_TYPE,
-        config.WHISPER_THREADS,
-        Options(
-            beam_size=config.WHISPER_BEAM_SIZE,
-            language=config.WHISPER_LANGUAGE or None,
-            task=config.WHISPER_TASK,
-            word_timestamps=config.WHISPER_WORD_TIMESTAMPS,
-            initial_prompt=config.WHISPER_INITIAL_PROMPT,
-        ),
-    )
+def load() -> tuple[Whisper, Classifiers, int]:
+    """The models on their device, and how many windows it computes at a time.
+
+    `Misconfigured` where a model cannot be used; where the GPU cannot be used now, the process ends with status 1.
+    """
+    try:
+        whisper = Whisper(
+            config.MODELS_ROOT / config.WHISPER_MODEL,
+            config.WHISPER_DEVICE,
+            config.WHISPER_DEVICE_INDEX,
+            config.WHISPER_COMPUTE_TYPE,
+            config.WHISPER_THREADS,
+            Options(
+                beam_size=config.WHISPER_BEAM_SIZE,
+                language=config.WHISPER_LANGUAGE or None,
+                task=config.WHISPER_TASK,
+                word_timestamps=config.WHISPER_WORD_TIMESTAMPS,
+                initial_prompt=config.WHISPER_INITIAL_PROMPT,
+            ),
+        )
+        gpu = config.WHISPER_DEVICE_INDEX if whisper.on_gpu else None
+        classifiers = Classifiers(config.MODELS_ROOT, gpu, config.AUDIO_TAGS_TOP, config.TOPICS_TOP)
+        return whisper, classifiers, config.WHISPER_BATCH_SIZE or whisper.batch_that_fits()
+    except BadModel as problem:
+        raise worker.Misconfigured(str(problem)) from None
+    except Exception as error:  # noqa: BLE001 - each of three libraries has its own classes
+        if device.is_broken(error) or device.is_out_of_memory(error) or isinstance(error, Outage):
+            log.critical("the GPU cannot be used now: %s", error)
+            raise SystemExit(1) from None
+        raise worker.Misconfigured(f"WHISPER_MODEL {config.WHISPER_MODEL} cannot be used: {error}") from None
 
 
 def run() -> None:
     """Load the models, then work until SIGTERM."""
     worker_id = config.worker_id("gpu")
     process = Worker(config.REDIS_URL, config.TRANSCRIBE_QUEUE, "gpu", worker_id, config.HOST_NAME, config.LIMITS)
-    try:
-        whisper = load()
-    except Exception as error:  # noqa: BLE001 - each of three libraries has its own classes
-        if is_broken(error) or is_out_of_memory(error):
-            log.critical("the GPU cannot be used now: %s", error)
-            raise SystemExit(1) from None
-        raise worker.Misconfigured(f"WHISPER_MODEL {config.WHISPER_MODEL} cannot be used: {error}") from None
-    gpu = config.WHISPER_DEVICE_INDEX if whisper.on_gpu else None
-    try:
-        classifiers = Classifiers(config.MODELS_ROOT, gpu, config.AUDIO_TAGS_TOP, config.TOPICS_TOP)
-    except BadModel as problem:
-        raise worker.Misconfigured(str(problem)) from None
-    size = config.WHISPER_BATCH_SIZE or whisper.batch_that_fits()
+    whisper, classifiers, size = load()
+    log.info("%s on %s, up to %d windows at a time", whisper.name, "a GPU" if whisper.on_gpu else "the CPU", size)
+    log.info("classifiers: %s", classifiers)
     listener = Listener(process, classifiers)
     engine = Transcriber(
         whisper, listener.heard, config.PREPARE_THREADS, size, config.BATCH_WAIT_MS / 1000,
         tagger=classifiers.tagger, progress=listener.say_what_is_in_work,
     )  # fmt: skip
-    log.info("%s on %s, up to %d windows at a time", whisper.name, "a GPU" if whisper.on_gpu else "the CPU", size)
-    log.info("classifiers: %s", classifiers)
     checks = (listener.database.check_schema, s3_utils.check_bucket, listener.check_queue)
     with process.running(*checks):
         listener.listen(engine)

@@ -19,9 +19,9 @@ from pipeline.status import Status, read_status
 from pipeline.watch import Watch
 
 EPILOG = """examples:
-  pipelinectl.py migrate                          make or update the tables
-  pipelinectl.py enqueue /recordings/monday.tar   bring this archive from the EC2 host
-  pipelinectl.py status --json | jq .queues       for scripts
+  python pipelinectl.py migrate                          make or update the tables
+  python pipelinectl.py enqueue /recordings/monday.tar   bring this archive from the EC2 host
+  python pipelinectl.py status --json | jq .queues       for scripts
 
 exit status: 0 well, 1 a service is away, 2 wrong arguments or settings (example.env lists them)"""
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.audio import SAMPLE_RATE
-from pipeline.device import BadModel, OnnxModel, only_model, required
+from pipeline.device import BadModel, OnnxModel, only_model, required, trial
 from pipeline.transcript import Label
 
 CLASSIFIER = "audio_tag"
@@ -92,10 +92,11 @@ class AudioTags:
         self.model, self.top = OnnxModel(only_model(folder), gpu), top
         self.front_end = _front_end(self.model)
         self.classes = _classes(folder)
-        scores = self.scores(np.random.default_rng(0).normal(0, 0.1, (1, self.front_end.least)))  # also warms up
+        with trial(self.model.path):  # it also warms up
+            scores = self.scores(np.random.default_rng(0).normal(0, 0.1, (1, self.front_end.least)))
         if scores.shape != (len(self.classes),):
-            raise BadModel(f"{self.model.path} gives {scores.shape[0]} classes, its CSV names {len(self.classes)}")
-        if scores.min() < 0 or scores.max() > 1:
+            raise BadModel(f"{self.model.path} gives scores {scores.shape}, its CSV names {len(self.classes)}")
+        if not (scores.min() >= 0 and scores.max() <= 1):
             raise BadModel(f"{self.model.path} does not give scores between 0 and 1")
 
     def scores(self, pieces: np.ndarray) -> np.ndarray:
@@ -160,10 +161,11 @@ def _classes(folder: Path) -> list[str]:
     found = sorted(folder.glob("*.csv"))
     if len(found) != 1:
         raise BadModel(f"{folder} has to hold one CSV with the classes, and holds {len(found)}")
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(required(found[0]))))
+    text = required(found[0])
     try:
+        rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text)))
         names = {int(row["index"]): row["display_name"].strip() for row in rows}
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (csv.Error, KeyError, ValueError, TypeError, AttributeError):
         raise BadModel(f"{found[0]} has to have the columns index, mid and display_name") from None
     classes = [names.get(number, "") for number in range(len(rows))]
     if not classes or "" in classes or len(set(classes)) != len(classes):

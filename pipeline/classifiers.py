@@ -4,6 +4,7 @@
 (`pipeline.audio_tags`) and `topics` (`pipeline.topics`).
 """
 
+import os
 from pathlib import Path
 
 from pipeline.audio_tags import AudioTags
@@ -23,9 +24,9 @@ class Classifiers:
         `BadModel` where a folder is there and its model cannot be used.
         """
         folder = models_root / AUDIO_TAGS
-        self.tagger = AudioTags(folder, gpu, tags) if folder.exists() else None
+        self.tagger = AudioTags(folder, gpu, tags) if os.path.lexists(folder) else None
         folder = models_root / TOPICS
-        self.topics = Topics(folder, gpu, topics) if folder.exists() else None
+        self.topics = Topics(folder, gpu, topics) if os.path.lexists(folder) else None
 
     def __str__(self) -> str:
         models = [part.model for part in (self.tagger, self.topics) if part is not None]

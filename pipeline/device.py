@@ -1,6 +1,7 @@
 """The accelerator: what its errors mean, and ONNX models on it."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import onnxruntime
 
 from pipeline.errors import Broken, Outage
 
-_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "Failed to allocate memory")
+_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "Failed to allocate memory")
 _OF_THE_DEVICE = ("CUDA", "CUBLAS", "CUDNN")
 # Python's own classes of error that CTranslate2 and onnxruntime raise; a file's name may hold such words too.
 _NATIVE_ERRORS = (
@@ -50,12 +51,8 @@ class OnnxModel:
             # Whisper's own memory lies on the same GPU: take no more than is asked for.
             cuda = {"device_id": gpu, "arena_extend_strategy": "kSameAsRequested"}
             providers.insert(0, ("CUDAExecutionProvider", cuda))
-        try:
+        with trial(path):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:
-            if is_broken(error) or is_out_of_memory(error):
-                raise
-            raise BadModel(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
         self.path, self.on_gpu = path, self._session.get_providers()[0] == "CUDAExecutionProvider"
         self.inputs = {given.name: given for given in self._session.get_inputs()}
 
@@ -68,10 +65,25 @@ class OnnxModel:
             return self._session.run(None, dict(inputs))
         except Exception as error:
             if is_out_of_memory(error):
-                raise Outage("the GPU", f"{self.path} found no room: {error}") from error
+                place = "the GPU" if self.on_gpu else "memory"
+                raise Outage(place, f"{self.path} found no room: {error}") from error
             if is_broken(error):
                 raise Broken(f"{self.path}: {error}") from error
             raise
+
+
+@contextlib.contextmanager
+def trial(path: Path) -> Iterator[None]:
+    """Around the first use of a model's file: `BadModel` with what is wrong, unless that is the device."""
+    try:
+        yield
+    except (BadModel, Broken, Outage):
+        raise
+    except Exception as error:
+        said = str(error).replace(str(path), "it")  # a path may hold the words of a device's error
+        if isinstance(error, _NATIVE_ERRORS) and any(word in said for word in (*_OUT_OF_MEMORY, *_OF_THE_DEVICE)):
+            raise
+        raise BadModel(f"{path} cannot be used: {' '.join(said.split())[:300]}") from None
 
 
 def only_model(folder: Path) -> Path:
@@ -86,7 +98,7 @@ def only_model(folder: Path) -> Path:
 def required(path: Path) -> str:
     """The text of a file beside a model. `BadModel` where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise BadModel(f"{path} cannot be read: {reason}") from None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from pipeline.device import BadModel, OnnxModel, only_model, required
+from pipeline.device import BadModel, OnnxModel, only_model, required, trial
 from pipeline.transcript import Label
 
 CLASSIFIER = "topic"
@@ -22,6 +22,7 @@ HYPOTHESIS = "This recording is about {}."
 MOST_TOKENS = 512  # of a text with its hypothesis: what these models are trained with
 MOST_PASSAGES = 16  # of one transcript, evenly spread over it: about 8,000 words
 _ROWS_AT_ONCE = 32
+ENTAILS, AGAINST = "entailment", "contradiction"
 _PADDING = ("[PAD]", "<pad>")
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
@@ -41,15 +42,17 @@ class Topics:
         if unknown := set(self.model.inputs) - set(_FIELDS):
             raise BadModel(f"{self.model.path} wants {', '.join(sorted(unknown))}, which no tokenizer gives")
         settings = _json(folder / "config.json")
-        self._entails, self._against = _outcomes(settings, folder / "config.json")
-        most_tokens = min(MOST_TOKENS, settings.get("max_position_embeddings") or MOST_TOKENS)
+        self._outcomes = _outcomes(settings, folder / "config.json")
+        most_tokens = min(MOST_TOKENS, _positions(settings, folder / "config.json"))
         self._words = _tokenizer(folder / "tokenizer.json")
         self._pairs = _tokenizer(folder / "tokenizer.json", most_tokens)
-        longest = max(len(self._words.encode(text, add_special_tokens=False)) for text in self._hypotheses)
+        with trial(folder / "tokenizer.json"):
+            longest = max(len(self._words.encode(text, add_special_tokens=False)) for text in self._hypotheses)
         self._passage_tokens = most_tokens - longest - self._pairs.num_special_tokens_to_add(True)
         if self._passage_tokens < longest:
             raise BadModel(f"{folder / 'labels.txt'}: a label of {longest} tokens leaves no room for the text")
-        self.of("warm up")
+        with trial(self.model.path):
+            self.of("warm up")
 
     def of(self, text: str) -> list[Label]:
         """The likeliest labels of a text, best first; none where there is no text."""
@@ -78,7 +81,14 @@ class Topics:
         encoded: list[Encoding] = self._pairs.encode_batch(rows)
         inputs = {name: np.array([getattr(row, _FIELDS[name]) for row in encoded]) for name in self.model.inputs}
         logits = self.model.run(inputs)[0]
-        return 1 / (1 + np.exp(logits[:, self._against] - logits[:, self._entails]))
+        if logits.shape != (len(rows), len(self._outcomes)):
+            raise BadModel(
+                f"{self.model.path} gives {logits.shape} for {len(rows)} texts, config.json names {self._outcomes}"
+            )
+        entails, against = (
+            logits[:, self._outcomes.index(name)].astype(np.float64) for name in (ENTAILS, AGAINST)
+        )
+        return 1 / (1 + np.exp(np.minimum(against - entails, 700)))  # e^700 is the most that a float64 holds
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -107,14 +117,31 @@ def _template(path: Path) -> str:
     return template
 
 
-def _outcomes(settings: dict[str, Any], path: Path) -> tuple[int, int]:
-    """The numbers of the outputs for entailment, and for its opposite, by the names that the model gives them."""
-    names = {str(name).lower(): int(number) for number, name in (settings.get("id2label") or {}).items()}
-    entails = [number for name, number in names.items() if name.startswith("entail")]
-    against = [number for name, number in names.items() if name.startswith(("contradict", "not_entail"))]
-    if len(entails) != 1 or len(against) != 1:
-        raise BadModel(f"{path}: id2label names {sorted(names)}: entailment and contradiction are needed")
-    return entails[0], against[0]
+def _outcomes(settings: dict[str, Any], path: Path) -> list[str]:
+    """What the model's outputs stand for, in their order: ENTAILS, AGAINST, or what it calls them."""
+    named = settings.get("id2label")
+    try:
+        names = [str(named[str(number)]).lower() for number in range(len(named))]  # type: ignore[arg-type,index]
+    except (KeyError, TypeError):
+        raise BadModel(f"{path}: id2label has to name the outputs from 0 on") from None
+    known = [
+        ENTAILS
+        if name.startswith("entail")
+        else AGAINST
+        if name.startswith(("contradict", "not_entail"))
+        else name
+        for name in names
+    ]
+    if known.count(ENTAILS) != 1 or known.count(AGAINST) != 1:
+        raise BadModel(f"{path}: id2label names {', '.join(names)}: entailment and contradiction are needed")
+    return known
+
+
+def _positions(settings: dict[str, Any], path: Path) -> int:
+    positions = settings.get("max_position_embeddings") or MOST_TOKENS
+    if not isinstance(positions, int) or positions < 0:
+        raise BadModel(f"{path}: max_position_embeddings is {positions!r}")
+    return positions
 
 
 def _tokenizer(path: Path, most_tokens: int | None = None) -> Tokenizer:
