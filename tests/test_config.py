@@ -166,6 +166,17 @@ def test_a_model_that_is_cut_short_is_named_in_one_line(tmp_path: Path) -> None:
     assert line.startswith("WHISPER_MODEL cut cannot be used")
 
 
+def test_each_gpu_has_a_worker_id_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "HOST_NAME", "gpu-04")
+    monkeypatch.setattr(config, "WORKER_ID", "")
+    ids = []
+    for index in (0, 1, 7):
+        monkeypatch.setattr(config, "WHISPER_DEVICE_INDEX", index)
+        ids.append(config.worker_id("gpu"))
+    assert ids == ["gpu-04-gpu", "gpu-04-gpu1", "gpu-04-gpu7"]
+    assert config.worker_id("unpack") == "gpu-04-unpack"
+
+
 def test_a_missing_scp_is_named(tmp_path: Path) -> None:
     (line,) = complaints(run("transfer", tmp_path, **{**READY, "PATH": str(tmp_path)}))
     assert "scp" in line

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.fleet import Fleet
-from tests.recordings import SILENCE, SPEECH, make_tar, opus
+from tests import tiny_onnx
+from tests.fleet import MODELS, PROJECT, Fleet
+from tests.recordings import SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.steps import (
     BATCH,
     batch_keys,
     dead,
+    exit_status,
     is_idle,
     log_of,
     object_keys,
@@ -234,6 +236,81 @@ def test_the_gpu_worker_fails_a_file_that_is_no_audio_at_once(fleet: Fleet, redi
     assert status == "failed"
     assert error == "the Opus is cut: its last page is missing"
     assert "attempt 1 of" not in log_of(worker)
+
+
+def label_models(fleet: Fleet) -> Path:
+    """A models' root with every kind of model."""
+    root = fleet.folder / "models"
+    root.mkdir()
+    (root / "spoken-words").symlink_to(MODELS / "spoken-words")
+    tiny_onnx.yamnet(root / "audio-tagging")
+    tiny_onnx.nli(root / "topics", "football\ncooking\nweather\n")
+    fleet.changes = {"HOST_NAME": "this-host", "MODELS_ROOT": str(root)}
+    return root
+
+
+def test_the_gpu_worker_writes_the_labels_of_every_model_that_is_there(fleet: Fleet, redis: Any) -> None:
+    label_models(fleet)
+    fleet.changes.update(AUDIO_TAGS_TOP="4", TOPICS_TOP="2")
+    open_batch(fleet, redis, "this-host", {"a.mp3": opus(SPEECH), "b.mp3": opus(SILENCE)})
+    fleet.worker("gpu")
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    found = fleet.query(
+        "SELECT original_filename, classifier, count(*), min(score) >= 0 AND max(score) <= 1 FROM classifications"
+        " JOIN audio_files USING (audio_id) GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    assert found == [
+        ("a.mp3", "audio_tag", 4, True),
+        ("a.mp3", "content", 1, True),
+        ("a.mp3", "topic", 2, True),
+        ("b.mp3", "audio_tag", 4, True),
+        ("b.mp3", "content", 1, True),
+    ]
+
+
+def test_a_label_model_without_its_files_is_refused_at_start(fleet: Fleet) -> None:
+    missing = label_models(fleet) / "topics" / "labels.txt"
+    missing.unlink()
+    worker = fleet.worker("gpu")
+    assert exit_status(worker) == 2
+    assert f"gpu_worker.py: {missing} cannot be read: No such file or directory\n" in log_of(worker)
+    assert "Traceback" not in log_of(worker)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    ["pipeline.whisper:Whisper.encode after 3 CUDA", "pipeline.topics:Topics._entailment before 2 BROKEN"],
+)
+def test_a_gpu_that_fails_ends_the_worker_and_the_next_run_loses_nothing(
+    fleet: Fleet, redis: Any, failure: str
+) -> None:
+    label_models(fleet)
+    files = {f"call{number}.mp3": opus(SPEECH) for number in range(6)}
+    open_batch(fleet, redis, "this-host", files)
+    failing = [str(PROJECT / "tests" / "kill_at.py"), *failure.split(), str(PROJECT / "gpu_worker.py")]
+    worker = fleet.run(failing, "gpu")
+    assert exit_status(worker) == 1
+    assert "unspecified launch failure" in log_of(worker)
+    fleet.workers.remove(worker)
+    fleet.worker("gpu")
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    assert [row[:3] for row in rows(fleet).values()] == [("done", None, SPOKEN)] * len(files)
+
+
+def test_two_processes_share_the_hosts_queue_as_on_two_gpus(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host"}
+    files = {f"call{number:02}.mp3": opus(SPEECH) for number in range(40)}
+    jobs = open_batch(fleet, redis, "this-host", files)
+    redis.delete("queue:transcribe")
+    workers = [fleet.worker("gpu", f"gpu{number}") for number in range(2)]
+    for worker in workers:
+        wait_for_log(worker, "ready")
+    redis.rpush("queue:transcribe", *jobs)
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    assert {row[0] for row in rows(fleet).values()} == {"done"}
+    shares = [log_of(worker).count(" done, ") for worker in workers]
+    assert sum(shares) == len(files)
+    assert min(shares) > 0
 
 
 def test_a_retry_after_midnight_writes_the_same_s3_key(fleet: Fleet, redis: Any) -> None:
