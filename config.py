@@ -51,7 +51,12 @@ def _url(name: str, *schemes: str, path: str = ".*") -> str:
     try:
         url = urllib.parse.urlsplit(text)
         sound = url.scheme in schemes and (url.port is None or url.port > 0)
-        sound = sound and bool(url.hostname) and re.fullmatch(path, url.path) is not None
+        sound = (
+            sound
+            and bool(url.hostname)
+            and "@" not in url.netloc.rpartition("@")[0]
+            and re.fullmatch(path, url.path) is not None
+        )
     except ValueError:
         sound = False
     if text and not sound:
@@ -64,11 +69,14 @@ def _database_url(name: str) -> str:
     text = _text(name)
     try:
         psycopg2.extensions.parse_dsn(text)
-        sound = re.match(r"postgres(ql)?://", text) is not None
+        sound = re.match(r"postgres(ql)?://[^@]*@?[^@]*$", text) is not None
     except psycopg2.ProgrammingError:
         sound = False
     if text and not sound:
-        _wrong.append(f"{name} is no URL that begins with postgresql:// or holds what PostgreSQL does not know")
+        _wrong.append(
+            f"{name} is no URL that begins with postgresql://, or one that PostgreSQL does not know"
+            " (a @ in a password is written %40)"
+        )
     return text
 
 

@@ -5,9 +5,10 @@ the last file of a batch, its scratch goes.
 Each may be repeated, so a job that is delivered again goes through them again and shows once.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class Listener:
             return True
 
         self.worker.ready_for_more = is_sound
-        with self.keepers, engine:
+        with self.keepers, engine, self.stopping_on_failure():
             for job in self.worker.jobs():
                 if job.attempts > 1 and any(other is not job for other in self.worker.queue.in_hand):
                     self.worker.outlast(self.worker.queue.keep, job)  # uncounted; claimed again in a moment
@@ -84,6 +85,15 @@ class Listener:
                     self.say_what_is_in_work()
                 if job.attempts > 1:  # its last delivery ended badly: its neighbours must not suffer for it
                     self.wait_until_idle(is_sound)
+
+    @contextlib.contextmanager
+    def stopping_on_failure(self) -> Iterator[None]:
+        """Where the work ends with an error, what waits for a service ends too: the process must not."""
+        try:
+            yield
+        except BaseException:
+            self.worker.stop.set()
+            raise
 
     def wait_until_idle(self, is_sound: Callable[[], bool]) -> None:
         """Wait until no job is in hand."""
@@ -108,6 +118,7 @@ class Listener:
 
     def end(self, file: File, result: Transcript | Exception) -> None:
         """End one file (in a thread of the keepers)."""
+        self.in_work.discard((file.batch_id, file.name))
         with self.worker.holding(file.job):
             if isinstance(result, Transcript):
                 self.keep(file, result)
@@ -115,14 +126,16 @@ class Listener:
                 raise result
             else:  # the batch went to another host, and its scratch went
                 self.drop(file.job, file.batch_id, file.name)
-        self.in_work.discard((file.batch_id, file.name))
         self.say_what_is_in_work()
 
     def start(self, job: Job) -> File | None:
         """Check a job and make its row; None where there is nothing to transcribe."""
         outlast = self.worker.outlast
         batch_id, name = _names(job)
-        if (batch_id, name) in self.in_work or not outlast(self.batches.wants, batch_id, name):
+        if (batch_id, name) in self.in_work:  # delivered twice; whether the other one ends well is not known yet
+            outlast(self.worker.queue.give_back, job, config.LIMITS.retry)
+            return None
+        if not outlast(self.batches.wants, batch_id, name):
             self.drop(job, batch_id, name)
             return None
         path = _in_scratch(job.fields["opus_path"], batch_id)
@@ -136,7 +149,7 @@ class Listener:
 
     def drop(self, job: Job, batch_id: str, name: str) -> None:
         """Acknowledge a delivery that asks for nothing."""
-        log.info("batch %s: %s is settled or in work already, or not this host's", batch_id, name)
+        log.info("batch %s: %s is settled already, or not this host's", batch_id, name)
         self.worker.outlast(self.worker.queue.settle, job)
 
     def keep(self, file: File, heard: Transcript) -> None:
@@ -235,6 +248,8 @@ def run() -> None:
     worker_id = config.worker_id("gpu")
     process = Worker(config.REDIS_URL, config.TRANSCRIBE_QUEUE, "gpu", worker_id, config.HOST_NAME, config.LIMITS)
     whisper, classifiers, size = load()
+    if config.WHISPER_DEVICE == "auto" and not whisper.on_gpu:
+        log.warning("WHISPER_DEVICE is auto and there is no GPU: transcribing on the CPU")
     log.info("%s on %s, up to %d windows at a time", whisper.name, "a GPU" if whisper.on_gpu else "the CPU", size)
     log.info("classifiers: %s", classifiers)
     listener = Listener(process, classifiers)

@@ -10,6 +10,7 @@ Every function may be repeated: it writes the same bytes under the same name. Er
 import functools
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.batches import check_id
 from pipeline.errors import Outage, Permanent
 
 MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts
+on_progress: Callable[[int], object] | None = None  # called with the bytes that have moved; may raise `Stopping`
 LEAST_PART_BYTES = 16 * 2**20
 MOST_PARTS = 1000  # OpenStack Swift's limit; AWS allows 10,000
 
@@ -43,7 +45,7 @@ def get_s3_client() -> Any:
             # botocore's default sends bodies that Swift before 2.35.1 refuses
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            retries={"mode": "standard", "max_attempts": 5},
+            retries={"mode": "standard", "max_attempts": 3},
             connect_timeout=10,
             read_timeout=60,
             tcp_keepalive=True,
@@ -81,6 +83,11 @@ def archive_exists(batch_id: str) -> bool:
     return True
 
 
+def archive_bytes(s3_key: str) -> int:
+    """The size of an archive in S3. `Permanent` where it is not there."""
+    return int(_head(s3_key)["ContentLength"])
+
+
 def upload_archive(local_path: Path, batch_id: str) -> str:
     """Upload an archive with its SHA-256 and make sure that it arrived whole; gives its S3 key."""
     key, digest = archive_key(batch_id), sha256(local_path)
@@ -95,13 +102,12 @@ def download_archive(s3_key: str, batch_id: str) -> Path:
     """Download an archive to `SCRATCH_ROOT/{batch_id}/archive.tar`, checked, whole or not at all."""
     folder = config.SCRATCH_ROOT / check_id(batch_id)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("archive.tar*"):  # of a download that was killed
-        leftover.unlink()
+    scratch.remove_archive(folder)  # of a download that was killed
     stored = _head(s3_key)
     path, part = folder / "archive.tar", folder / "archive.tar.part"
     try:
         transfer = _transfer(stored["ContentLength"])
-        get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Config=transfer)
+        get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Callback=on_progress, Config=transfer)
         _check_download(part, s3_key, stored)
         scratch.sync(part)
         part.rename(path)
@@ -150,6 +156,7 @@ def _upload(path: Path, key: str, metadata: dict[str, str], content_type: str) -
         str(path),
         config.S3_BUCKET,
         key,
+        Callback=on_progress,
         ExtraArgs={"Metadata": metadata, "ContentType": content_type},
         Config=_transfer(path.stat().st_size),
     )

@@ -56,7 +56,7 @@ class Transferrer:
     def _transfer(self, job: Job, remote_path: str, state: FileState, batch_id: str, path: Path) -> None:
         outlast = self.worker.outlast
         self.worker.doing(f"copying {remote_path} as {batch_id}")
-        outlast(self.remote.fetch, remote_path, state, path, self.worker.stop)
+        outlast(self.remote.fetch, remote_path, state, path, self.worker.stop, self.worker.moved)
         if state.sha256 and s3_utils.sha256(path) != state.sha256:
             raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
@@ -103,6 +103,7 @@ def run() -> None:
         config.REDIS_URL, config.TRANSFER_QUEUE, "transfer", worker_id, config.HOST_NAME, config.LIMITS
     )
     transferrer = Transferrer(process)
+    s3_utils.on_progress = process.moved
     with process.running(s3_utils.check_bucket, transferrer.remote.refusal):
         process.outlast(transferrer.clear_folder)
         for job in process.jobs():

@@ -18,11 +18,14 @@ from pipeline.archive import Index, Member
 from pipeline.audio import Converter, UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
 from pipeline.database import Database
+from pipeline.errors import Permanent
 from pipeline.job_queue import Job
 from pipeline.worker import Worker
 
 log = logging.getLogger("unpack")
 
+STEADY_SECONDS = 300  # with Redis, before silence of other hosts is believed
+ROOM_SECONDS = 60  # before a job whose archive finds no room is tried again, here or elsewhere
 BUSY_SECONDS = 15  # before a job whose batch another process of this host has locked is tried again
 
 
@@ -53,12 +56,16 @@ class Unpacker:
 
     def _unpack(self, job: Job, batch_id: str, s3_key: str) -> None:
         outlast = self.worker.outlast
-        finished = outlast(self.database.is_finished, batch_id)
-        if finished or not outlast(self.batches.adopt, batch_id, s3_key, job):
-            log.info("batch %s is finished already", batch_id)
-            outlast(self.worker.queue.settle, job)
+        if outlast(self.database.is_finished, batch_id):
+            self._drop_finished(job, batch_id)
             return
-        self.worker.doing(f"downloading {batch_id}")
+        size = outlast(s3_utils.archive_bytes, s3_key)
+        if not self._fits(job, batch_id, size):
+            return
+        if not outlast(self.batches.adopt, batch_id, s3_key, job):
+            self._drop_finished(job, batch_id)
+            return
+        self.worker.doing(f"downloading {batch_id}: {size / 1e6:.0f} MB")
         path = outlast(s3_utils.download_archive, s3_key, batch_id)
         try:
             self._unpack_archive(job, batch_id, s3_key, path)
@@ -67,6 +74,21 @@ class Unpacker:
         outlast(self.worker.queue.settle, job)
         log.info("batch %s is unpacked", batch_id)
 
+    def _drop_finished(self, job: Job, batch_id: str) -> None:
+        log.info("batch %s is finished already", batch_id)
+        self.worker.outlast(self.worker.queue.settle, job)
+
+    def _fits(self, job: Job, batch_id: str, size: int) -> bool:
+        """Whether there is room for an archive of so many bytes now; if not, its job goes back for a while."""
+        disk = shutil.disk_usage(config.SCRATCH_ROOT)
+        if size > disk.total:
+            raise Permanent(f"the archive has {size} bytes, the scratch volume of {self.worker.host} {disk.total}")
+        if size > disk.free:
+            log.warning("batch %s: %d bytes of archive, %d bytes free: it waits", batch_id, size, disk.free)
+            self.worker.outlast(self.worker.queue.give_back, job, ROOM_SECONDS)
+            return False
+        return True
+
     def _unpack_archive(self, job: Job, batch_id: str, s3_key: str, path: Path) -> None:
         outlast = self.worker.outlast
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
@@ -74,7 +96,8 @@ class Unpacker:
         if isinstance(file_count, int) and file_count != total:
             raise archive.BadArchive(f"{s3_key} holds {total} audio files, the job says {file_count}")
         log.info("batch %s: %d audio files, %d other members ignored", batch_id, total, index.ignored)
-        outlast(self.database.open_batch, batch_id, s3_key, total, self.worker.host)
+        names = [member.original_filename for member in index.members]
+        outlast(self.database.open_batch, batch_id, s3_key, names, self.worker.host)
         outlast(self.batches.open, batch_id, total)
         self._convert_all(batch_id, path, self._left_to_do(batch_id, index))
 
@@ -104,6 +127,7 @@ class Unpacker:
                     waiting.append((member, pool.submit(self._convert, batch_id, tar, member)))
                     self.worker.doing(f"converting {batch_id}: {done} of {len(members)}")
                 while waiting:
+                    self.worker.doing(f"converting {batch_id}: {len(members) - len(waiting)} of {len(members)}")
                     self._hand_on(batch_id, *waiting.popleft())
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -144,11 +168,27 @@ class Unpacker:
         outlast(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
 
     def give_up(self, job: Job, reason: str) -> None:
-        """Bury a job. A batch that has not started leaves nothing; one that has keeps what is in work."""
+        """Bury a job. A batch that has not started leaves nothing; one that has keeps what is queued."""
         batch_id = str(job.fields.get("batch_id"))
-        if is_id(batch_id) and self.batches.abandon(batch_id):
-            s3_utils.cleanup_scratch(batch_id)
+        if is_id(batch_id):
+            if self.batches.abandon(batch_id):
+                s3_utils.cleanup_scratch(batch_id)
+            elif self.batches.is_ours(batch_id):
+                self._fail_the_rest(batch_id, reason)
         self.worker.bury(job, reason)
+
+    def _fail_the_rest(self, batch_id: str, reason: str) -> None:
+        """Settle the files of an open batch that nobody will convert any more, so that it ends."""
+        with scratch.locked(config.SCRATCH_ROOT, batch_id) as held:
+            if not held:  # another process of this host works on it
+                return
+            scratch.remove_archive(config.SCRATCH_ROOT / batch_id)
+            known = self.batches.queued(batch_id) | self.batches.settled(batch_id)
+            for name in self.database.unsettled_files(batch_id):
+                if name not in known:
+                    self.database.fail_file(batch_id, name, f"its archive was given up: {reason}")
+                    self.batches.settle(batch_id, name, "failed")
+        self.finish_batches()
 
     def has_room(self) -> bool:
         """Whether this host can take another batch: its backlog and its disk decide."""
@@ -169,13 +209,15 @@ class Unpacker:
         """Finish settled batches, take over those of lost hosts, remove scratch that nobody owns."""
         self.finish_batches()
         finish = self.database.finish_batch
-        for batch_id in self.batches.take_over(config.UNPACK_QUEUE, config.HOST_LOST_SECONDS, finish):
-            log.warning("batch %s of a lost host is queued again", batch_id)
         swept = scratch.sweep(
             config.SCRATCH_ROOT, config.HOST_LOST_SECONDS, self.batches.is_ours, s3_utils.cleanup_scratch
         )
         for batch_id in swept:
             log.warning("removed the scratch of batch %s, which is no longer this host's", batch_id)
+        if self.worker.steady_seconds() < min(config.HOST_LOST_SECONDS, STEADY_SECONDS):
+            return  # Redis was away, or we were: other hosts must have the time to be heard
+        for batch_id in self.batches.take_over(config.UNPACK_QUEUE, config.HOST_LOST_SECONDS, finish):
+            log.warning("batch %s of a lost host is queued again", batch_id)
 
     def check_queue(self) -> str | None:
         """What is wrong with the name of the transcription queue: its jobs name files of this host."""
@@ -200,6 +242,7 @@ def run() -> None:
     worker_id = config.worker_id("unpack")
     process = Worker(config.REDIS_URL, config.UNPACK_QUEUE, "unpack", worker_id, config.HOST_NAME, config.LIMITS)
     unpacker = Unpacker(process)
+    s3_utils.on_progress = process.moved
     checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
     with process.running(*checks):
         for job in process.jobs():

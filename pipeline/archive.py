@@ -166,7 +166,8 @@ def _is_audio(info: tarfile.TarInfo, name: str) -> bool:
 def _safe_stem(filename: str) -> str:
     """`file001` for `file001.mp3`; any other than a flat, plain name is cleaned and told apart by its hash."""
     stem, _, _ = filename.rpartition(".")
-    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9 ._()+,@=-]{0,150}", stem):
+    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9 ._()+,@=-]{0,150}", stem)
+    if plain and not stem.startswith("archive.tar"):  # the archive's own name, beside which the files lie
         return stem
     cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[-80:].strip("_-")
     return f"{cleaned or 'file'}-{hashlib.sha256(filename.encode()).hexdigest()[:12]}"

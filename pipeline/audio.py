@@ -18,11 +18,17 @@ from pipeline import scratch
 from pipeline.errors import Permanent, Stop, Stopping
 
 _MOST_PAGE_BYTES = 65_307  # of an Ogg page
+_STOPPED = 255  # ffmpeg's status after SIGTERM or SIGINT
+INTERRUPTIONS = 3  # by a signal, before the file is to blame
 SAMPLE_RATE = 16_000  # what Whisper listens to
 
 
 class UnreadableAudio(Permanent):
     """ffmpeg or the decoder cannot make sound of the file; the message is its own reason."""
+
+
+class _Interrupted(Exception):
+    """A signal has ended ffmpeg: the file may have no part in it."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,22 @@ class Converter:
 
         `UnreadableAudio` where ffmpeg refuses the file, `Stopping` where `stop` is set meanwhile.
         """
+        for _ in range(INTERRUPTIONS):
+            try:
+                self._convert(source, target, stop)
+                return
+            except _Interrupted as error:  # by who stops us too, or by a machine without memory
+                if stop.is_set():
+                    raise Stopping from None
+                reason = str(error)
+        raise UnreadableAudio(f"{reason}, {INTERRUPTIONS} times")
+
+    def _convert(self, source: Path, target: Path, stop: Stop) -> None:
         # A name of its own: the ffmpeg of a worker that was killed may still be writing to another one.
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             self._run(source, part, stop)
-            if part.stat().st_size == 0:
+            if not part.exists() or part.stat().st_size == 0:
                 raise UnreadableAudio("ffmpeg found no sound in it")
             scratch.sync(part)
             part.rename(target)
@@ -83,6 +100,7 @@ class Converter:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us: we end it ourselves
         )
         messages = ""
         for waited in range(math.ceil(self.timeout_seconds * 2)):
@@ -96,6 +114,8 @@ class Converter:
                     if stop.is_set():
                         raise Stopping from None
                     raise UnreadableAudio(f"ffmpeg was not done after {self.timeout_seconds} s") from None
+        if process.returncode < 0 or process.returncode == _STOPPED:
+            raise _Interrupted(f"ffmpeg was ended with status {process.returncode}")
         if process.returncode != 0:
             raise _failure(
                 process.returncode, messages.replace(f"file:{source}", "it").replace(f"file:{part}", "its Opus")

@@ -1,19 +1,26 @@
 """The rows in PostgreSQL. Every method is one transaction and may be repeated."""
 
 import json
+import select
 import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 
+from pipeline.errors import away
 from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
 _SQL = Path(__file__).parent / "sql"
+CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most
+ANSWER_SECONDS = 60.0  # the longest wait for the server
+_EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 _REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted")
 _LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
 
@@ -27,31 +34,66 @@ class AudioRow:
     date: str
 
 
-class Database:
-    """A connection for each thread, made when it is needed and made again after an outage."""
+class _Connection(psycopg2.extensions.connection):
+    """A connection that does not wait for ever: libpq itself would, with signals unheard."""
 
-    def __init__(self, url: str) -> None:
+    answer_seconds: float | None = ANSWER_SECONDS
+
+
+def _wait(connection: Any) -> None:
+    """Wait for the server (psycopg2's wait callback); OperationalError where it is silent for too long."""
+    seconds = getattr(connection, "answer_seconds", None)
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        poller = select.poll()
+        poller.register(connection, _EVENTS[state])
+        if not poller.poll(seconds and 1000 * seconds):
+            raise psycopg2.OperationalError(f"no answer within {seconds:.0f} s")
+
+
+psycopg2.extensions.set_wait_callback(_wait)
+
+
+class Database:
+    """A few connections for all threads of a process, made when they are needed and again after an outage."""
+
+    def __init__(self, url: str, connections: int = CONNECTIONS) -> None:
         self._url = url
-        self._of_thread = threading.local()
+        self._room = threading.BoundedSemaphore(connections)
+        self._idle: deque[Any] = deque()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        connection = getattr(self._of_thread, "connection", None)
-        if connection is None:
-            connection = psycopg2.connect(self._url, connect_timeout=10, application_name="audio-pipeline")
-            self._of_thread.connection = connection
-        try:
-            with connection, connection.cursor() as cursor:
-                yield cursor
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            self.close()
-            raise
+    def _transaction(self, answer_seconds: float | None = ANSWER_SECONDS) -> Iterator[Any]:
+        with self._room:
+            connection = self._connection()
+            connection.answer_seconds = answer_seconds
+            try:
+                with connection.cursor() as cursor:
+                    yield cursor
+                connection.commit()
+            except BaseException as error:
+                if away(error):  # the idle ones lead to the same server
+                    connection.close()
+                    self.close()
+                elif not connection.closed:
+                    connection.rollback()
+                raise
+            finally:
+                if not connection.closed:
+                    self._idle.append(connection)
+
+    def _connection(self) -> Any:
+        with suppress(IndexError):
+            return self._idle.pop()
+        return psycopg2.connect(
+            self._url, connection_factory=_Connection, application_name="audio-pipeline", connect_timeout=10,
+            keepalives_idle=30, keepalives_interval=10, keepalives_count=3,
+        )  # fmt: skip
 
     def close(self) -> None:
-        """Close this thread's connection; its next call makes a new one."""
-        if (connection := getattr(self._of_thread, "connection", None)) is not None:
-            self._of_thread.connection = None
-            connection.close()
+        """Close the connections that are not in use; the next call makes a new one."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def start_file(self, batch_id: str, original_filename: str) -> AudioRow:
         """The file's row, made where it is missing; its status is 'done' or 'processing' after this."""
@@ -91,11 +133,26 @@ class Database:
         with self._transaction() as cursor:
             cursor.execute(_query("fail_file"), row)
 
-    def open_batch(self, batch_id: str, s3_key: str, file_count: int, host: str) -> None:
-        """Note that an archive of `file_count` audio files is being unpacked on `host`."""
-        row = {"batch_id": batch_id, "s3_key": s3_key, "file_count": file_count, "host": host}
+    def open_batch(self, batch_id: str, s3_key: str, names: list[str], host: str) -> None:
+        """Note that an archive with these audio files is being unpacked on `host`; each has its row from here."""
+        row = {"batch_id": batch_id, "s3_key": s3_key, "file_count": len(names), "host": host}
         with self._transaction() as cursor:
             cursor.execute(_query("open_batch"), row)
+            cursor.execute(
+                "INSERT INTO audio_files (batch_id, original_filename) SELECT %s, unnest(%s::text[])"
+                " ON CONFLICT DO NOTHING",
+                (batch_id, names),
+            )
+
+    def unsettled_files(self, batch_id: str) -> list[str]:
+        """The batch's files that are neither done nor failed."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "SELECT original_filename FROM audio_files WHERE batch_id = %s AND status = 'processing'"
+                " ORDER BY audio_id",
+                (batch_id,),
+            )
+            return [name for (name,) in cursor.fetchall()]
 
     def finish_batch(self, batch_id: str) -> None:
         """Note that every file of the batch is done or failed."""
@@ -150,7 +207,7 @@ class Database:
 
     def migrate(self) -> list[str]:
         """Apply the files of `schema/` that are not applied yet, all or none; gives their names."""
-        with self._transaction() as cursor:
+        with self._transaction(answer_seconds=None) as cursor:  # an index of a large table takes its time
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             cursor.execute(
                 "CREATE TABLE IF NOT EXISTS schema_migrations"

@@ -10,8 +10,8 @@ import onnxruntime
 
 from pipeline.errors import Broken, Outage
 
-_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "Failed to allocate memory")
-_OF_THE_DEVICE = ("CUDA", "CUBLAS", "CUDNN")
+_OUT_OF_MEMORY = ("out of memory", "status_alloc_failed", "failed to allocate memory")
+_OF_THE_DEVICE = ("cuda", "cublas failed", "cublas_status", "cudnn")  # not: a library is not found
 # Python's own classes of error that CTranslate2 and onnxruntime raise; a file's name may hold such words too.
 _NATIVE_ERRORS = (
     RuntimeError,
@@ -28,12 +28,12 @@ class BadModel(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the GPU has no room for the batch; it works on with a smaller one."""
-    return isinstance(error, _NATIVE_ERRORS) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    return isinstance(error, _NATIVE_ERRORS) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
 def is_broken(error: BaseException) -> bool:
     """Whether the GPU is of no more use to this process: every later call would fail too."""
-    is_of_device = isinstance(error, _NATIVE_ERRORS) and any(name in str(error) for name in _OF_THE_DEVICE)
+    is_of_device = isinstance(error, _NATIVE_ERRORS) and any(name in str(error).lower() for name in _OF_THE_DEVICE)
     return isinstance(error, Broken) or (is_of_device and not is_out_of_memory(error))
 
 
@@ -81,7 +81,9 @@ def trial(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         said = str(error).replace(str(path), "it")  # a path may hold the words of a device's error
-        if isinstance(error, _NATIVE_ERRORS) and any(word in said for word in (*_OUT_OF_MEMORY, *_OF_THE_DEVICE)):
+        if isinstance(error, _NATIVE_ERRORS) and any(
+            word in said.lower() for word in (*_OUT_OF_MEMORY, *_OF_THE_DEVICE)
+        ):
             raise
         raise BadModel(f"{path} cannot be used: {' '.join(said.split())[:300]}") from None
 

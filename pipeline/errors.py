@@ -5,6 +5,7 @@ Any other exception counts as one attempt, and the job is tried again.
 """
 
 import errno
+import re
 from typing import Protocol
 
 import psycopg2
@@ -48,14 +49,16 @@ class Stopping(Exception):
 
 
 # What is wrong with the disk, its permissions or the machine stops every job alike.
-_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
-_HOST_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
+_HOST_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
-# S3 answers that tell of credentials, the bucket or the region rather than of one object. HEAD has no
-# body, so that a wrong region reads as "400" and a wrong secret as "403".
+# S3 answers that tell of credentials, the bucket, the region or the quota rather than of one object: by their
+# status, and, where that would do for an object too, by their code. HEAD has no body, so that a wrong region
+# reads as "400". Swift calls a full quota EntityTooLarge.
+_S3_STATUSES = {301, 307, 401, 403, 407, 408, 429}
 _S3_CODES = {
-    "400", "401", "403", "429", "AccessDenied", "AuthorizationHeaderMalformed", "InvalidAccessKeyId",
-    "NoSuchBucket", "RequestTimeTooSkewed", "RequestTimeout", "SignatureDoesNotMatch", "SlowDown",
+    "400", "AuthorizationHeaderMalformed", "BadDigest", "EntityTooLarge", "ExpiredToken", "InvalidToken",
+    "NoSuchBucket", "NoSuchUpload", "OperationAborted", "RequestTimeout", "SlowDown",
 }  # fmt: skip
 
 # A body cut short raises any of these, according to the moment.
@@ -74,7 +77,10 @@ _REDIS_LOST = (
     redis_errors.OutOfMemoryError,
     redis_errors.NoPermissionError,
 )
-_REDIS_REPLIES = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH")
+# In a script's error the reply stands behind other words.
+_REDIS_REPLIES = re.compile(
+    r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|NOAUTH|UNBLOCKED|BUSY|TRYAGAIN|LOADING)\b"
+)
 
 # Values that PostgreSQL cannot hold; psycopg2 makes operational errors of them.
 _SQL_VALUES = (sql_errors.ProgramLimitExceeded, sql_errors.StatementTooComplex)
@@ -97,7 +103,7 @@ def away(error: BaseException) -> str | None:
         return "PostgreSQL" if lost and not isinstance(error, _SQL_VALUES) else None
     if _s3_away(error):
         return "S3"
-    if isinstance(error, OSError) and error.errno in _DISK_ERRNOS:
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
         return "the disk"
     if isinstance(error, OSError) and error.errno in _HOST_ERRNOS:
         return "the host"
@@ -105,7 +111,7 @@ def away(error: BaseException) -> str | None:
 
 
 def _redis_away(error: redis_errors.RedisError) -> str | None:
-    return "Redis" if isinstance(error, _REDIS_LOST) or str(error).startswith(_REDIS_REPLIES) else None
+    return "Redis" if isinstance(error, _REDIS_LOST) or _REDIS_REPLIES.search(str(error)) else None
 
 
 def _s3_away(error: BaseException) -> bool:
@@ -113,5 +119,5 @@ def _s3_away(error: BaseException) -> bool:
         return error.__context__ is not None and _s3_away(error.__context__)
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or error.response.get("Error", {}).get("Code") in _S3_CODES
+        return status >= 500 or status in _S3_STATUSES or error.response.get("Error", {}).get("Code") in _S3_CODES
     return isinstance(error, _S3_LOST)

@@ -21,7 +21,11 @@ def finish_batches(batches: Batches, database: Database, root: Path, cleanup: Ca
         with scratch.locked(root, batch_id) as held:
             if not held or not batches.is_finishing(batch_id):
                 continue
-            cleanup(batch_id)
+            try:
+                cleanup(batch_id)
+            except OSError as error:  # it stays marked, and is tried again: other batches do not wait for it
+                log.error("batch %s: its scratch cannot be deleted: %s", batch_id, error)
+                continue
             database.finish_batch(batch_id)
             batches.close(batch_id)
             log.info("batch %s is finished", batch_id)

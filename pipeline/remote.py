@@ -1,19 +1,25 @@
 """The host where recordings arrive, reached with OpenSSH's own ssh and scp."""
 
+import errno
+import logging
 import os
 import re
 import shlex
 import signal
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import scratch
-from pipeline.errors import Outage, Permanent, Stop, Stopping
+from pipeline.errors import DISK_ERRNOS, Outage, Permanent, Stop, Stopping
+
+log = logging.getLogger(__name__)
 
 _CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other status
 _CONNECTION_LOST = re.compile(r"(?m)^(scp: )?(Connection closed|lost connection)\s*$")  # scp(1) ends with 1
 _REFUSED = re.compile(r"Permission denied|Host key verification failed|Too many authentication failures")
+_OUR_DISK = re.compile(r'(?m)^scp: .*\blocal "')  # open local "/...": No space left on device
 _COMMAND_SECONDS = 60
 
 
@@ -70,7 +76,8 @@ class RemoteHost:
     def look(self, folder: str) -> dict[str, FileState]:
         """The `.tar` files of a remote folder: path -> state."""
         answer = self._ssh(
-            f"find -L {shlex.quote(folder)} -maxdepth 1 -type f -name '[!.]*.tar' -printf '%s %T@ %p\\0'"
+            f"find -L {shlex.quote(folder)} -maxdepth 1 -type f -name '[!.]*.tar' -printf '%s %T@ %p\\0'",
+            partly=True,  # one entry that cannot be read must not hide the others
         )
         files = {}
         for line in filter(None, answer.split("\0")):
@@ -78,10 +85,26 @@ class RemoteHost:
             files[path] = FileState(int(size), int(changed.partition(".")[0]))
         return files
 
-    def fetch(self, path: str, state: FileState, target: Path, stop: Stop) -> None:
-        """Copy a remote file to `target`, whole or not at all; `Stopping` where `stop` is set meanwhile."""
+    def fetch(
+        self, path: str, state: FileState, target: Path, stop: Stop, moved: Callable[[int], object] = int
+    ) -> None:
+        """Copy a remote file to `target`, whole or not at all; `Stopping` where `stop` is set meanwhile.
+
+        `moved(bytes)` is called as the file grows.
+        """
         part = target.with_name(f"{target.name}.part")
+        try:
+            self._copy(path, part, stop, moved)
+            if part.stat().st_size != state.size:
+                raise OSError(f"{path}: {part.stat().st_size} bytes arrived of {state.size}")
+            scratch.sync(part)
+            part.rename(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _copy(self, path: str, part: Path, stop: Stop, moved: Callable[[int], object]) -> None:
         part.unlink(missing_ok=True)
+        size = 0
         # -s: by SFTP, so that no remote shell reads the path; SFTP still expands patterns in it
         pattern = re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
         source = f"{self.user}@{self.host}:{pattern}"
@@ -101,13 +124,14 @@ class RemoteHost:
                 if stop.is_set():
                     os.killpg(process.pid, signal.SIGKILL)
                     process.communicate()
-                    part.unlink(missing_ok=True)
                     raise Stopping from None
+                now = part.stat().st_size if part.exists() else 0
+                if now != size:
+                    moved(now - size)
+                    size = now
+        if process.returncode != 0 and stop.is_set():  # who stops us may have stopped scp too
+            raise Stopping
         self._check(process.returncode, messages, path)
-        if part.stat().st_size != state.size:
-            raise OSError(f"{path}: {part.stat().st_size} bytes arrived of {state.size}")
-        scratch.sync(part)
-        part.rename(target)
 
     def _options(self) -> list[str]:
         settings = {
@@ -123,7 +147,8 @@ class RemoteHost:
         options = [part for pair in settings.items() for part in ("-o", "=".join(pair))]
         return ["-F", "none", "-i", self.key_file, *options]
 
-    def _ssh(self, command: str) -> str:
+    def _ssh(self, command: str, partly: bool = False) -> str:
+        """What the remote command prints; with `partly`, what it printed before it failed is good enough."""
         arguments = ["ssh", "-p", str(self.port), *self._options(), "--", f"{self.user}@{self.host}", command]
         try:
             done = subprocess.run(
@@ -131,13 +156,20 @@ class RemoteHost:
             )
         except subprocess.TimeoutExpired:
             raise Outage("EC2", f"{self.host} did not answer within {_COMMAND_SECONDS} s") from None
-        self._check(done.returncode, done.stderr.decode(errors="replace").strip(), self.host)
+        messages = done.stderr.decode(errors="replace").strip()
+        if partly and done.stdout and done.returncode == 1:
+            log.warning("%s: %s", self.host, messages)
+        else:
+            self._check(done.returncode, messages, self.host)
         return done.stdout.decode("utf-8", "surrogateescape")
 
     def _check(self, status: int, messages: str, subject: str) -> None:
         if status == 0:
             return
         reason = messages.rpartition("\n")[2] or f"exit status {status}"
-        if status == _CONNECTION_FAILED or _CONNECTION_LOST.search(messages):
+        if _OUR_DISK.search(messages):
+            number = next((number for number in DISK_ERRNOS if os.strerror(number) in messages), errno.EIO)
+            raise OSError(number, reason)
+        if status == _CONNECTION_FAILED or status < 0 or not messages or _CONNECTION_LOST.search(messages):
             raise Outage("EC2", f"{self.user}@{self.host}: {reason}")
         raise Permanent(f"{subject}: {reason}")

@@ -53,6 +53,14 @@ def free_mb(root: Path) -> int:
     return shutil.disk_usage(root).free // 2**20
 
 
+def remove_archive(folder: Path) -> None:
+    """Remove a batch's archive, what of it is on its way, and files taken out of it; the Opus stays."""
+    for pattern in ("archive.tar", "archive.tar.part*", "*.source"):
+        for path in folder.glob(pattern):
+            if path.suffix != ".opus":
+                path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Have the file's bytes on the disk before anything says that they are."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

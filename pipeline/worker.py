@@ -94,6 +94,8 @@ class Worker:
         self.housekeeping: Callable[[], Any] = lambda: None
         self._doing, self._since, self._moved = "starting", time.time(), time.monotonic()
         self._next_housekeeping = 0.0
+        self._steady_since = time.monotonic()
+        self._failing: set[Callable[..., Any]] = set()  # steps whose service was away when last tried
         self._beating = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
         self._ended = threading.Event()
 
@@ -174,6 +176,12 @@ class Worker:
             self._doing, self._since = text, time.time()
             notify(f"STATUS={text}")
 
+    def moved(self, _bytes: int = 0) -> None:
+        """Say that a long step goes on, and end it with `Stopping` when the worker is to stop."""
+        self._moved = time.monotonic()
+        if self.stop.is_set():
+            raise Stopping
+
     def _state(self) -> str:
         """What the heartbeat says of this worker."""
         state = {
@@ -198,12 +206,22 @@ class Worker:
         while not self._ended.wait(self.limits.heartbeat / 4):
             try:
                 self._beat()
-                for worker_id, jobs in self.queue.recover().items():
-                    log.warning("took back %d jobs of %s, whose heartbeat is gone", jobs, worker_id)
+                if self.steady_seconds() >= self.limits.heartbeat:
+                    self._take_back()
             except Exception as error:  # the work goes on: whoever takes our jobs meanwhile is fenced off
+                self._steady_since = time.monotonic()
                 log.warning("no heartbeat: %s", error, exc_info=not away(error))
             if time.monotonic() - self._moved < self.limits.stall:
                 notify("WATCHDOG=1")
+
+    def steady_seconds(self) -> float:
+        """How long Redis has heard us without a break. After an outage everybody's heartbeat is gone for a
+        moment: who is dead shows only when the living have had the time to be heard again."""
+        return time.monotonic() - self._steady_since
+
+    def _take_back(self) -> None:
+        for worker_id, jobs in self.queue.recover().items():
+            log.warning("took back %d jobs of %s, whose heartbeat is gone", jobs, worker_id)
 
     # --- the jobs --------------------------------------------------------------------------------------
 
@@ -280,15 +298,23 @@ class Worker:
         self.queue.bury(job, reason)
 
     def outlast(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an idempotent step, again and again while its service is away. `Stopping` when asked to stop."""
+        """Run an idempotent step, again and again while its service is away. `Stopping` when asked to stop.
+
+        One try may last minutes: when asked to stop, a step that has just found its service away is not begun.
+        """
         wait = 0.5
         while True:
+            if self.stop.is_set() and step in self._failing:
+                raise Stopping
             try:
-                return step(*args, **kwargs)
+                result = step(*args, **kwargs)
+                self._failing.discard(step)
+                return result
             except Exception as error:
                 service = away(error)
                 if service is None:
                     raise
+                self._failing.add(step)
                 log.warning("%s is away, next try in %.0f s: %s", service, wait, error)
                 self.doing(f"waiting for {service}")
             if self.stop.wait(wait):

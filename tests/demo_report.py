@@ -39,10 +39,12 @@ def stages(fleet: Fleet, archives: int) -> dict[str, tuple[int, int]]:
     settled = counts.get("done", 0) + counts.get("failed", 0)
     with _redis(fleet) as client:
         waiting = client.llen("queue:transcribe")
+        workers = client.zrange("queue:transcribe:workers", 0, -1)
+        waiting += sum(client.llen(f"queue:transcribe:working:{worker.decode()}") for worker in workers)
     in_s3 = max(opened, len(list(objects(fleet, "archives/"))))
     return {
         "archives in S3": (in_s3, archives),
-        "files unpacked": (min(total, sum(counts.values()) + waiting), total),
+        "files unpacked": (min(total, settled + waiting), total),
         "files transcribed": (settled, total),
         "finished batches": (finished, archives),
     }

@@ -224,6 +224,13 @@ def header_offsets(whole: bytes) -> list[int]:
     return found
 
 
+def test_no_file_gets_the_archives_own_name(tmp_path: Path) -> None:
+    names = ("archive.tar.mp3", "archive.tar.part.mp3", "archive.mp3")
+    stems = [member.safe_stem for member in index(tmp_path, tar_bytes(*((name, b"x") for name in names))).members]
+    assert stems[2] == "archive"
+    assert not any(stem.startswith("archive.tar") for stem in stems)
+
+
 @pytest.mark.parametrize("form", ["gnu", "pax"])
 def test_a_changed_byte_of_a_long_name_loses_no_member(tmp_path: Path, form: str) -> None:
     """No checksum covers these bytes: the name may change, the number of members and the bytes may not."""

@@ -173,7 +173,33 @@ def test_an_unreadable_file_is_no_outage_and_not_tried_again() -> None:
 def test_a_killed_ffmpeg_leaves_nothing(folder: Path) -> None:
     (folder / "x.source").write_bytes(b"x")
     write = 'for last; do case "$last" in *.part) echo half > "${last#file:}";; esac; done'
-    refused(program(folder, f"{write}; kill -9 $$"), folder / "x.source")
+    reason = refused(program(folder, f"{write}; kill -9 $$"), folder / "x.source")
+    assert reason == "ffmpeg was ended with status -9, 3 times"
+
+
+@pytest.mark.parametrize("ending", ["kill -9 $$", "kill -TERM $$", "exit 255"])
+def test_an_ffmpeg_that_a_signal_has_ended_is_started_again(folder: Path, ending: str) -> None:
+    (folder / "x.source").write_bytes(CALL.read_bytes())
+    once = f'[ -e "{folder.parent}/was" ] || {{ touch "{folder.parent}/was"; {ending}; }}'
+    converter = program(folder, f'{once}; exec {ffmpeg_program()} "$@"')
+    converter.to_opus(folder / "x.source", folder / "out.opus", NEVER)
+    assert measured(folder / "out.opus")[0] == "opus"
+
+
+def test_who_stops_the_worker_may_stop_ffmpeg_first(folder: Path) -> None:
+    stop = threading.Event()
+    (folder / "x.source").write_bytes(b"x")
+    converter = program(folder, f"touch {folder.parent}/begun; sleep 0.3; exit 255")
+    threading.Timer(0.1, stop.set).start()
+    with pytest.raises(Stopping):
+        converter.to_opus(folder / "x.source", folder / "out.opus", stop)
+
+
+def test_a_trial_says_why_a_program_will_not_do(tmp_path: Path) -> None:
+    assert REAL.problem() is None
+    assert program(tmp_path, "exit 7").problem() == "ffmpeg: ended with status 7"
+    assert "no sound" in str(program(tmp_path, "true").problem())
+    assert Converter(ffmpeg_program(), bitrate_kbps=9999).problem() is not None
 
 
 def test_the_target_appears_only_when_it_is_whole(folder: Path) -> None:

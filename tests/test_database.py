@@ -1,5 +1,8 @@
 """The rows: one for each file however often delivered, the day in UTC, and a schema that may be applied again."""
 
+import os
+import signal
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from pipeline import database as database_module
 from pipeline.database import Database
 from pipeline.errors import away
 from pipeline.transcript import Label, Segment, Transcript
+from tests.child import wait_until
 from tests.fleet import Fleet
 
 BATCH = "20250622-143052"
@@ -252,7 +256,7 @@ def test_it_blames_the_job_for_a_name_too_long_for_the_index(database: Database)
 
 def test_it_finishes_a_batch_once(fleet: Fleet, database: Database) -> None:
     assert not database.is_finished(BATCH)
-    database.open_batch(BATCH, "key", 3, "here")
+    database.open_batch(BATCH, "key", ["a.mp3", "b.mp3", "c.mp3"], "here")
     assert not database.is_finished(BATCH)
     database.finish_batch(BATCH)
     first = fleet.query("SELECT finished_at FROM batches")
@@ -263,11 +267,59 @@ def test_it_finishes_a_batch_once(fleet: Fleet, database: Database) -> None:
 
 
 def test_it_does_not_open_a_finished_batch_again(fleet: Fleet, database: Database) -> None:
-    database.open_batch(BATCH, "key", 3, "here")
+    database.open_batch(BATCH, "key", ["a.mp3", "b.mp3", "c.mp3"], "here")
     database.finish_batch(BATCH)
-    database.open_batch(BATCH, "key2", 4, "there")
+    database.open_batch(BATCH, "key2", ["a.mp3", "b.mp3", "c.mp3", "d.mp3"], "there")
     assert database.is_finished(BATCH)
     assert fleet.query("SELECT batch_id, s3_key, file_count, host FROM batches") == [(BATCH, "key2", 4, "there")]
+
+
+def test_every_file_of_an_open_batch_has_its_row(fleet: Fleet, database: Database) -> None:
+    database.open_batch(BATCH, "key", ["b.mp3", "a.mp3", "c.mp3"], "here")
+    database.fail_file(BATCH, "c.mp3", "no sound")
+    row = database.start_file(BATCH, "b.mp3")
+    database.open_batch(BATCH, "key", ["b.mp3", "a.mp3", "c.mp3"], "there")  # delivered again
+    assert database.unsettled_files(BATCH) == ["b.mp3", "a.mp3"]
+    database.update_audio_s3_path(row.audio_id, "key")
+    assert database.unsettled_files(BATCH) == ["a.mp3"]
+    assert fleet.query("SELECT count(*) FROM audio_files") == [(3,)]
+
+
+# --- connections ----------------------------------------------------------------------------------------
+
+
+def test_many_threads_share_few_connections(fleet: Fleet) -> None:
+    database = Database(fleet.postgres.url, connections=2)
+    with ThreadPoolExecutor(12) as pool:
+        names = [f"{number}.mp3" for number in range(60)]
+        ids = list(pool.map(lambda name: database.start_file(BATCH, name).audio_id, names))
+    assert len(set(ids)) == 60
+    open_now = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'audio-pipeline'"
+    assert fleet.query(open_now) == [(2,)]
+    database.close()
+    wait_until(lambda: fleet.query(open_now) == [(0,)], "the end of the connections", 10)
+
+
+def test_a_silent_server_is_away_and_signals_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection and says nothing; libpq by itself would wait for ever."""
+    monkeypatch.setattr("pipeline.database._Connection.answer_seconds", 0.5)
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"postgresql://user@127.0.0.1:{server.getsockname()[1]}/x"
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(psycopg2.OperationalError, match="no answer") as caught:
+            Database(url).start_file(BATCH, "a.mp3")
+    signal.signal(signal.SIGUSR1, before)
+    assert away(caught.value) == "PostgreSQL"
+    assert heard == [signal.SIGUSR1]
+
+
+def test_a_server_that_falls_silent_is_away(fleet: Fleet, database: Database) -> None:
+    with pytest.raises(psycopg2.OperationalError, match="no answer"), database._transaction(0.5) as cursor:
+        cursor.execute("SELECT pg_sleep(20)")
+    assert database.start_file(BATCH, "a.mp3").status == "processing"
 
 
 # --- outages --------------------------------------------------------------------------------------------

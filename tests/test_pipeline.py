@@ -1,6 +1,7 @@
 """Archives through all workers: every file one row, one object, one transcript, whatever is delivered twice."""
 
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_it_counts_a_file_delivered_twice_once_and_waits_for_the_other(
     first, second = redis.lpop("queue:transcribe", 2)
     redis.rpush("queue:transcribe", first, first)
     gpu = fleet.worker("gpu")
-    wait_for_log(gpu, "settled or in work already")
+    wait_for_log(gpu, "is settled already")
     wait_for(lambda: is_idle(redis, "queue:transcribe"), fleet, "the first file")
     assert redis.mget(f"batch:{BATCH}:total", f"batch:{BATCH}:processed") == ["2", "1"]
     opus = Path(json.loads(second)["opus_path"])
@@ -115,7 +116,7 @@ def test_it_counts_a_file_delivered_twice_once_and_waits_for_the_other(
     redis.rpush("queue:transcribe", second)
     wait_for(finished(fleet, 1), fleet, "the batch")
     redis.rpush("queue:transcribe", first)  # late: the batch is closed
-    wait_until(lambda: log_of(gpu).count("settled or in work already") == 2, "the late delivery")
+    wait_until(lambda: log_of(gpu).count("is settled already") == 2, "the late delivery")
     assert_settled(fleet, redis, {"a.mp3": "done", "b.mp3": "done"})
 
 
@@ -262,6 +263,74 @@ def test_a_file_that_kills_its_worker_takes_no_neighbour_with_it(fleet: Fleet, r
     found = {name: row[:2] for (_, name), row in rows(fleet).items()}
     reason = "the worker died 2 times while it had this job in hand"
     assert found == {**dict.fromkeys(good, ("done", None)), "call05-poison.mp3": ("failed", reason)}
+
+
+def test_an_archive_whose_unpacking_kills_its_worker_ends_with_every_file_settled(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "2", "CONVERT_JOBS": "1"}
+    files = {"a.mp3": SILENCE, "poison.mp3": SILENCE, "z.mp3": SILENCE}
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", files))
+    redis.rpush("queue:unpack", unpack_job(file_count=3))
+    strike = [
+        str(PROJECT / "tests" / "kill_at.py"),
+        "pipeline.audio:Converter.to_opus",
+        "before",
+        "poison",
+        "KILL",
+    ]
+    for _ in range(2):
+        victim = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
+        assert exit_status(victim) == -9
+        fleet.workers.remove(victim)
+    fleet.worker("unpack")
+    fleet.worker("gpu")
+    wait_for(lambda: dead(redis, "queue:unpack") and not batch_keys(redis), fleet, "the end of the batch")
+    found = {name: row[:2] for (_, name), row in rows(fleet).items()}
+    reason = "its archive was given up: the worker died 2 times while it had this job in hand"
+    assert found["poison.mp3"] == ("failed", reason)
+    assert {status for status, _ in found.values()} <= {"done", "failed"}
+    assert [path.name for path in (fleet.folder / "scratch").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_an_archive_larger_than_the_volume_is_refused_and_the_next_one_unpacked(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        upload(fleet, monkeypatch, make_tar(tmp_path / "big.tar", {"a.mp3": bytes(4_000_000)}))
+        upload(fleet, monkeypatch, make_tar(tmp_path / "b.tar", {"b.mp3": SILENCE}), "20250623-000000")
+        redis.rpush("queue:unpack", unpack_job(), unpack_job("20250623-000000"))
+        unpack = fleet.worker("unpack", SCRATCH_ROOT=str(small), SCRATCH_MIN_FREE_MB="1")
+        wait_for(lambda: redis.llen("queue:transcribe") == 1, fleet, "the small archive")
+        (letter,) = dead(redis, "queue:unpack")
+        assert "the scratch volume of" in letter["error"]
+        unpack.stop()
+        fleet.workers.remove(unpack)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_gpu_worker_whose_gpu_fails_ends_while_s3_is_away(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host"}
+    files = {f"call{number}.mp3": opus(SPEECH) for number in range(8)}
+    jobs = open_batch(fleet, redis, "this-host", files)
+    redis.delete("queue:transcribe")
+    strike = [str(PROJECT / "tests" / "kill_at.py"), "pipeline.whisper:Whisper.encode", "before", "9", "CUDA"]
+    worker = fleet.run([*strike, str(PROJECT / "gpu_worker.py")], "gpu", WHISPER_BATCH_SIZE="1")
+    wait_for_log(worker, "ready")
+    fleet.s3.kill()
+    try:
+        redis.rpush("queue:transcribe", *jobs)
+        assert exit_status(worker) == 1
+        assert "S3 is away" in log_of(worker)
+        fleet.workers.remove(worker)
+    finally:
+        fleet.s3.start()
 
 
 def test_a_slow_s3_stops_the_model_only_when_enough_finished_files_wait(fleet: Fleet, redis: Any) -> None:

@@ -62,6 +62,18 @@ def put(path: Path, data: bytes = b"recording", changed: int = 1_700_000_000) ->
     return str(path)
 
 
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 1 MB."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this user may not mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 # --- stat --------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +229,47 @@ def in_background(
     part = here / "big.tar.part"
     wait_until(lambda: part.exists() and part.stat().st_size > 0, "the first bytes", 20)
     return thread, ends
+
+
+def test_a_full_disk_is_the_disks_fault_and_leaves_its_room_free(
+    host: RemoteHost, there: Path, full: Path
+) -> None:
+    path = put(there / "a.tar", bytes(3_000_000))
+    with pytest.raises(OSError, match="No space") as caught:
+        host.fetch(path, host.stat(path), full / "a.tar", NEVER)
+    assert away(caught.value) == "the disk"
+    assert list(full.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_is_the_disks_fault(host: RemoteHost, there: Path, here: Path) -> None:
+    path = put(there / "a.tar")
+    with pytest.raises(OSError, match="local") as caught:
+        host.fetch(path, host.stat(path), here / "nowhere" / "a.tar", NEVER)
+    assert away(caught.value) == "the disk"
+
+
+@pytest.mark.parametrize(("body", "stopping"), [("kill -TERM $$", False), ("exit 1", False), ("exit 1", True)])
+def test_an_scp_that_somebody_else_ends_blames_no_file(
+    host: RemoteHost, there: Path, here: Path, monkeypatch: pytest.MonkeyPatch, body: str, stopping: bool
+) -> None:
+    path = put(there / "a.tar")
+    state = host.stat(path)
+    (here / "scp").write_text(f"#!/bin/sh\n{body}\n")
+    (here / "scp").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    stop = threading.Event()
+    if stopping:
+        stop.set()
+    with pytest.raises(Stopping if stopping else Outage):
+        host.fetch(path, state, here / "a.tar", stop)
+
+
+def test_progress_is_told_as_the_file_grows(host: RemoteHost, there: Path, here: Path) -> None:
+    path = put(there / "a.tar", os.urandom(300_000_000))
+    moved: list[int] = []
+    host.fetch(path, host.stat(path), here / "a.tar", NEVER, moved.append)
+    assert moved
+    assert 0 < sum(moved) <= 300_000_000
 
 
 def test_stopping_ends_a_large_transfer(host: RemoteHost, there: Path, here: Path) -> None:
@@ -375,6 +428,12 @@ def test_look_and_stat_agree(host: RemoteHost, there: Path) -> None:
     path = put(there / "a.tar")
     os.utime(path, ns=(0, 1_700_000_000_999_999_999))
     assert str(host.look(str(there))[path]) == str(host.stat(path))
+
+
+def test_an_entry_that_cannot_be_read_hides_no_other(host: RemoteHost, there: Path) -> None:
+    put(there / "a.tar")
+    (there / "loop.tar").symlink_to("loop.tar")
+    assert list(host.look(str(there))) == [str(there / "a.tar")]
 
 
 def test_an_empty_folder_has_no_files(host: RemoteHost, there: Path) -> None:

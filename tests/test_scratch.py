@@ -1,5 +1,6 @@
 """Scratch: one holder of a batch at a time, nothing removed that is in use, and a batch ended in order."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -263,7 +264,7 @@ class Ending:
         batches.adopt(ID, f"archives/{ID}.tar", Job(encode({"batch_id": ID}), 1, ""))
         batches.open(ID, 1)
         batches.settle(ID, "a.mp3", "processed")
-        database.open_batch(ID, f"archives/{ID}.tar", 1, batches.host)
+        database.open_batch(ID, f"archives/{ID}.tar", ["a.mp3"], batches.host)
         monkeypatch.setattr(database, "finish_batch", self._noted("postgresql", database.finish_batch))
         monkeypatch.setattr(batches, "close", self._noted("redis", batches.close))
 
@@ -291,6 +292,34 @@ class Ending:
 @pytest.fixture
 def ending(redis: Any, database: Database, root: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:
     return Ending(Batches(redis, "here"), database, root, monkeypatch)
+
+
+def test_a_batch_whose_scratch_cannot_be_deleted_holds_up_no_other(
+    redis: Any, database: Database, root: Path
+) -> None:
+    batches = Batches(redis, "here")
+    for number in range(3):
+        batch_id = f"20250622-14305{number}"
+        batches.adopt(batch_id, "key", Job(encode({"batch_id": batch_id}), 1, ""))
+        batches.open(batch_id, 0)
+
+    def cleanup(batch_id: str) -> None:
+        if batch_id.endswith("1"):
+            raise PermissionError(errno.EACCES, "not ours")
+
+    finish_batches(batches, database, root, cleanup)
+    assert batches.finishing() == ["20250622-143051"]
+    finish_batches(batches, database, root, lambda _: None)
+    assert batches.finishing() == []
+
+
+def test_the_archive_goes_and_the_opus_stays(tmp_path: Path) -> None:
+    gone = ["archive.tar", "archive.tar.part", "archive.tar.part.6dE5", "a.source"]
+    kept = ["a.opus", "archive.tar.opus", "archive.tar.part.opus", "archive.opus"]
+    for name in [*gone, *kept]:
+        (tmp_path / name).touch()
+    scratch.remove_archive(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
 def test_it_ends_a_batch_in_its_order_and_once(ending: Ending, redis: Any) -> None:

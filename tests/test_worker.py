@@ -159,6 +159,22 @@ def test_it_stops_waiting_when_it_is_asked_to_stop(worker: Worker) -> None:
         worker.outlast(step)
 
 
+def test_it_begins_no_step_whose_service_was_just_away_when_it_is_to_stop(worker: Worker) -> None:
+    """A step may wait minutes for a service that hangs, and many may stand in line."""
+    tried: list[str] = []
+
+    def step() -> None:
+        tried.append("step")
+        raise AWAY
+
+    worker.stop.set()
+    for _ in range(3):
+        with pytest.raises(Stopping):
+            worker.outlast(step)
+    assert tried == ["step"]
+    assert worker.outlast(lambda: "another") == "another"
+
+
 def test_it_does_not_repeat_a_step_that_fails_by_the_jobs_fault(worker: Worker) -> None:
     tries: list[int] = []
 
@@ -457,6 +473,38 @@ def test_it_beats_again_after_redis_was_away(tmp_path: Path) -> None:
 
         work(worker, step)
         assert where(worker.redis) == {}
+
+
+def test_after_an_outage_nobody_is_dead_until_the_living_could_be_heard(tmp_path: Path) -> None:
+    """Redis was away for longer than a heartbeat lasts: every heartbeat is gone when it is back."""
+    with Valkey(tmp_path / "valkey") as valkey:
+        worker = Worker(valkey.url, QUEUE, "test", "w1", "here", Limits(heartbeat=2))
+        worker.queue.add({"n": "ours"})
+        other = JobQueue(worker.redis, QUEUE, "w2")
+        other.add({"n": "theirs"})
+
+        def step(job: Job) -> None:
+            assert other.claim(1) is not None
+            other.register()
+            valkey.kill()
+            time.sleep(1)  # beats fail
+            valkey.start()
+            wait_until(lambda: worker.steady_seconds() > 1.5, "a while without a break", 10)
+            assert worker.redis.llen(QUEUE) == 0  # w2 could still be heard
+            wait_until(lambda: worker.redis.llen(QUEUE) == 1, "the job of w2, which stays silent", 10)
+            worker.queue.settle(job)
+            worker.stop.set()
+
+        work(worker, step)
+
+
+def test_a_long_step_says_that_it_goes_on_and_ends_when_the_worker_is_to_stop(worker: Worker) -> None:
+    worker._moved = 0.0
+    worker.moved(17)
+    assert worker._moved > 0
+    worker.stop.set()
+    with pytest.raises(Stopping):
+        worker.moved(1)
 
 
 def test_it_shows_what_it_does(redis: Any, worker: Worker) -> None:
