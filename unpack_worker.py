@@ -4,12 +4,10 @@ All steps are idempotent, because a job may be delivered again after any of them
 once, a file is queued once, and what PostgreSQL holds as done or failed is not worked on again.
 """
 
+import contextlib
 import logging
 import shutil
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import config
 import s3_utils
@@ -17,6 +15,7 @@ from pipeline import archive, finishing, scratch, worker
 from pipeline.archive import Index, Member
 from pipeline.audio import Converter, UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
+from pipeline.conversions import Conversions
 from pipeline.database import Database
 from pipeline.errors import Permanent
 from pipeline.job_queue import Job
@@ -113,58 +112,23 @@ class Unpacker:
         return [member for member in index.members if member.original_filename not in counted]
 
     def _convert_all(self, batch_id: str, path: Path, members: list[Member]) -> None:
-        """Convert on every core, and queue each file as soon as it is ready.
+        """Convert the files, and queue each as soon as it is ready. This thread alone settles and queues."""
+        folder, process = config.SCRATCH_ROOT / batch_id, self.worker
+        conversions = Conversions(folder, self.converter, config.CONVERT_JOBS, process.outlast, process.stop)
+        with contextlib.closing(conversions.of(path, members)) as outcomes:
+            for done, (member, reason) in enumerate(outcomes, 1):
+                self._hand_on(batch_id, member.original_filename, conversions.opus(member), reason)
+                self.worker.doing(f"converting {batch_id}: {done} of {len(members)}")
 
-        This thread alone settles and queues. Few files are taken from the archive ahead of the conversion, so
-        that scratch holds the archive and the Opus, not every MP3 beside them.
-        """
-        waiting: deque[tuple[Member, Future[None]]] = deque()
-        with path.open("rb") as tar, ThreadPoolExecutor(config.CONVERT_JOBS, "convert") as pool:
-            try:
-                for done, member in enumerate(members):
-                    if len(waiting) >= 2 * config.CONVERT_JOBS:
-                        self._hand_on(batch_id, *waiting.popleft())
-                    waiting.append((member, pool.submit(self._convert, batch_id, tar, member)))
-                    self.worker.doing(f"converting {batch_id}: {done} of {len(members)}")
-                while waiting:
-                    self.worker.doing(f"converting {batch_id}: {len(members) - len(waiting)} of {len(members)}")
-                    self._hand_on(batch_id, *waiting.popleft())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    def _convert(self, batch_id: str, tar: BinaryIO, member: Member) -> None:
-        """Take one file out of the archive and make its Opus (in a thread of the pool)."""
-        self.worker.outlast(self._extract_and_convert, tar, member, _opus_path(batch_id, member))
-
-    def _extract_and_convert(self, tar: BinaryIO, member: Member, target: Path) -> None:
-        source = target.with_suffix(".source")
-        source.unlink(missing_ok=True)  # of a run that was killed
-        if target.exists():  # from an earlier delivery: it appears only when it is whole
-            return
-        try:
-            archive.copy(tar, member, source)
-            self.converter.to_opus(source, target, self.worker.stop)
-        finally:
-            source.unlink(missing_ok=True)
-
-    def _hand_on(self, batch_id: str, member: Member, conversion: Future[None]) -> None:
-        """Wait for one file and queue it for transcription, or settle it as failed with ffmpeg's reason."""
+    def _hand_on(self, batch_id: str, name: str, opus: Path, reason: UnreadableAudio | None) -> None:
+        """Queue one file for transcription, or settle it as failed with ffmpeg's reason."""
         outlast = self.worker.outlast
-        name = member.original_filename
-        try:
-            conversion.result()
-        except UnreadableAudio as error:
-            log.warning("batch %s: %s failed: %s", batch_id, name, error)
-            outlast(self.database.fail_file, batch_id, name, str(error))
+        if reason is not None:
+            log.warning("batch %s: %s failed: %s", batch_id, name, reason)
+            outlast(self.database.fail_file, batch_id, name, str(reason))
             outlast(self.batches.settle, batch_id, name, "failed")
             return
-        job = {
-            "batch_id": batch_id,
-            "audio_id": None,
-            "opus_path": str(_opus_path(batch_id, member)),
-            "original_filename": name,
-        }
+        job = {"batch_id": batch_id, "audio_id": None, "opus_path": str(opus), "original_filename": name}
         outlast(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
 
     def give_up(self, job: Job, reason: str) -> None:
@@ -231,10 +195,6 @@ class Unpacker:
 def converter() -> Converter:
     """ffmpeg as it is set."""
     return Converter(config.FFMPEG, config.OPUS_BITRATE_KBPS, config.FFMPEG_TIMEOUT_SECONDS)
-
-
-def _opus_path(batch_id: str, member: Member) -> Path:
-    return config.SCRATCH_ROOT / batch_id / f"{member.safe_stem}.opus"
 
 
 def run() -> None:

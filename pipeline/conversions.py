@@ -1,0 +1,96 @@
+"""The audio files of an archive made Opus on every core, each given as soon as it is ready.
+
+Few files are taken out of the archive ahead of their conversion, so that scratch holds the archive and the Opus,
+not every MP3 beside them. Small files share one ffmpeg, whose start costs as much as some seconds of sound.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline import archive
+from pipeline.archive import Member
+from pipeline.audio import Converter, UnreadableAudio
+from pipeline.errors import Stop, Stopping
+
+TOGETHER, SMALL_BYTES = 8, 2**18  # files of so many bytes at most are converted so many at a time (bench/archives)
+Outcome = tuple[Member, UnreadableAudio | None]
+
+
+@dataclass(frozen=True)
+class Conversions:
+    """Where and how: the folder of the Opus, the converter, how many at a time.
+
+    `outlast(step, ...)` runs a step again while the disk is away (`Worker.outlast`); `stop` ends the work, and
+    what is ready by then is found by the next delivery.
+    """
+
+    folder: Path
+    converter: Converter
+    jobs: int
+    outlast: Callable[..., Any]
+    stop: Stop
+
+    def opus(self, member: Member) -> Path:
+        """Where the member's Opus is, or will be."""
+        return self.folder / f"{member.safe_stem}.opus"
+
+    def of(self, path: Path, members: list[Member]) -> Generator[Outcome, None, None]:
+        """Convert these members of the archive; gives each with None, or why it cannot be converted.
+
+        Close it where it is not read to its end: what has not begun then never does.
+        """
+        running: set[Future[list[Outcome]]] = set()
+        with path.open("rb") as tar, ThreadPoolExecutor(self.jobs, "convert") as pool:
+            try:
+                for group in groups(members, 2 * self.jobs):
+                    running.add(pool.submit(self.outlast, self._convert, tar, group))
+                    while len(running) >= 2 * self.jobs:
+                        yield from _take_done(running)
+                while running:
+                    yield from _take_done(running)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _convert(self, tar: BinaryIO, group: list[Member]) -> list[Outcome]:
+        """Take files out of the archive and make their Opus (in a thread of the pool)."""
+        if self.stop.is_set():
+            raise Stopping
+        # What is there is from an earlier delivery: it appears only when it is whole.
+        missing = [member for member in group if not self.opus(member).exists()]
+        files = [(self.opus(member).with_suffix(".source"), self.opus(member)) for member in missing]
+        try:
+            for member, (source, _) in zip(missing, files, strict=True):
+                source.unlink(missing_ok=True)  # of a run that was killed
+                archive.copy(tar, member, source)
+            reasons = dict(zip(missing, self.converter.each_to_opus(files, self.stop), strict=True))
+        finally:
+            for source, _ in files:
+                source.unlink(missing_ok=True)
+        return [(member, reasons.get(member)) for member in group]
+
+
+def groups(members: list[Member], alone: int) -> Iterator[list[Member]]:
+    """The files as they are converted: small ones together, large ones and the first `alone` ones alone, so that
+    transcription can begin."""
+    group: list[Member] = []
+    for number, member in enumerate(members):
+        if member.size > SMALL_BYTES or number < alone:
+            yield [member]
+            continue
+        group.append(member)
+        if len(group) == TOGETHER:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _take_done(running: set[Future[list[Outcome]]]) -> Iterator[Outcome]:
+    """Wait for a conversion to end, and give the files of all that have."""
+    for done in wait(running, return_when=FIRST_COMPLETED).done:
+        running.remove(done)
+        yield from done.result()
