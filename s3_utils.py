@@ -109,8 +109,7 @@ def download_archive(s3_key: str, batch_id: str) -> Path:
         transfer = _transfer(stored["ContentLength"])
         get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Callback=on_progress, Config=transfer)
         _check_download(part, s3_key, stored)
-        scratch.sync(part)
-        part.rename(path)
+        part.rename(path)  # not synced to the disk: what a power cut leaves, the next delivery fetches again
     finally:
         part.unlink(missing_ok=True)
     return path

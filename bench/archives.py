@@ -1,0 +1,303 @@
+"""Unpacking and S3 against their peers: the same files and cores, in turn, several rounds.
+
+    bench/archives                        everything; about 20 minutes on two cores
+    bench/archives unpack --short 2000    only unpacking, of so many short files
+    bench/archives s3 --mb 500            only S3, with a file of so many MB
+
+unpack   the real unpack worker (download, index, conversion, queueing) beside `xargs -P` with the same ffmpeg and
+         options on the MP3s already extracted; short files of 2 to 7 s, and long ones of 10 minutes
+files    the cost of a file in archives of 100 to 20,000 files
+s3       upload_archive and download_archive (with their SHA-256) beside the AWS CLI and rclone, on OpenStack Swift
+
+A ratio is the peer's time divided by ours in the same round; over 1 is faster. The tables give the median round.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import redis
+
+from bench import corpus, report
+from pipeline.database import Database
+from tests.fleet import PROJECT, Fleet, ffmpeg_program
+from tests.recordings import SHORT, sample
+from tests.servers import SwiftS3
+
+RESULTS = PROJECT / "bench" / "results"
+CORES = len(os.sched_getaffinity(0))
+BATCH = "20250622-143052"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench/archives", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("parts", nargs="*", help="unpack, files, s3 (default: all)")
+    add("--short", type=int, default=1000, help="short files (default: %(default)s)")
+    add("--long", type=int, default=4, help="long files (default: %(default)s)")
+    add("--mb", type=int, default=300, help="size of the file for S3 (default: %(default)s)")
+    add("--counts", default="100,1000,5000", help="files in the archives of `files` (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="(default: %(default)s)")
+    given = parser.parse_args()
+    unknown = set(given.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
+    return given
+
+
+# --- unpacking ---------------------------------------------------------------------------------------------
+
+
+def short_mp3s(count: int) -> dict[str, bytes]:
+    """Calls of 2 to 7 s."""
+    calls = [sample(name) for name in SHORT if name.partition("/")[2].startswith("call")]
+    return {f"call{number:05}.mp3": calls[number % len(calls)] for number in range(count)}
+
+
+def long_mp3s(folder: Path, count: int) -> dict[str, bytes]:
+    """Recordings of 10 minutes."""
+    opus = corpus.long_recordings(folder, [10])[0]
+    mp3 = folder / "long.mp3"
+    command = [ffmpeg_program(), "-nostdin", "-y", "-loglevel", "error", "-i", str(opus)]
+    subprocess.run([*command, "-c:a", "libmp3lame", "-b:a", "64k", str(mp3)], check=True)
+    return {f"meeting{number:02}.mp3": mp3.read_bytes() for number in range(count)}
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def ours(fleet: Fleet, tar: Path, folder: Path, files: int) -> dict[str, float]:
+    """The worker's wall time for one archive, from its job to the last file queued."""
+    fleet.clean(folder)
+    fleet.changes = {"UNPACK_BACKLOG_FILES": "1000000", "SCRATCH_MIN_FREE_MB": "1", "HOST_NAME": "bench"}
+    upload = f"import s3_utils; s3_utils.upload_archive(__import__('pathlib').Path({str(tar)!r}), {BATCH!r})"
+    subprocess.run([sys.executable, "-c", upload], cwd=PROJECT, env=fleet.environment(), check=True)
+    worker = fleet.worker("unpack")
+    with redis.Redis.from_url(fleet.valkey.url) as client:
+        _until(lambda: "ready" in worker.log.read_text(), worker.require_running)
+        job = {"batch_id": BATCH, "s3_key": f"archives/{BATCH}.tar", "file_count": files, "transferred_at": "now"}
+        start = time.perf_counter()
+        client.rpush("queue:unpack", json.dumps(job))
+        _until(lambda: bool(client.llen("queue:transcribe")), worker.require_running)
+        first = time.perf_counter() - start
+        _until(lambda: client.llen("queue:transcribe") == files, worker.require_running)
+        wall = time.perf_counter() - start
+    assert worker.process is not None
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    memory = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+    fleet.stop_workers()
+    return {"seconds": wall, "first_s": first, "memory_mb": memory}
+
+
+def _until(done: Callable[[], bool], check: Callable[[], object]) -> None:
+    while not done():
+        check()
+        time.sleep(0.002)
+
+
+def xargs(files: dict[str, bytes], folder: Path) -> dict[str, float]:
+    """xargs with ffmpeg on the same files, already extracted."""
+    source, target = folder / "mp3", folder / "opus"
+    for path in (source, target):
+        path.mkdir(parents=True)
+    for name, data in files.items():
+        (source / name).write_bytes(data)
+    ffmpeg = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-threads", "1", "-i", f"{source}/{{}}"]
+    options = ["-map", "0:a:0", "-map_metadata", "-1", "-ac", "1", "-ar", "16000", "-threads", "1"]
+    options += ["-c:a", "libopus", "-b:a", "32k", "-application", "voip", f"{target}/{{}}.opus"]
+    start = time.perf_counter()
+    subprocess.run(
+        ["xargs", "-0", "-P", str(CORES), "-I{}", *ffmpeg, *options], input="\0".join(files), text=True, check=True
+    )
+    wall = time.perf_counter() - start
+    if len(list(target.iterdir())) != len(files):
+        raise RuntimeError("xargs and ffmpeg did not convert every file")
+    shutil.rmtree(folder)
+    return {"seconds": wall}
+
+
+def unpack(given: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """Short and long files."""
+    corpora = {}
+    if given.short:
+        corpora[f"{given.short} short files"] = short_mp3s(given.short)
+    if given.long:
+        corpora[f"{given.long} files of 10 minutes"] = long_mp3s(folder / "corpus", given.long)
+    yield "| | unpack worker | `xargs -P` ffmpeg | ratio | first file queued | memory |"
+    yield "|---|---|---|---|---|---|"
+    with started(folder) as fleet:
+        for kind, files in corpora.items():
+            tar = write_tar(folder / "bench.tar", files)
+            rounds = []
+            for number in range(given.rounds):
+                before = xargs(files, fresh(folder)) if number % 2 else None
+                mine = ours(fleet, tar, fresh(folder), len(files))
+                rounds.append([mine, before or xargs(files, fresh(folder))])
+                say(kind, rounds[-1])
+            us, them = rounds[0][0], rounds[0][1]
+            us = {key: statistics.median(one[0][key] for one in rounds) for key in us}
+            them = {key: statistics.median(one[1][key] for one in rounds) for key in them}
+            ratio = statistics.median(one[1]["seconds"] / one[0]["seconds"] for one in rounds)
+            yield (
+                f"| {kind} | {us['seconds']:.1f} s | {them['seconds']:.1f} s | {ratio:.2f} | "
+                f"after {us['first_s']:.2f} s ({us['first_s'] / us['seconds']:.1%}) | {us['memory_mb']:.0f} MB |"
+            )
+
+
+def files(given: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """The cost of a file."""
+    yield "| files in the archive | unpack worker | for a file | first file queued | memory |"
+    yield "|---|---|---|---|---|"
+    with started(folder) as fleet:
+        for count in map(int, given.counts.split(",")):
+            tar = write_tar(folder / "bench.tar", short_mp3s(count))
+            one = ours(fleet, tar, fresh(folder), count)
+            say(f"{count} files", [one])
+            yield (
+                f"| {count} | {one['seconds']:.1f} s | {1000 * one['seconds'] / count:.1f} ms | "
+                f"after {one['first_s']:.2f} s | {one['memory_mb']:.0f} MB |"
+            )
+
+
+@contextlib.contextmanager
+def started(folder: Path) -> Iterator[Fleet]:
+    """Servers, with the tables."""
+    with Fleet(fresh(folder)) as fleet:
+        database = Database(fleet.postgres.url)
+        database.migrate()
+        database.close()
+        yield fleet
+
+
+def fresh(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=folder))
+
+
+def say(kind: str, results: list[dict[str, float]]) -> None:
+    seconds = " and ".join(f"{one['seconds']:.1f} s" for one in results)
+    print(f"{kind}: {seconds}", file=sys.stderr)
+
+
+# --- S3 ----------------------------------------------------------------------------------------------------
+
+OURS = """
+import pathlib, sys, config, s3_utils
+config.SCRATCH_ROOT = pathlib.Path(sys.argv[3])
+if sys.argv[1] == "up":
+    s3_utils.upload_archive(pathlib.Path(sys.argv[2]), "20250622-143052")
+else:
+    s3_utils.download_archive("archives/20250622-143052.tar", "20250622-143052")
+"""
+
+
+def s3(given: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """Upload and download on Swift, each program as a process."""
+    path = folder / "random.tar"
+    with path.open("wb") as file:
+        for _ in range(given.mb):
+            file.write(os.urandom(10**6))
+    yield f"| {given.mb} MB | ours | AWS CLI | rclone | ratio to the faster |"
+    yield "|---|---|---|---|---|"
+    with SwiftS3(fresh(folder), PROJECT / ".venv-swift" / "bin") as swift:
+        swift.create_bucket("bench")
+        programs = {way: commands(swift, path, folder, way) for way in ("up", "down")}
+        for way, commands_of in programs.items():
+            rounds = []
+            for number in range(given.rounds):
+                names = list(commands_of)
+                order = names[number % len(names) :] + names[: number % len(names)]
+                seconds = {name: timed(*commands_of[name]) for name in order}
+                rounds.append(seconds)
+                print(f"{way}: {seconds}", file=sys.stderr)
+            medians = {name: statistics.median(one[name] for one in rounds) for name in commands_of}
+            ratio = statistics.median(min(one["aws"], one["rclone"]) / one["ours"] for one in rounds)
+            yield (
+                f"| {way}load | {speed(given.mb, medians['ours'])} | {speed(given.mb, medians['aws'])} | "
+                f"{speed(given.mb, medians['rclone'])} | {ratio:.2f} |"
+            )
+
+
+def speed(megabytes: int, seconds: float) -> str:
+    return f"{megabytes / seconds:.0f} MB/s"
+
+
+def commands(swift: SwiftS3, path: Path, folder: Path, way: str) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """What each program is started with, and its environment."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"},  # rclone trips over it
+        "S3_ENDPOINT": swift.endpoint, "S3_ACCESS_KEY": swift.access_key, "S3_SECRET_KEY": swift.secret_key,
+        "S3_BUCKET": "bench", "AWS_ACCESS_KEY_ID": swift.access_key, "AWS_SECRET_ACCESS_KEY": swift.secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "RCLONE_CONFIG_S_TYPE": "s3", "RCLONE_CONFIG_S_PROVIDER": "Other",
+        "RCLONE_CONFIG_S_ENDPOINT": swift.endpoint,
+        "RCLONE_CONFIG_S_ACCESS_KEY_ID": swift.access_key, "RCLONE_CONFIG_S_SECRET_ACCESS_KEY": swift.secret_key,
+        "RCLONE_CONFIG": "/dev/null",
+    }  # fmt: skip
+    remote = "archives/20250622-143052.tar"
+    local = str(path) if way == "up" else str(folder / "down.tar")
+    aws_pair = [local, f"s3://bench/{remote}"]
+    rclone_pair = [local, f"S:bench/{remote}"]
+    if way == "down":
+        aws_pair.reverse()
+        rclone_pair.reverse()
+    aws = [str(PROJECT / ".venv-awscli" / "bin" / "aws"), "--endpoint-url", swift.endpoint, "s3", "cp", "--quiet"]
+    found = {
+        "ours": ([sys.executable, "-c", OURS, way, str(path), str(folder / "scratch")], environment),
+        "aws": ([*aws, *aws_pair], environment),
+    }
+    if rclone := shutil.which("rclone"):
+        found["rclone"] = ([rclone, "copyto", "--ignore-times", *rclone_pair], environment)
+    else:
+        raise SystemExit("rclone is needed (Debian, Ubuntu: apt install rclone)")
+    return found
+
+
+def timed(command: list[str], environment: dict[str, str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, env=environment, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[str]]] = {
+    "unpack": unpack,
+    "files": files,
+    "s3": s3,
+}
+
+
+def main() -> int:
+    """Run the parts and write their tables."""
+    given = arguments()
+    with tempfile.TemporaryDirectory(prefix="bench-archives-") as temporary:
+        for part in given.parts or PARTS:
+            folder = Path(temporary, part)
+            folder.mkdir()
+            lines = [f"On {CORES} cores of {report.processor()}, median of {given.rounds} rounds:", ""]
+            lines += list(PARTS[part](given, folder))
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            (RESULTS / f"archives-{part}.md").write_text("\n".join([*lines, ""]))
+            print("\n".join([*lines, ""]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
