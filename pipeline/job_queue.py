@@ -161,11 +161,18 @@ class JobQueue:
         self._strays = len(ours) > 1
         return ours[0] if ours else None
 
-    def settle(self, job: Job, next_queue: str = "", next_job: dict[str, Any] | None = None) -> bool:
-        """Acknowledge the job and queue the next one in the same step; False where the claim was lost."""
+    def settle(
+        self,
+        job: Job,
+        next_queue: str = "",
+        next_job: dict[str, Any] | None = None,
+        note: tuple[str, str, str] = ("", "", ""),
+    ) -> bool:
+        """Acknowledge the job and, in the same step, queue the next one and write a note (a hash, its field and
+        the value) of what is still to be done; False where the claim was lost: then nothing changes."""
         next_payload = encode(next_job) if next_job else ""
-        keys = [self.working, self.attempts, self.batch_ids, next_queue]
-        return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload]))
+        keys = [self.working, self.attempts, self.batch_ids, next_queue, note[0]]
+        return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload, *note[1:]]))
 
     def retry(self, job: Job, delay_seconds: int) -> bool:
         """Put the job back for a later attempt; this one counts."""
