@@ -38,7 +38,7 @@ class Progress:
             due = now - self._logged >= LOG_SECONDS
             self._logged = now if due else self._logged
         if due:
-            log.info("%s: %s", self.what, self)
+            log.info("%s: %s", self.what, str(self))
         return True
 
     def ended(self) -> None:

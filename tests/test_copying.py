@@ -160,7 +160,7 @@ def change(monkeypatch: pytest.MonkeyPatch, source: Path, times: int) -> None:
         if left[0]:
             left[0] -= 1
             source.write_bytes(os.urandom(SIZE))
-            os.utime(source, (1_700_000_000 + left[0], 1_700_000_000 + left[0]))
+            os.utime(source, (1_800_000_000 + left[0], 1_800_000_000 + left[0]))
 
     monkeypatch.setattr(Copy, "_scp", scp_and_change)
 

@@ -476,3 +476,72 @@ def test_a_folder_with_an_odd_name_is_looked_at(host: RemoteHost, there: Path) -
 def test_a_missing_folder_is_an_error_that_names_it(host: RemoteHost, there: Path) -> None:
     with pytest.raises(Permanent, match="nowhere"):
         host.look(str(there / "nowhere"))
+
+
+# --- tidy --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["delete", "rename"])
+def test_a_file_is_tidied_with_its_checksum_and_no_other(
+    host: RemoteHost, server: SshHost | Sshd, there: Path, action: str
+) -> None:
+    names = [*ODD, "\udce9.tar"] if isinstance(server, Sshd) else ODD  # asyncssh takes UTF-8 only
+    for name in names:
+        path = put(there / name, ascii(name).encode())
+        put(there / f"{name}.sha256", hashlib.sha256(ascii(name).encode()).hexdigest().encode())
+        put(there / "a.tar")
+        before = set(os.listdir(there))
+        assert host.tidy(path, host.stat(path), action) == "done"
+        gone = {name, f"{name}.sha256"}
+        assert before - set(os.listdir(there)) == gone
+        new = set(os.listdir(there)) - before
+        assert new == ({f"{name}.done", f"{name}.done.sha256"} if action == "rename" else set())
+        if action == "rename":
+            assert (there / f"{name}.done").read_bytes() == ascii(name).encode()
+            for left in new:
+                (there / left).unlink()
+
+
+@pytest.mark.parametrize("action", ["delete", "rename"])
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_a_file_that_changed_is_not_tidied(host: RemoteHost, there: Path, action: str, change: str) -> None:
+    path = put(there / "a.tar")
+    state = host.stat(path)
+    put(there / "a.tar", b"longer recording") if change == "size" else put(there / "a.tar", changed=5)
+    assert host.tidy(path, state, action) == "changed"
+    assert os.listdir(there) == ["a.tar"]
+
+
+def test_a_file_that_is_gone_is_tidied(host: RemoteHost, there: Path) -> None:
+    assert host.tidy(str(there / "a.tar"), FileState(1, 1), "delete") == "gone"
+
+
+def test_the_checksum_of_the_next_file_is_not_tidied(host: RemoteHost, there: Path) -> None:
+    path = put(there / "a.tar")
+    put(there / "a.tar.sha256", b"ab" * 32)
+    state = host.stat(path)
+    put(there / "a.tar.sha256", b"cd" * 32)
+    assert host.tidy(path, state, "delete") == "done"
+    assert os.listdir(there) == ["a.tar.sha256"]
+
+
+def test_a_rename_keeps_what_has_the_new_name(host: RemoteHost, there: Path) -> None:
+    for data in (b"first", b"second"):
+        path = put(there / "a.tar", data)
+        assert host.tidy(path, host.stat(path), "rename") == "done"
+    assert sorted(path.read_bytes() for path in there.iterdir()) == [b"first", b"second"]
+    assert (there / "a.tar.done").read_bytes() == b"second"
+
+
+def test_a_file_that_cannot_be_tidied_is_an_error(host: RemoteHost, there: Path) -> None:
+    path = put(there / f"{'a' * 250}.t")  # no room for the new name
+    with pytest.raises(Permanent, match="File name too long"):
+        host.tidy(path, host.stat(path), "rename")
+    assert os.path.exists(path)
+
+
+def test_a_host_that_is_away_tidies_nothing(host: RemoteHost, there: Path) -> None:
+    path = put(there / "a.tar")
+    with pytest.raises(Outage):
+        replace(host, port=free_port()).tidy(path, FileState(9, 1_700_000_000), "delete")
+    assert (there / "a.tar").exists()
