@@ -3,6 +3,8 @@
 LONG_TESTS=1 ./test -k transfer    with archives of 10 GB, and the wall time measured
 """
 
+import datetime
+import hashlib
 import json
 import os
 import shutil
@@ -11,18 +13,33 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import config
+import transfer_worker
+from pipeline import stale_uploads
 from pipeline.remote import FileState, RemoteHost
 from pipeline.sources import Sources
+from pipeline.worker import Worker
 from tests.child import Child, wait_until
+from tests.cut_proxy import CutProxy
 from tests.fleet import PROJECT, Fleet
 from tests.null_s3 import NullS3
 from tests.recordings import SILENCE, make_tar
 from tests.servers import Sshd, sshd_path
-from tests.steps import dead, exit_status, is_idle, log_of, wait_for, wait_for_log
+from tests.steps import (
+    dead,
+    exit_status,
+    is_idle,
+    log_of,
+    s3_client,
+    use_s3,
+    wait_for,
+    wait_for_log,
+)
 
 LONG = pytest.mark.skipif(os.environ.get("LONG_TESTS") != "1", reason="takes minutes: LONG_TESTS=1")
 
@@ -166,6 +183,24 @@ def test_the_status_shows_both_halves_and_how_far_they_are(fleet: Fleet, redis: 
     big.unlink()
 
 
+def test_a_broken_connection_goes_on_and_uses_up_no_attempt(
+    fleet: Fleet, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": os.urandom(100 * 2**20)})
+    fleet.control("enqueue", str(tar))
+    with CutProxy(fleet.ssh.port, 85 * 2**20) as proxy:
+        known = fleet.folder / "known_hosts"
+        known.write_text(fleet.ssh.known_hosts.read_text().replace(f":{fleet.ssh.port} ", f":{proxy.port} "))
+        fleet.changes |= {"EC2_PORT": str(proxy.port), "EC2_KNOWN_HOSTS": str(known), "MAX_ATTEMPTS": "1"}
+        worker = fleet.worker("transfer")
+        wait_for(lambda: unpack_jobs(redis), fleet, "the archive")
+        fleet.stop_workers()
+    (job,) = unpack_jobs(redis)
+    assert f"{tar}: going on from byte " in log_of(worker)
+    stored = s3_client(fleet).get_object(Bucket=fleet.bucket, Key=job["s3_key"])
+    assert hashlib.sha256(stored["Body"].read()).digest() == hashlib.sha256(tar.read_bytes()).digest()
+
+
 # --- the disk ------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +254,40 @@ def test_a_stop_does_not_wait_for_room(fleet: Fleet, redis: Any, small: Path) ->
     assert exit_status(worker, 10) == 0
     fleet.workers.remove(worker)
     assert redis.hgetall("queue:transfer:attempts") == {}
+
+
+def test_a_worker_sweeps_what_others_have_left_for_good(fleet: Fleet, redis: Any) -> None:
+    root, old = fleet.folder / "transfer", time.time() - 3 * 86400
+    for name in ("gone", "silent", "living"):
+        path = root / name / "20250622-143052.tar.part"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+        os.utime(path, (old, old))
+    redis.set("worker:living", "{}")
+    redis.zadd("queue:transfer:workers", {"silent": time.time() - 60, "gone": time.time() - 7200})
+    worker = fleet.worker("transfer")
+    wait_for_log(worker, "which no job needs")
+    assert sorted(path.name for path in root.iterdir()) == ["living", "silent", "test-transfer"]
+
+
+def test_a_worker_aborts_uploads_that_are_stale(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_s3(fleet, monkeypatch)
+    client, called = s3_client(fleet), []
+    client.create_multipart_upload(Bucket=fleet.bucket, Key="archives/20250622-143052.tar")
+    monkeypatch.setattr(config, "TRANSFER_ROOT", fleet.folder / "transfer")
+
+    def abort_stale(client: Any, bucket: str, prefixes: Any, hours: int) -> list[str]:
+        called.append(hours)
+        later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours + 1)
+        return stale_uploads.abort_stale(client, bucket, prefixes, hours, later)
+
+    monkeypatch.setattr(transfer_worker, "stale_uploads", SimpleNamespace(abort_stale=abort_stale))
+    process = Worker(fleet.valkey.url, "queue:transfer", "transfer", "w", "h", config.LIMITS)
+    transferrer = transfer_worker.Transferrer(process)
+    transferrer.keep_house()
+    transferrer.keep_house()
+    assert called == [24]  # once in an hour
+    assert client.list_multipart_uploads(Bucket=fleet.bucket).get("Uploads", []) == []
 
 
 # --- the source ----------------------------------------------------------------------------------------------
