@@ -115,6 +115,7 @@ class Transferrer:
     def wait_for_uploads(self, most: int) -> None:
         """Wait until at most so many archives are in upload, or wait for it."""
         while len(self.in_upload) > most:
+            self.worker.keep_house()
             if self.worker.stop.wait(0.05):
                 raise Stopping
 
@@ -144,6 +145,7 @@ class Transferrer:
                 log.warning("%s waits for disk: %s", remote_path, lack)
                 told = True
             self.worker.doing(f"waiting for disk: {lack}")
+            self.worker.keep_house()  # which may make some too
             if self.worker.stop.wait(1):
                 raise Stopping
 

@@ -237,7 +237,7 @@ class Worker:
         while not self.stop.is_set():
             if not self.queue.in_hand:
                 self.doing("idle")
-            self._keep_house()
+            self.keep_house()
             if self.ready_for_more():
                 job = self.outlast(self.queue.claim, CLAIM_SECONDS)
             elif (job := self.outlast(self.queue.claim_kept)) is None:
@@ -250,7 +250,7 @@ class Worker:
             else:
                 yield job
 
-    def _keep_house(self) -> None:
+    def keep_house(self) -> None:
         """Run the role's housekeeping now and then; what goes wrong there stops no job."""
         if time.monotonic() < self._next_housekeeping:
             return

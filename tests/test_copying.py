@@ -107,11 +107,12 @@ def test_what_came_just_before_the_break_is_fetched_again(
 
 
 def test_a_source_that_changed_while_it_was_away_is_copied_anew(
-    server: SshHost | Sshd, source: Path, target: Path
+    server: SshHost | Sshd, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with CutProxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         source.write_bytes(os.urandom(SIZE))
+        monkeypatch.setattr(Copy, "_append", None)  # not even begun
         copy.run(NEVER)
     assert target.read_bytes() == source.read_bytes()
     assert copy.state.changed == int(source.stat().st_mtime)
@@ -140,10 +141,11 @@ def test_a_source_that_never_stops_to_change_is_an_error(
     server: SshHost | Sshd, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = direct(server)
-    change(monkeypatch, source, times=100)
+    left = change(monkeypatch, source, times=100)
     with pytest.raises(OSError, match="was changed each of the 3 times") as caught:
         Copy(host, str(source), host.stat(str(source)), target).run(NEVER)
     assert away(caught.value) is None
+    assert left == [97]
     assert os.listdir(target.parent) == []
 
 
@@ -151,7 +153,7 @@ def direct(server: SshHost | Sshd) -> RemoteHost:
     return RemoteHost(server.host, server.port, server.user, str(server.key_file), str(server.known_hosts))
 
 
-def change(monkeypatch: pytest.MonkeyPatch, source: Path, times: int) -> None:
+def change(monkeypatch: pytest.MonkeyPatch, source: Path, times: int) -> list[int]:
     """Have the source change, its size the same, right after scp has read it, so many times."""
     scp, left = Copy._scp, [times]
 
@@ -163,6 +165,7 @@ def change(monkeypatch: pytest.MonkeyPatch, source: Path, times: int) -> None:
             os.utime(source, (1_800_000_000 + left[0], 1_800_000_000 + left[0]))
 
     monkeypatch.setattr(Copy, "_scp", scp_and_change)
+    return left
 
 
 def test_a_file_that_goes_when_it_has_been_read_is_kept(
@@ -185,6 +188,23 @@ def test_a_file_that_went_while_it_was_away_is_permanent(
     with CutProxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         source.unlink()
+        with pytest.raises(Permanent, match="No such file"):
+            copy.run(NEVER)
+    assert os.listdir(target.parent) == []
+
+
+def test_pieces_that_cannot_be_compared_with_the_file_are_no_copy(
+    server: SshHost | Sshd, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Copy._append
+
+    def append_and_remove(copy: Copy, *args: Any) -> None:
+        append(copy, *args)
+        source.unlink()
+
+    monkeypatch.setattr(Copy, "_append", append_and_remove)
+    with CutProxy(server.port) as proxy:
+        copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         with pytest.raises(Permanent, match="No such file"):
             copy.run(NEVER)
     assert os.listdir(target.parent) == []

@@ -235,6 +235,20 @@ def test_an_archive_waits_for_room_and_says_so(fleet: Fleet, redis: Any, small: 
     wait_for(lambda: unpack_jobs(redis), fleet, "the archive")
 
 
+def test_what_crashes_left_makes_room_while_an_archive_waits(
+    fleet: Fleet, redis: Any, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = small / "w" / "20250622-143052.tar"
+    process = Worker(fleet.valkey.url, "queue:transfer", "transfer", "w", "h", config.LIMITS)
+    monkeypatch.setattr(config, "TRANSFER_ROOT", small)
+    use_s3(fleet, monkeypatch)
+    transferrer = transfer_worker.Transferrer(process)
+    transferrer.copies.clear()
+    left.write_bytes(bytes(3 * 2**20))
+    transferrer.wait_for_room("/monday.tar", 2 * 2**20)
+    assert not left.exists()
+
+
 def test_an_archive_larger_than_the_volume_is_a_dead_letter(fleet: Fleet, redis: Any, small: Path) -> None:
     tar = make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": bytes(5 * 2**20)})
     fleet.control("enqueue", str(tar))
