@@ -8,9 +8,9 @@ Every function may be repeated: it writes the same bytes under the same name. Er
 """
 
 import functools
-import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,23 @@ from botocore.exceptions import ClientError
 import config
 from pipeline import scratch
 from pipeline.batches import check_id
+from pipeline.checksum import sha256
 from pipeline.errors import Outage, Permanent
 
+PREFIXES = ("archives/", "processed/")
 MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts
-on_progress: Callable[[int], object] | None = None  # called with the bytes that have moved; may raise `Stopping`
 LEAST_PART_BYTES = 16 * 2**20
 MOST_PARTS = 1000  # OpenStack Swift's limit; AWS allows 10,000
+Follow = Callable[[str, int], AbstractContextManager[Callable[[int], object] | None]]
+
+
+def _unwatched(_what: str, _total: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+# Set by a worker: takes what a transfer is and its bytes, and gives what is called with the bytes that moved,
+# which may raise `Stopping`.
+follow: Follow = _unwatched
 
 
 @functools.cache
@@ -61,12 +72,6 @@ def part_bytes(size: int) -> int:
     return max(LEAST_PART_BYTES, -(-needed // mebibyte) * mebibyte)
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def archive_key(batch_id: str) -> str:
     """The S3 key of a batch's archive."""
     return f"archives/{check_id(batch_id)}.tar"
@@ -90,7 +95,9 @@ def archive_bytes(s3_key: str) -> int:
 
 def upload_archive(local_path: Path, batch_id: str) -> str:
     """Upload an archive with its SHA-256 and make sure that it arrived whole; gives its S3 key."""
-    key, digest = archive_key(batch_id), sha256(local_path)
+    key = archive_key(batch_id)
+    with follow(f"reading {key}", local_path.stat().st_size) as moved:
+        digest = sha256(local_path, moved)
     _upload(local_path, key, {"sha256": digest}, "application/x-tar")
     stored = get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
     if stored["ContentLength"] != local_path.stat().st_size or stored["Metadata"].get("sha256") != digest:
@@ -107,8 +114,10 @@ def download_archive(s3_key: str, batch_id: str) -> Path:
     path, part = folder / "archive.tar", folder / "archive.tar.part"
     try:
         transfer = _transfer(stored["ContentLength"])
-        get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Callback=on_progress, Config=transfer)
-        _check_download(part, s3_key, stored)
+        with follow(f"downloading {s3_key}", stored["ContentLength"]) as moved:
+            get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Callback=moved, Config=transfer)
+        with follow(f"checking {s3_key}", stored["ContentLength"]) as moved:
+            _check_download(part, s3_key, stored, moved)
         part.rename(path)  # not synced to the disk: what a power cut leaves, the next delivery fetches again
     finally:
         part.unlink(missing_ok=True)
@@ -151,14 +160,16 @@ def _transfer(size: int) -> TransferConfig:
 
 
 def _upload(path: Path, key: str, metadata: dict[str, str], content_type: str) -> None:
-    get_s3_client().upload_file(
-        str(path),
-        config.S3_BUCKET,
-        key,
-        Callback=on_progress,
-        ExtraArgs={"Metadata": metadata, "ContentType": content_type},
-        Config=_transfer(path.stat().st_size),
-    )
+    size = path.stat().st_size
+    with follow(f"uploading {key}", size) as moved:
+        get_s3_client().upload_file(
+            str(path),
+            config.S3_BUCKET,
+            key,
+            Callback=moved,
+            ExtraArgs={"Metadata": metadata, "ContentType": content_type},
+            Config=_transfer(size),
+        )
 
 
 def _head(key: str) -> Any:
@@ -173,12 +184,12 @@ def _head(key: str) -> Any:
         raise Permanent(f"{key} is not in the bucket {config.S3_BUCKET}") from error
 
 
-def _check_download(path: Path, key: str, stored: Any) -> None:
+def _check_download(path: Path, key: str, stored: Any, moved: Callable[[int], object] | None) -> None:
     size, expected = path.stat().st_size, stored["ContentLength"]
     if size != expected:
         raise OSError(f"{key}: {size} bytes arrived of {expected}")
     digest = stored["Metadata"].get("sha256")
-    if digest and sha256(path) != digest:
+    if digest and sha256(path, moved) != digest:
         raise OSError(f"{key}: the SHA-256 differs from the one it was uploaded with")
 
 

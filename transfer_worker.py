@@ -3,29 +3,55 @@
 A job names a remote path: {"remote_path": "/recordings/monday.tar"}. Its batch id (YYYYMMDD-HHMMSS, UTC) is
 given at its first delivery and kept, so that a second delivery uploads the same bytes under the same key. With
 EC2_WATCH_SECONDS set, the worker also lists EC2_REMOTE_DIR and queues each file that is new there, once.
+
+One archive is copied at a time, while TRANSFER_AHEAD of those before it go up.
 """
 
+import contextlib
 import datetime
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import archive, worker
+from pipeline import archive, job_queue, stale_uploads, worker
 from pipeline.batch_ids import BatchIds
-from pipeline.errors import Permanent
+from pipeline.checksum import sha256
+from pipeline.copies import Copies
+from pipeline.copying import Copy
+from pipeline.errors import Permanent, Stopping
 from pipeline.job_queue import Job
+from pipeline.progress import Board
 from pipeline.remote import FileState, RemoteHost
+from pipeline.sources import Sources
 from pipeline.watch import Watch
 from pipeline.worker import Worker
 
 log = logging.getLogger("transfer")
 
+SWEEP_SECONDS = 3600
+GONE_SECONDS = 3600  # a worker silent for so long does not come back for its files
+OLD_SECONDS = 2 * 86400  # the least age of a file that is removed in another worker's folder
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """An archive that has been copied and is to go up."""
+
+    job: Job
+    batch_id: str
+    remote_path: str
+    state: FileState
+    path: Path
+
 
 class Transferrer:
-    """The work on one job of `queue:transfer` after the other."""
+    """The work on the jobs of `queue:transfer`: the main thread claims and copies, the uploaders do the rest."""
 
     def __init__(self, process: Worker) -> None:
         self.worker = process
@@ -34,43 +60,125 @@ class Transferrer:
             config.EC2_HOST, config.EC2_PORT, config.EC2_USER, config.EC2_KEY_FILE, config.EC2_KNOWN_HOSTS
         )
         self.watch = Watch(process.redis, config.TRANSFER_QUEUE)
-        self.folder = config.TRANSFER_ROOT / process.id
-        self.next_look = 0.0
+        self.sources = Sources(process.redis, config.TRANSFER_QUEUE, self.remote, config.EC2_AFTER_UPLOAD)
+        self.copies = Copies(config.TRANSFER_ROOT, process.id)
+        self.board = Board(process)
+        self.uploaders = ThreadPoolExecutor(max(1, config.TRANSFER_AHEAD), "upload")
+        self.in_upload: set[str] = set()  # batch ids
+        self.failure: BaseException | None = None
+        self.next_look = self.next_sweep = 0.0
         process.housekeeping = self.keep_house
         process.give_up = self.give_up
 
-    def transfer(self, job: Job) -> None:
-        """Settle one job: its archive is in S3, checked, and queued to be unpacked."""
+    # --- the work --------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Copy archive after archive until the worker is to stop; on the way out, the uploads end too."""
+        try:
+            with self.uploaders, self.stopping_uploads():
+                self.copy_all()
+        finally:
+            if self.failure is not None:
+                raise self.failure
+
+    def copy_all(self) -> None:
+        """Claim jobs, copy their archives and hand them to the uploaders."""
+        for job in self.worker.jobs():
+            if job.attempts > 1 and any(other is not job for other in self.worker.queue.in_hand):
+                self.worker.outlast(self.worker.queue.keep, job)  # uncounted; claimed again in a moment
+                self.wait_for_uploads(0)
+                continue
+            arrived = None
+            with self.worker.holding(job):
+                arrived = self.copy(job)
+            if arrived is not None:
+                self.in_upload.add(arrived.batch_id)
+                self.uploaders.submit(self.upload, arrived).add_done_callback(self.ended)
+            # its last delivery ended badly: its neighbours must not suffer for it
+            self.wait_for_uploads(0 if job.attempts > 1 else config.TRANSFER_AHEAD)
+
+    @contextlib.contextmanager
+    def stopping_uploads(self) -> Iterator[None]:
+        """Where the copies end with an error, the uploads end too: the process must not wait for them."""
+        try:
+            yield
+        except BaseException:
+            self.worker.stop.set()
+            raise
+
+    def ended(self, outcome: Future[None]) -> None:
+        """After an upload: what nobody foresaw ends the process, also while it copies for hours."""
+        if (error := outcome.exception()) is not None:
+            self.failure = self.failure or error
+            self.worker.stop.set()
+
+    def wait_for_uploads(self, most: int) -> None:
+        """Wait until at most so many archives are in upload, or wait for it."""
+        while len(self.in_upload) > most:
+            self.worker.keep_house()
+            if self.worker.stop.wait(0.05):
+                raise Stopping
+
+    def copy(self, job: Job) -> Arrived:
+        """Bring the archive of a job here, whole."""
         outlast = self.worker.outlast
         remote_path = job.require(remote_path=str)["remote_path"]
         if "\0" in remote_path:
             raise Permanent(f"remote_path {remote_path!r} is no path: it holds a NUL")
         state = outlast(self.remote.stat, remote_path)
         batch_id = outlast(self.batch_ids.assign, job)
-        path = self.folder / f"{batch_id}.tar"
+        self.wait_for_room(remote_path, state.size)
+        copy = Copy(self.remote, remote_path, state, self.copies.path(batch_id))
         try:
-            self._transfer(job, remote_path, state, batch_id, path)
-        finally:  # in S3, or to be copied again by the next delivery
-            path.unlink(missing_ok=True)
+            with self.board.follow(f"copying {remote_path} as {batch_id}", state.size) as moved:
+                outlast(copy.run, self.worker.stop, moved)
+        except BaseException:
+            copy.discard()
+            raise
+        return Arrived(job, batch_id, remote_path, copy.state, copy.target)
 
-    def _transfer(self, job: Job, remote_path: str, state: FileState, batch_id: str, path: Path) -> None:
-        outlast = self.worker.outlast
-        self.worker.doing(f"copying {remote_path} as {batch_id}")
-        outlast(self.remote.fetch, remote_path, state, path, self.worker.stop, self.worker.moved)
-        if state.sha256 and s3_utils.sha256(path) != state.sha256:
-            raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
-        index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
-        self.worker.doing(f"uploading {batch_id}")
-        s3_key = outlast(s3_utils.upload_archive, path, batch_id)
+    def wait_for_room(self, remote_path: str, size: int) -> None:
+        """Wait until the disk has room for the archive; uploads that end make some."""
+        told = False
+        while lack := self.copies.lack(size):
+            if not told:
+                log.warning("%s waits for disk: %s", remote_path, lack)
+                told = True
+            self.worker.doing(f"waiting for disk: {lack}")
+            self.worker.keep_house()  # which may make some too
+            if self.worker.stop.wait(1):
+                raise Stopping
+
+    def upload(self, arrived: Arrived) -> None:
+        """Settle one job (in a thread of the uploaders): its archive is in S3, checked, and queued."""
+        try:
+            with self.worker.holding(arrived.job):
+                try:
+                    self._upload(arrived)
+                finally:  # in S3, or to be copied again by the next delivery
+                    arrived.path.unlink(missing_ok=True)
+        finally:
+            self.in_upload.discard(arrived.batch_id)
+
+    def _upload(self, arrived: Arrived) -> None:
+        outlast, remote_path, state = self.worker.outlast, arrived.remote_path, arrived.state
+        if state.sha256:
+            with self.board.follow(f"checking {remote_path}", state.size) as moved:
+                if sha256(arrived.path, moved) != state.sha256:
+                    raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
+        index = archive.index(arrived.path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
+        s3_key = outlast(s3_utils.upload_archive, arrived.path, arrived.batch_id)
         unpack_job = {
-            "batch_id": batch_id,
+            "batch_id": arrived.batch_id,
             "s3_key": s3_key,
             "file_count": len(index.members),
             "transferred_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         outlast(self.watch.mark, remote_path, state)
-        if outlast(self.worker.queue.settle, job, config.UNPACK_QUEUE, unpack_job):
-            log.info("%s is batch %s, %d audio files", remote_path, batch_id, len(index.members))
+        note = self.sources.note(remote_path, state)
+        if outlast(self.worker.queue.settle, arrived.job, config.UNPACK_QUEUE, unpack_job, note):
+            log.info("%s is batch %s, %d audio files", remote_path, arrived.batch_id, len(index.members))
+            self.sources.try_to_tidy(remote_path, state)
 
     def give_up(self, job: Job, reason: str) -> None:
         """Bury a job. The watch queues its path again when the file there is another one."""
@@ -82,18 +190,34 @@ class Transferrer:
                 self.watch.forget(remote_path)
         self.worker.bury(job, reason)
 
-    def keep_house(self) -> None:
-        """Look at the remote folder for new archives, every EC2_WATCH_SECONDS."""
-        if not config.EC2_WATCH_SECONDS or time.monotonic() < self.next_look:
-            return
-        self.next_look = time.monotonic() + config.EC2_WATCH_SECONDS
-        for remote_path in self.watch.look(self.remote.look(config.EC2_REMOTE_DIR)):
-            log.info("queued %s", remote_path)
+    # --- housekeeping ----------------------------------------------------------------------------------
 
-    def clear_folder(self) -> None:
-        """Remove what an earlier run of this worker left of its copies; its jobs copy them again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+    def keep_house(self) -> None:
+        """Between two copies: what is owed to the sources, stale files and uploads, new archives."""
+        if time.monotonic() >= self.next_sweep:
+            self.next_sweep = time.monotonic() + SWEEP_SECONDS
+            self.sweep()
+        self.sources.tidy_up()
+        if config.EC2_WATCH_SECONDS and time.monotonic() >= self.next_look:
+            self.next_look = time.monotonic() + config.EC2_WATCH_SECONDS
+            for remote_path in self.watch.look(self.remote.look(config.EC2_REMOTE_DIR)):
+                log.info("queued %s", remote_path)
+
+    def sweep(self) -> None:
+        """Remove what crashes have left here and in S3."""
+        swept = self.copies.sweep(self.in_upload) + self.copies.sweep_others(self.is_gone, OLD_SECONDS)
+        for path in swept:
+            log.warning("removed %s, which no job needs", path)
+        client, prefixes = s3_utils.get_s3_client(), s3_utils.PREFIXES
+        stale_uploads.abort_stale(client, config.S3_BUCKET, prefixes, config.MULTIPART_STALE_HOURS)
+
+    def is_gone(self, worker_id: str) -> bool:
+        """Whether a worker has given no sign of life for long."""
+        redis, queue = self.worker.redis, self.worker.queue
+        if redis.exists(job_queue.heartbeat_key(worker_id)):
+            return False
+        last = redis.zscore(queue.workers, worker_id) or 0
+        return int(redis.time()[0]) - last > GONE_SECONDS
 
 
 def run() -> None:
@@ -103,12 +227,10 @@ def run() -> None:
         config.REDIS_URL, config.TRANSFER_QUEUE, "transfer", worker_id, config.HOST_NAME, config.LIMITS
     )
     transferrer = Transferrer(process)
-    s3_utils.on_progress = process.moved
+    s3_utils.follow = transferrer.board.follow
     with process.running(s3_utils.check_bucket, transferrer.remote.refusal):
-        process.outlast(transferrer.clear_folder)
-        for job in process.jobs():
-            with process.holding(job):
-                transferrer.transfer(job)
+        process.outlast(transferrer.copies.clear)
+        transferrer.work()
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from pipeline.conversions import Conversions
 from pipeline.database import Database
 from pipeline.errors import Permanent
 from pipeline.job_queue import Job
+from pipeline.progress import Board
 from pipeline.worker import Worker
 
 log = logging.getLogger("unpack")
@@ -64,7 +65,6 @@ class Unpacker:
         if not outlast(self.batches.adopt, batch_id, s3_key, job):
             self._drop_finished(job, batch_id)
             return
-        self.worker.doing(f"downloading {batch_id}: {size / 1e6:.0f} MB")
         path = outlast(s3_utils.download_archive, s3_key, batch_id)
         try:
             self._unpack_archive(job, batch_id, s3_key, path)
@@ -202,7 +202,7 @@ def run() -> None:
     worker_id = config.worker_id("unpack")
     process = Worker(config.REDIS_URL, config.UNPACK_QUEUE, "unpack", worker_id, config.HOST_NAME, config.LIMITS)
     unpacker = Unpacker(process)
-    s3_utils.on_progress = process.moved
+    s3_utils.follow = Board(process).follow
     checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
     with process.running(*checks):
         for job in process.jobs():

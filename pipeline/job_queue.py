@@ -9,6 +9,7 @@ attempts, and may become one delivery while they are delayed. Beside the list:
     {queue}:attempts  hash      job -> deliveries so far, counted before the work starts
     {queue}:batch_ids hash      job -> the batch id given to it (transfer jobs), until it is settled
     {queue}:delayed   sorted    jobs to be tried again, by due time
+    {queue}:after     hash      what is still to be done with the source of a transfer (pipeline/sources.py)
     {queue}:dead      list      letters: job, error, attempts, worker, time
     {queue}:workers   sorted    who has claimed from the queue, by last sign of life
 """
@@ -161,11 +162,18 @@ class JobQueue:
         self._strays = len(ours) > 1
         return ours[0] if ours else None
 
-    def settle(self, job: Job, next_queue: str = "", next_job: dict[str, Any] | None = None) -> bool:
-        """Acknowledge the job and queue the next one in the same step; False where the claim was lost."""
+    def settle(
+        self,
+        job: Job,
+        next_queue: str = "",
+        next_job: dict[str, Any] | None = None,
+        note: tuple[str, str, str] = ("", "", ""),
+    ) -> bool:
+        """Acknowledge the job and, in the same step, queue the next one and write a note (a hash, its field and
+        the value) of what is still to be done; False where the claim was lost: then nothing changes."""
         next_payload = encode(next_job) if next_job else ""
-        keys = [self.working, self.attempts, self.batch_ids, next_queue]
-        return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload]))
+        keys = [self.working, self.attempts, self.batch_ids, next_queue, note[0]]
+        return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload, *note[1:]]))
 
     def retry(self, job: Job, delay_seconds: int) -> bool:
         """Put the job back for a later attempt; this one counts."""

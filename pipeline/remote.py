@@ -5,14 +5,10 @@ import logging
 import os
 import re
 import shlex
-import signal
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline import scratch
-from pipeline.errors import DISK_ERRNOS, Outage, Permanent, Stop, Stopping
+from pipeline.errors import DISK_ERRNOS, Outage, Permanent
 
 log = logging.getLogger(__name__)
 
@@ -85,55 +81,29 @@ class RemoteHost:
             files[path] = FileState(int(size), int(changed.partition(".")[0]))
         return files
 
-    def fetch(
-        self, path: str, state: FileState, target: Path, stop: Stop, moved: Callable[[int], object] = int
-    ) -> None:
-        """Copy a remote file to `target`, whole or not at all; `Stopping` where `stop` is set meanwhile.
+    def tidy(self, path: str, state: FileState, action: str) -> str:
+        """Delete a file, or rename it to `{path}.done`, with its checksum file; gives what became of it.
 
-        `moved(bytes)` is called as the file grows.
+        That is "done", "gone" where it is not there, or "changed" where it is not the file in `state`: then
+        nothing is touched. What has the new name already is kept beside it (mv's numbered backups).
         """
-        part = target.with_name(f"{target.name}.part")
-        try:
-            self._copy(path, part, stop, moved)
-            if part.stat().st_size != state.size:
-                raise OSError(f"{path}: {part.stat().st_size} bytes arrived of {state.size}")
-            scratch.sync(part)
-            part.rename(target)
-        finally:
-            part.unlink(missing_ok=True)
+        source, target = shlex.quote(path), shlex.quote(f"{path}.done")
+        checksum, checked = shlex.quote(f"{path}.sha256"), shlex.quote(f"{path}.done.sha256")
+        move = "mv --backup=numbered -T --"
+        act, follow = {
+            "delete": (f"rm -f -- {source}", f"rm -f -- {checksum}"),
+            "rename": (f"{move} {source} {target}", f"{move} {checksum} {checked}"),
+        }[action]
+        if state.sha256:  # it may be that of the next file by now
+            act += f" && if grep -qi {state.sha256} -- {checksum} 2>/dev/null; then {follow}; fi"
+        return self._ssh(
+            f"if ! [ -e {source} ]; then echo gone; "
+            f"elif [ \"$(LC_ALL=C stat -L -c '%s %Y' -- {source})\" != '{state}' ]; then echo changed; "
+            f"else {act} && echo done; fi"
+        ).strip()
 
-    def _copy(self, path: str, part: Path, stop: Stop, moved: Callable[[int], object]) -> None:
-        part.unlink(missing_ok=True)
-        size = 0
-        # -s: by SFTP, so that no remote shell reads the path; SFTP still expands patterns in it
-        pattern = re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
-        source = f"{self.user}@{self.host}:{pattern}"
-        command = ["scp", "-s", "-q", "-P", str(self.port), *self._options(), "--", source, str(part)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # scp runs an ssh, and both are to end together
-        )
-        while True:
-            try:
-                messages = process.communicate(timeout=0.5)[1].decode(errors="replace").strip()
-                break
-            except subprocess.TimeoutExpired:
-                if stop.is_set():
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.communicate()
-                    raise Stopping from None
-                now = part.stat().st_size if part.exists() else 0
-                if now != size:
-                    moved(now - size)
-                    size = now
-        if process.returncode != 0 and stop.is_set():  # who stops us may have stopped scp too
-            raise Stopping
-        self._check(process.returncode, messages, path)
-
-    def _options(self) -> list[str]:
+    def options(self) -> list[str]:
+        """What ssh and scp are to keep to."""
         settings = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "yes",
@@ -147,12 +117,19 @@ class RemoteHost:
         options = [part for pair in settings.items() for part in ("-o", "=".join(pair))]
         return ["-F", "none", "-i", self.key_file, *options]
 
+    def ssh(self, command: str) -> list[str]:
+        """What runs a command on the host."""
+        return ["ssh", "-p", str(self.port), *self.options(), "--", f"{self.user}@{self.host}", command]
+
     def _ssh(self, command: str, partly: bool = False) -> str:
         """What the remote command prints; with `partly`, what it printed before it failed is good enough."""
-        arguments = ["ssh", "-p", str(self.port), *self._options(), "--", f"{self.user}@{self.host}", command]
         try:
             done = subprocess.run(
-                arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_SECONDS, check=False
+                self.ssh(command),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_COMMAND_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise Outage("EC2", f"{self.host} did not answer within {_COMMAND_SECONDS} s") from None
@@ -160,10 +137,11 @@ class RemoteHost:
         if partly and done.stdout and done.returncode == 1:
             log.warning("%s: %s", self.host, messages)
         else:
-            self._check(done.returncode, messages, self.host)
+            self.check(done.returncode, messages, self.host)
         return done.stdout.decode("utf-8", "surrogateescape")
 
-    def _check(self, status: int, messages: str, subject: str) -> None:
+    def check(self, status: int, messages: str, subject: str) -> None:
+        """Raise what an exit status other than 0 of ssh or scp means."""
         if status == 0:
             return
         reason = messages.rpartition("\n")[2] or f"exit status {status}"

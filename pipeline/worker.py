@@ -93,6 +93,7 @@ class Worker:
         self.ready_for_more: Callable[[], bool] = lambda: True
         self.housekeeping: Callable[[], Any] = lambda: None
         self._doing, self._since, self._moved = "starting", time.time(), time.monotonic()
+        self._shown = self._doing
         self._next_housekeeping = 0.0
         self._steady_since = time.monotonic()
         self._failing: set[Callable[..., Any]] = set()  # steps whose service was away when last tried
@@ -169,12 +170,18 @@ class Worker:
 
     # --- the heartbeat ---------------------------------------------------------------------------------
 
-    def doing(self, text: str) -> None:
-        """Say what the worker does now: it shows in `pipelinectl status` and in `systemctl status`."""
+    def doing(self, text: str, how_far: str = "") -> None:
+        """Say what the worker does now: it shows in `pipelinectl status` and in `systemctl status`.
+
+        `how_far` is shown in its place, and may change without being something new.
+        """
         self._moved = time.monotonic()
         if text != self._doing:
             self._doing, self._since = text, time.time()
-            notify(f"STATUS={text}")
+        shown = how_far or text
+        if shown != self._shown:
+            self._shown = shown
+            notify(f"STATUS={shown}")
 
     def moved(self, _bytes: int = 0) -> None:
         """Say that a long step goes on, and end it with `Stopping` when the worker is to stop."""
@@ -190,7 +197,7 @@ class Worker:
             "pid": os.getpid(),
             "started": _started(os.getpid()),
             "queue": self.queue.name,
-            "doing": self._doing,
+            "doing": self._shown,
             "since": int(self._since),
         }
         return json.dumps(state)
@@ -230,7 +237,7 @@ class Worker:
         while not self.stop.is_set():
             if not self.queue.in_hand:
                 self.doing("idle")
-            self._keep_house()
+            self.keep_house()
             if self.ready_for_more():
                 job = self.outlast(self.queue.claim, CLAIM_SECONDS)
             elif (job := self.outlast(self.queue.claim_kept)) is None:
@@ -243,7 +250,7 @@ class Worker:
             else:
                 yield job
 
-    def _keep_house(self) -> None:
+    def keep_house(self) -> None:
         """Run the role's housekeeping now and then; what goes wrong there stops no job."""
         if time.monotonic() < self._next_housekeeping:
             return

@@ -1,5 +1,6 @@
 """SIGKILL and SIGTERM of each worker before and after each of its steps: nothing is lost, nothing doubled."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -34,12 +35,19 @@ TRANSFER = [
     "pipeline.job_queue:JobQueue.claim after 1",
     "pipeline.remote:RemoteHost.stat after 1",
     "pipeline.batch_ids:BatchIds.assign after 1",
-    "pipeline.remote:RemoteHost.fetch after 1",
+    "pipeline.copies:Copies.lack after 1",
+    "pipeline.copying:Copy._scp after 1",
+    "pipeline.copying:Copy.run after 1",
+    "pipeline.checksum:sha256 after 1",
     "pipeline.archive:index after 1",
     "s3_utils:upload_archive before 1",
     "s3_utils:upload_archive after 1",
+    "pipeline.watch:Watch.mark after 1",
     "pipeline.job_queue:JobQueue.settle before 1",
     "pipeline.job_queue:JobQueue.settle after 1",
+    "pipeline.remote:RemoteHost.tidy before 1",
+    "pipeline.remote:RemoteHost.tidy after 1",
+    "pipeline.sources:Sources.tidy after 1",
 ]
 UNPACK = [
     "pipeline.job_queue:JobQueue.claim after 1",
@@ -113,14 +121,21 @@ def assert_clean_end(worker: Child) -> None:
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("point", TRANSFER)
 def test_it_transfers_once_whatever_step_it_dies_at(fleet: Fleet, redis: Any, point: str, signal: str) -> None:
-    tar = make_tar(fleet.ssh.folder / "monday.tar", FILES)
-    assert fleet.control("enqueue", str(tar)).returncode == 0
-    strike(fleet, "transfer", point, signal, lambda: is_idle(redis, "queue:transfer"))
-    (payload,) = redis.lrange("queue:unpack", 0, -1)
-    job = json.loads(payload)
-    assert object_keys(fleet) == [job["s3_key"]] == [f"archives/{job['batch_id']}.tar"]
-    assert job["file_count"] == len(FILES)
+    fleet.changes = {"EC2_AFTER_UPLOAD": "delete"}
+    tars = [make_tar(fleet.ssh.folder / f"{day}.tar", FILES) for day in ("monday", "tuesday", "friday")]
+    Path(f"{tars[0]}.sha256").write_text(hashlib.sha256(tars[0].read_bytes()).hexdigest())
+    assert fleet.control("enqueue", *map(str, tars)).returncode == 0
+
+    def is_done() -> bool:
+        return is_idle(redis, "queue:transfer") and not redis.exists("queue:transfer:after")
+
+    strike(fleet, "transfer", point, signal, is_done)
+    jobs = [json.loads(payload) for payload in redis.lrange("queue:unpack", 0, -1)]
+    assert sorted(object_keys(fleet)) == sorted(f"archives/{job['batch_id']}.tar" for job in jobs)
+    assert len({job["s3_key"] for job in jobs}) == len(jobs) == len(tars)
+    assert {job["file_count"] for job in jobs} == {len(FILES)}
     assert not dead(redis, "queue:transfer")
+    assert list(fleet.ssh.folder.glob("*.tar*")) == []
     assert [path for path in (fleet.folder / "transfer").rglob("*") if path.is_file()] == []
 
 

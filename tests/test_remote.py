@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from pipeline.copying import Copy
 from pipeline.errors import Outage, Permanent, Stopping, away
 from pipeline.remote import FileState, RemoteHost
 from tests.child import descendants, free_port, is_alive, wait_until
@@ -60,6 +61,18 @@ def put(path: Path, data: bytes = b"recording", changed: int = 1_700_000_000) ->
     path.write_bytes(data)
     os.utime(path, (changed, changed))
     return str(path)
+
+
+def fetch(
+    host: RemoteHost,
+    path: str,
+    target: Path,
+    stop: threading.Event = NEVER,
+    moved: Callable[[int], object] = int,
+    state: FileState | None = None,
+) -> None:
+    """Copy a file as it is on the host, or as it was seen in `state`."""
+    Copy(host, path, state or host.stat(path), target).run(stop, moved)
 
 
 @pytest.fixture
@@ -123,7 +136,7 @@ def test_a_file_that_went_before_it_was_fetched_is_permanent(
     host: RemoteHost, there: Path, here: Path, name: str
 ) -> None:
     with pytest.raises(Permanent, match=re.escape(name)):
-        host.fetch(str(there / name), FileState(1, 1), here / "a.tar", NEVER)
+        fetch(host, str(there / name), here / "a.tar", state=FileState(1, 1))
     assert list(here.iterdir()) == []
 
 
@@ -137,7 +150,7 @@ def test_what_is_no_file_is_permanent(host: RemoteHost, there: Path) -> None:
 
 def test_a_folder_is_never_fetched(host: RemoteHost, there: Path, here: Path) -> None:
     with pytest.raises(Permanent, match=re.escape(str(there))):
-        host.fetch(str(there), FileState(1, 1), here / "a.tar", NEVER)
+        fetch(host, str(there), here / "a.tar", state=FileState(1, 1))
     assert list(here.iterdir()) == []
 
 
@@ -146,7 +159,7 @@ def test_a_file_that_may_not_be_read_is_permanent(host: RemoteHost, there: Path,
     path = put(there / "a.tar")
     os.chmod(path, 0)
     with pytest.raises(Permanent, match=re.escape(path)):
-        host.fetch(path, FileState(9, 1), here / "a.tar", NEVER)
+        fetch(host, path, here / "a.tar", state=FileState(9, 1))
 
 
 # --- odd names ---------------------------------------------------------------------------------------------
@@ -166,11 +179,11 @@ def test_an_odd_name_names_that_file_alone(
         put(there / name, ascii(name).encode())
     listed = sorted(os.listdir(there))
 
-    def fetch(name: str) -> None:
-        host.fetch(str(there / name), host.stat(str(there / name)), here / name, NEVER)
+    def bring(name: str) -> None:
+        fetch(host, str(there / name), here / name)
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(fetch, names))
+        list(pool.map(bring, names))
     assert {name: (here / name).read_bytes().decode() for name in names} == {name: ascii(name) for name in names}
     assert sorted(os.listdir(here)) == sorted(names)
     assert sorted(os.listdir(there)) == listed
@@ -185,7 +198,7 @@ def test_a_pattern_that_names_no_file_fetches_no_neighbour(host: RemoteHost, the
     put(there / "a.tar", b"neighbour")
     for name in ("*.tar", "[a].tar", "\\a.tar"):
         with pytest.raises(Permanent):
-            host.fetch(str(there / name), FileState(9, 1), here / "a.tar", NEVER)
+            fetch(host, str(there / name), here / "a.tar", state=FileState(9, 1))
     assert list(here.iterdir()) == []
 
 
@@ -197,17 +210,30 @@ def test_a_file_arrives_whole_and_replaces_what_an_earlier_try_left(
 ) -> None:
     data = os.urandom(3 * 2**20 + 7)
     (here / "a.tar.part").write_bytes(bytes(2**23))
-    host.fetch(put(there / "a.tar", data), FileState(len(data), 1), here / "a.tar", NEVER)
+    fetch(host, put(there / "a.tar", data), here / "a.tar")
     assert (here / "a.tar").read_bytes() == data
     assert os.listdir(here) == ["a.tar"]
 
 
 @pytest.mark.parametrize("size", [0, 8, 10, 2**40])
-def test_another_size_than_was_seen_is_an_error(host: RemoteHost, there: Path, here: Path, size: int) -> None:
-    with pytest.raises(OSError, match="9 bytes arrived") as caught:
-        host.fetch(put(there / "a.tar"), FileState(size, 1), here / "a.tar", NEVER)
+def test_a_file_that_changed_since_it_was_seen_is_copied_as_it_is(
+    host: RemoteHost, there: Path, here: Path, size: int
+) -> None:
+    fetch(host, put(there / "a.tar"), here / "a.tar", state=FileState(size, 1))
+    assert (here / "a.tar").read_bytes() == b"recording"
+
+
+def test_an_scp_that_brings_too_little_is_an_error(
+    host: RemoteHost, there: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(there / "a.tar")
+    (here / "scp").write_text('#!/bin/sh\nfor target; do :; done\nprintf record >"$target"\n')
+    (here / "scp").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    with pytest.raises(OSError, match="6 bytes arrived of 9") as caught:
+        fetch(host, path, here / "a.tar")
     assert away(caught.value) is None
-    assert not (here / "a.tar").exists()
+    assert os.listdir(here) == ["scp"]
 
 
 def in_background(
@@ -218,13 +244,13 @@ def in_background(
     path.touch()
     os.truncate(path, size)
 
-    def fetch() -> None:
+    def bring() -> None:
         try:
-            host.fetch(str(path), FileState(size, 1), here / "big.tar", stop)
+            fetch(host, str(path), here / "big.tar", stop)
         except BaseException as error:  # noqa: BLE001
             ends.append(error)
 
-    thread = threading.Thread(target=fetch)
+    thread = threading.Thread(target=bring)
     thread.start()
     part = here / "big.tar.part"
     wait_until(lambda: part.exists() and part.stat().st_size > 0, "the first bytes", 20)
@@ -236,7 +262,7 @@ def test_a_full_disk_is_the_disks_fault_and_leaves_its_room_free(
 ) -> None:
     path = put(there / "a.tar", bytes(3_000_000))
     with pytest.raises(OSError, match="No space") as caught:
-        host.fetch(path, host.stat(path), full / "a.tar", NEVER)
+        fetch(host, path, full / "a.tar")
     assert away(caught.value) == "the disk"
     assert list(full.iterdir()) == []
 
@@ -244,7 +270,7 @@ def test_a_full_disk_is_the_disks_fault_and_leaves_its_room_free(
 def test_a_folder_that_may_not_be_written_is_the_disks_fault(host: RemoteHost, there: Path, here: Path) -> None:
     path = put(there / "a.tar")
     with pytest.raises(OSError, match="local") as caught:
-        host.fetch(path, host.stat(path), here / "nowhere" / "a.tar", NEVER)
+        fetch(host, path, here / "nowhere" / "a.tar")
     assert away(caught.value) == "the disk"
 
 
@@ -261,13 +287,13 @@ def test_an_scp_that_somebody_else_ends_blames_no_file(
     if stopping:
         stop.set()
     with pytest.raises(Stopping if stopping else Outage):
-        host.fetch(path, state, here / "a.tar", stop)
+        fetch(host, path, here / "a.tar", stop, state=state)
 
 
 def test_progress_is_told_as_the_file_grows(host: RemoteHost, there: Path, here: Path) -> None:
     path = put(there / "a.tar", os.urandom(300_000_000))
     moved: list[int] = []
-    host.fetch(path, host.stat(path), here / "a.tar", NEVER, moved.append)
+    fetch(host, path, here / "a.tar", NEVER, moved.append)
     assert moved
     assert 0 < sum(moved) <= 300_000_000
 
@@ -325,7 +351,7 @@ def assert_away(host: RemoteHost, there: Path, here: Path) -> None:
     for ask in (
         lambda: host.stat(path),
         lambda: host.look(str(there)),
-        lambda: host.fetch(path, FileState(9, 1), here / "a.tar", NEVER),
+        lambda: fetch(host, path, here / "a.tar", state=FileState(9, 1)),
     ):
         with pytest.raises(Outage) as caught:
             ask()
@@ -391,7 +417,7 @@ def test_files_of_the_settings_may_have_spaces_in_their_names(
     key, known = shutil.copy(host.key_file, folder / "a key"), shutil.copy(host.known_hosts, folder / "known")
     spaced = replace(host, key_file=str(key), known_hosts=str(known))
     path = put(there / "a.tar")
-    spaced.fetch(path, spaced.stat(path), here / "a.tar", NEVER)
+    fetch(spaced, path, here / "a.tar")
 
 
 def test_a_host_that_never_says_who_it_is_is_an_outage(tmp_path: Path) -> None:
@@ -450,3 +476,72 @@ def test_a_folder_with_an_odd_name_is_looked_at(host: RemoteHost, there: Path) -
 def test_a_missing_folder_is_an_error_that_names_it(host: RemoteHost, there: Path) -> None:
     with pytest.raises(Permanent, match="nowhere"):
         host.look(str(there / "nowhere"))
+
+
+# --- tidy --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["delete", "rename"])
+def test_a_file_is_tidied_with_its_checksum_and_no_other(
+    host: RemoteHost, server: SshHost | Sshd, there: Path, action: str
+) -> None:
+    names = [*ODD, "\udce9.tar"] if isinstance(server, Sshd) else ODD  # asyncssh takes UTF-8 only
+    for name in names:
+        path = put(there / name, ascii(name).encode())
+        put(there / f"{name}.sha256", hashlib.sha256(ascii(name).encode()).hexdigest().encode())
+        put(there / "a.tar")
+        before = set(os.listdir(there))
+        assert host.tidy(path, host.stat(path), action) == "done"
+        gone = {name, f"{name}.sha256"}
+        assert before - set(os.listdir(there)) == gone
+        new = set(os.listdir(there)) - before
+        assert new == ({f"{name}.done", f"{name}.done.sha256"} if action == "rename" else set())
+        if action == "rename":
+            assert (there / f"{name}.done").read_bytes() == ascii(name).encode()
+            for left in new:
+                (there / left).unlink()
+
+
+@pytest.mark.parametrize("action", ["delete", "rename"])
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_a_file_that_changed_is_not_tidied(host: RemoteHost, there: Path, action: str, change: str) -> None:
+    path = put(there / "a.tar")
+    state = host.stat(path)
+    put(there / "a.tar", b"longer recording") if change == "size" else put(there / "a.tar", changed=5)
+    assert host.tidy(path, state, action) == "changed"
+    assert os.listdir(there) == ["a.tar"]
+
+
+def test_a_file_that_is_gone_is_tidied(host: RemoteHost, there: Path) -> None:
+    assert host.tidy(str(there / "a.tar"), FileState(1, 1), "delete") == "gone"
+
+
+def test_the_checksum_of_the_next_file_is_not_tidied(host: RemoteHost, there: Path) -> None:
+    path = put(there / "a.tar")
+    put(there / "a.tar.sha256", b"ab" * 32)
+    state = host.stat(path)
+    put(there / "a.tar.sha256", b"cd" * 32)
+    assert host.tidy(path, state, "delete") == "done"
+    assert os.listdir(there) == ["a.tar.sha256"]
+
+
+def test_a_rename_keeps_what_has_the_new_name(host: RemoteHost, there: Path) -> None:
+    for data in (b"first", b"second"):
+        path = put(there / "a.tar", data)
+        assert host.tidy(path, host.stat(path), "rename") == "done"
+    assert sorted(path.read_bytes() for path in there.iterdir()) == [b"first", b"second"]
+    assert (there / "a.tar.done").read_bytes() == b"second"
+
+
+def test_a_file_that_cannot_be_tidied_is_an_error(host: RemoteHost, there: Path) -> None:
+    path = put(there / f"{'a' * 250}.t")  # no room for the new name
+    with pytest.raises(Permanent, match="File name too long"):
+        host.tidy(path, host.stat(path), "rename")
+    assert os.path.exists(path)
+
+
+def test_a_host_that_is_away_tidies_nothing(host: RemoteHost, there: Path) -> None:
+    path = put(there / "a.tar")
+    with pytest.raises(Outage):
+        replace(host, port=free_port()).tidy(path, FileState(9, 1_700_000_000), "delete")
+    assert (there / "a.tar").exists()

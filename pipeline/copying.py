@@ -1,0 +1,176 @@
+"""One remote file on its way to this disk: copied by scp, and gone on with where the connection broke.
+
+scp may write blocks out of their order, so what came just before the break is fetched once more. The rest is
+read by `tail`, as SFTP's own `reget` cannot name every file. Whatever way it came, the file counts only when
+the source is still the one that the copy was begun from.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import select
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline import scratch
+from pipeline.checksum import sha256
+from pipeline.errors import Outage, Permanent, Stop, Stopping
+from pipeline.remote import FileState, RemoteHost
+
+log = logging.getLogger(__name__)
+
+OVERLAP = 64 * 2**20  # fetched again after a break: more than scp has on the way at a time
+TRIES = 3  # copies of a file that changes meanwhile
+_POLL_SECONDS = 0.5
+_READ = 2**20
+
+
+class Copy:
+    """The copy of `path` to `target`, which is there whole or not at all. `state` follows the source."""
+
+    def __init__(self, host: RemoteHost, path: str, state: FileState, target: Path) -> None:
+        self.host, self.path, self.state, self.target = host, path, state, target
+        self.part = target.with_name(f"{target.name}.part")
+        self._broken_off = False  # the part is ours, from before the connection broke
+        self._told = 0
+
+    def run(self, stop: Stop, moved: Callable[[int], object] = int) -> None:
+        """Copy the file; `Stopping` where `stop` is set meanwhile. After an `Outage`, another call goes on.
+
+        `moved(bytes)` is called as the file grows, with less than 0 where some of it is fetched again.
+        """
+        try:
+            for _ in range(TRIES):
+                resumed = self._bring(stop, moved)
+                if self._is_whole(resumed):
+                    scratch.sync(self.part)
+                    self.part.rename(self.target)
+                    return
+                self.discard()
+            raise OSError(f"{self.path} was changed each of the {TRIES} times that it was copied")
+        except Outage:
+            self._broken_off = self.part.exists()
+            raise
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove what there is of a copy that has not ended well."""
+        self.part.unlink(missing_ok=True)
+        self._broken_off = False
+
+    def _bring(self, stop: Stop, moved: Callable[[int], object]) -> bool:
+        """Copy the file, or the rest of it; gives whether it was the rest."""
+        if self._broken_off and not self._has_changed():
+            self._append(stop, moved)
+            return True
+        self.discard()
+        self._scp(stop, moved)
+        return False
+
+    def _has_changed(self) -> bool:
+        """Whether the source is another file than before; from now on it is this one that is copied."""
+        before, self.state = self.state, self.host.stat(self.path)
+        changed = str(before) != str(self.state)  # its checksum file may come later than itself
+        if changed:
+            log.warning("%s has changed (%s, was %s): it is copied anew", self.path, self.state, before)
+        return changed
+
+    def _is_whole(self, resumed: bool) -> bool:
+        """Whether the copy is what the source is now."""
+        try:
+            if self._has_changed():
+                return False
+        except Permanent:  # it went after it was read to its end
+            if resumed:
+                raise
+        size = self.part.stat().st_size
+        if size != self.state.size:
+            raise OSError(f"{self.path}: {size} bytes arrived of {self.state.size}")
+        if resumed and self.state.sha256 and sha256(self.part) != self.state.sha256:
+            log.warning("%s: the SHA-256 of the pieces differs from its file's: it is copied anew", self.path)
+            return False
+        return True
+
+    def _tell(self, moved: Callable[[int], object]) -> None:
+        size = self.part.stat().st_size if self.part.exists() else 0
+        if size != self._told:
+            count, self._told = size - self._told, size
+            moved(count)
+
+    def _scp(self, stop: Stop, moved: Callable[[int], object]) -> None:
+        # -s: by SFTP, so that no remote shell reads the path; SFTP still expands patterns in it
+        pattern = re.sub(r"([\\*?\[\]{}])", r"\\\1", self.path)
+        source = f"{self.host.user}@{self.host.host}:{pattern}"
+        options = ["-s", "-q", "-P", str(self.host.port), *self.host.options()]
+
+        def goes_on(process: subprocess.Popen[bytes]) -> bool:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_SECONDS)
+            self._tell(moved)
+            return process.returncode is None
+
+        self._run(["scp", *options, "--", source, str(self.part)], subprocess.DEVNULL, stop, goes_on)
+
+    def _append(self, stop: Stop, moved: Callable[[int], object]) -> None:
+        """Fetch what follows the part, and a little of what it ends with."""
+        offset = max(0, self.part.stat().st_size - OVERLAP)
+        os.truncate(self.part, offset)
+        log.info("%s: going on from byte %d of %d", self.path, offset, self.state.size)
+        command = f"tail -c +{offset + 1} -- {shlex.quote(self.path)}"
+        with self.part.open("ab", buffering=0) as file:
+
+            def goes_on(process: subprocess.Popen[bytes]) -> bool:
+                assert process.stdout
+                if not select.select([process.stdout], [], [], _POLL_SECONDS)[0]:
+                    return True
+                data = os.read(process.stdout.fileno(), _READ)
+                _write(file.fileno(), data)
+                self._tell(moved)
+                return bool(data)
+
+            self._run(self.host.ssh(command), subprocess.PIPE, stop, goes_on)
+
+    def _run(
+        self, command: list[str], stdout: int, stop: Stop, goes_on: Callable[[subprocess.Popen[bytes]], bool]
+    ) -> None:
+        """Run a command until `goes_on` is false; whatever happens, it has ended then."""
+        with open(os.memfd_create("messages"), "w+b") as messages:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=messages,
+                start_new_session=True,  # scp runs an ssh, and both are to end together
+            )
+            with process, _ending(process):
+                while goes_on(process):
+                    if stop.is_set():
+                        raise Stopping
+                process.wait()
+            messages.seek(0)
+            text = messages.read().decode(errors="replace").strip()
+        if process.returncode != 0 and stop.is_set():  # who stops us may have stopped scp too
+            raise Stopping
+        self.host.check(process.returncode, text, self.path)
+
+
+@contextlib.contextmanager
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill the process and its group where the block is left before its end."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _write(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
