@@ -13,7 +13,7 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import archive, worker
+from pipeline import archive, compression, worker
 from pipeline.batch_ids import BatchIds
 from pipeline.errors import Permanent
 from pipeline.job_queue import Job
@@ -59,6 +59,7 @@ class Transferrer:
         outlast(self.remote.fetch, remote_path, state, path, self.worker.stop, self.worker.moved)
         if state.sha256 and s3_utils.sha256(path) != state.sha256:
             raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
+        outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         self.worker.doing(f"uploading {batch_id}")
         s3_key = outlast(s3_utils.upload_archive, path, batch_id)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import config
 import s3_utils
-from pipeline import archive, finishing, scratch, worker
+from pipeline import archive, compression, finishing, scratch, worker
 from pipeline.archive import Index, Member
 from pipeline.audio import Converter, UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
@@ -91,11 +91,12 @@ class Unpacker:
 
     def _unpack_archive(self, job: Job, batch_id: str, s3_key: str, path: Path) -> None:
         outlast = self.worker.outlast
+        outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         total, file_count = len(index.members), job.fields.get("file_count")
         if isinstance(file_count, int) and file_count != total:
             raise archive.BadArchive(f"{s3_key} holds {total} audio files, the job says {file_count}")
-        log.info("batch %s: %d audio files, %d other members ignored", batch_id, total, index.ignored)
+        log.info("batch %s: %d audio files, %s", batch_id, total, index.others())
         names = [member.original_filename for member in index.members]
         outlast(self.database.open_batch, batch_id, s3_key, names, self.worker.host)
         outlast(self.batches.open, batch_id, total)
@@ -230,7 +231,13 @@ class Unpacker:
 
 def converter() -> Converter:
     """ffmpeg as it is set."""
-    return Converter(config.FFMPEG, config.OPUS_BITRATE_KBPS, config.FFMPEG_TIMEOUT_SECONDS)
+    return Converter(
+        config.FFMPEG,
+        config.OPUS_BITRATE_KBPS,
+        config.FFMPEG_TIMEOUT_SECONDS,
+        config.FFMPEG_MAX_MEMORY_MB,
+        config.OPUS_MAX_MB,
+    )
 
 
 def _opus_path(batch_id: str, member: Member) -> Path:

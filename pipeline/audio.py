@@ -1,9 +1,12 @@
 """The only caller of ffmpeg: any audio file to mono 16 kHz Opus."""
 
+import contextlib
 import errno
 import math
 import os
 import re
+import resource
+import signal
 import subprocess
 import tempfile
 import threading
@@ -11,6 +14,7 @@ import uuid
 import wave
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import ffmpeg
 
@@ -19,6 +23,8 @@ from pipeline.errors import Permanent, Stop, Stopping
 
 _MOST_PAGE_BYTES = 65_307  # of an Ogg page
 _STOPPED = 255  # ffmpeg's status after SIGTERM or SIGINT
+_MOST_WORDS = 2**16  # bytes of what ffmpeg says that are kept: a damaged file can make it say gigabytes
+_NO_MEMORY = re.compile(os.strerror(errno.ENOMEM) + "|(?i:out of memory|memory exhausted|MemoryError)")
 INTERRUPTIONS = 3  # by a signal, before the file is to blame
 SAMPLE_RATE = 16_000  # what Whisper listens to
 
@@ -33,11 +39,14 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Converter:
-    """How files are converted: the program, the Opus bitrate (kb/s) and the longest time (s) for one file."""
+    """How files are converted: the program, the Opus bitrate (kb/s), and the most time (s), memory and Opus (MiB)
+    for one file."""
 
     program: str = "ffmpeg"
     bitrate_kbps: int = 32
     timeout_seconds: int = 3600
+    memory_mb: int = 1024
+    opus_mb: int = 1024
 
     def to_opus(self, source: Path, target: Path, stop: Stop) -> None:
         """Convert `source` into `target`, whole or not at all.
@@ -59,8 +68,11 @@ class Converter:
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             self._run(source, part, stop)
-            if not part.exists() or part.stat().st_size == 0:
+            size = part.stat().st_size if part.exists() else 0
+            if size == 0:
                 raise UnreadableAudio("ffmpeg found no sound in it")
+            if size >= self.opus_mb * 2**20:  # ffmpeg ends at -fs as if all were well
+                raise self._too_large()
             scratch.sync(part)
             part.rename(target)
         finally:
@@ -86,7 +98,7 @@ class Converter:
         stream = ffmpeg.input(f"file:{source}", protocol_whitelist="file", threads=1)
         output = stream.audio.output(
             f"file:{target}", format="opus", acodec="libopus", ac=1, ar=SAMPLE_RATE, threads=1,
-            audio_bitrate=f"{self.bitrate_kbps}k", map_metadata=-1, application="voip",
+            audio_bitrate=f"{self.bitrate_kbps}k", map_metadata=-1, application="voip", fs=self.opus_mb * 2**20,
         )  # fmt: skip
         return (
             output.global_args("-nostdin", "-hide_banner", "-loglevel", "error")
@@ -102,24 +114,77 @@ class Converter:
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us: we end it ourselves
         )
-        messages = ""
+        assert process.stderr is not None
+        said = bytearray()
+        listening = threading.Thread(target=_keep_the_start, args=(process.stderr, said), daemon=True)
+        with process:
+            listening.start()
+            try:
+                self._limit(process.pid)
+                self._wait(process, stop)
+            except BaseException:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                listening.join()
+        messages = said.decode(errors="replace")
+        self._judge(
+            process.returncode, messages.replace(f"file:{source}", "it").replace(f"file:{part}", "its Opus")
+        )
+
+    def _limit(self, pid: int) -> None:
+        """Have the kernel hold a process to its limits, also when this worker is gone.
+
+        Data rather than address space: that is what it writes to, not what it has mapped. Of CPU time twice the
+        longest time, for its two busy threads. Its output ends a little beyond what ffmpeg itself keeps to.
+        """
+        limits = {
+            resource.RLIMIT_DATA: self.memory_mb * 2**20,
+            resource.RLIMIT_CPU: 2 * self.timeout_seconds + 1,
+            resource.RLIMIT_FSIZE: (self.opus_mb + 1) * 2**20,
+            resource.RLIMIT_CORE: 0,
+        }
+        for kind, limit in limits.items():
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                hard = resource.prlimit(pid, kind)[1]
+                lower = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+                resource.prlimit(pid, kind, (lower, lower))
+
+    def _wait(self, process: subprocess.Popen[bytes], stop: Stop) -> None:
         for waited in range(math.ceil(self.timeout_seconds * 2)):
             try:
-                messages = process.communicate(timeout=0.5)[1].decode(errors="replace")
-                break
+                process.wait(0.5)
+                return
             except subprocess.TimeoutExpired:
-                if stop.is_set() or waited + 1 >= self.timeout_seconds * 2:
-                    process.kill()
-                    process.communicate()
-                    if stop.is_set():
-                        raise Stopping from None
-                    raise UnreadableAudio(f"ffmpeg was not done after {self.timeout_seconds} s") from None
-        if process.returncode < 0 or process.returncode == _STOPPED:
-            raise _Interrupted(f"ffmpeg was ended with status {process.returncode}")
-        if process.returncode != 0:
-            raise _failure(
-                process.returncode, messages.replace(f"file:{source}", "it").replace(f"file:{part}", "its Opus")
-            )
+                if stop.is_set():
+                    raise Stopping from None
+                if waited + 1 >= self.timeout_seconds * 2:
+                    reason = f"ffmpeg was not done after {self.timeout_seconds} s (FFMPEG_TIMEOUT_SECONDS)"
+                    raise UnreadableAudio(reason) from None
+
+    def _judge(self, status: int, messages: str) -> None:
+        """Raise what ffmpeg's end means; nothing where all is well."""
+        if status == 0:
+            return
+        if status == -signal.SIGXFSZ:
+            raise self._too_large()
+        if status == -signal.SIGXCPU:
+            raise UnreadableAudio(f"ffmpeg took {2 * self.timeout_seconds} s of CPU (FFMPEG_TIMEOUT_SECONDS)")
+        if _NO_MEMORY.search(messages):
+            raise UnreadableAudio(f"ffmpeg needs more than {self.memory_mb} MB of memory (FFMPEG_MAX_MEMORY_MB)")
+        if status < 0 or status == _STOPPED:
+            raise _Interrupted(f"ffmpeg was ended with status {status}")
+        raise _failure(status, messages)
+
+    def _too_large(self) -> UnreadableAudio:
+        return UnreadableAudio(f"its Opus would be over {self.opus_mb} MB (OPUS_MAX_MB)")
+
+
+def _keep_the_start(pipe: BinaryIO, said: bytearray) -> None:
+    """Read a pipe to its end, and keep what came first."""
+    while chunk := os.read(pipe.fileno(), _MOST_WORDS):
+        said += chunk[: _MOST_WORDS - len(said)]
 
 
 def ends_whole(path: Path) -> bool:
