@@ -69,7 +69,7 @@ class Converter:
         try:
             self._run(source, part, stop)
             size = part.stat().st_size if part.exists() else 0
-            if size == 0:
+            if size == 0 or not _holds_sound(part):
                 raise UnreadableAudio("ffmpeg found no sound in it")
             if size >= self.opus_mb * 2**20:  # ffmpeg ends at -fs as if all were well
                 raise self._too_large()
@@ -199,6 +199,13 @@ def ends_whole(path: Path) -> bool:
             return bool(page[5] & 4)  # the end-of-stream flag
         start = tail.rfind(b"OggS", 0, start)  # those four bytes may also occur in the sound
     return False
+
+
+def _holds_sound(path: Path) -> bool:
+    """Whether a page of sound follows the header pages: of a file without a sample ffmpeg makes the headers alone."""
+    with path.open("rb") as file:
+        start = file.read(2 * _MOST_PAGE_BYTES)
+    return not start.startswith(b"OggS") or b"OpusTags" not in start[start.rfind(b"OggS") :]
 
 
 def _failure(status: int, messages: str) -> Exception:
