@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pipeline.tar_headers import DEVICE, FIFO, FILE, FOLDER, LINK, SPARSE, Header, headers
+from pipeline.tar_headers import DEVICE, FIFO, FILE, FOLDER, LINK, SPARSE, Header, headers, shown
 from pipeline.tar_headers import BadArchive as BadArchive
 
 AUDIO_SUFFIXES = frozenset(
@@ -65,7 +65,7 @@ def index(path: Path, most_members: int, most_file_bytes: int) -> Index:
                 _count(ignored, header, name)
                 continue
             if header.size > most_file_bytes:
-                raise BadArchive(f"{name} has {header.size} bytes: {most_file_bytes} are allowed")
+                raise BadArchive(f"{shown(name)} has {header.size} bytes: {most_file_bytes} are allowed")
             filename = names.of(name, name)
             stem = stems.of(_safe_stem(filename), filename)
             members.append(Member(filename, stem, header.offset, header.size))
@@ -80,7 +80,7 @@ def copy(archive: BinaryIO, member: Member, target: Path) -> None:
         while done < member.size:
             chunk = os.pread(archive.fileno(), min(_CHUNK, member.size - done), member.offset + done)
             if not chunk:
-                raise BadArchive(f"the archive ends inside {member.original_filename}")
+                raise BadArchive(f"the archive ends inside {shown(member.original_filename)}")
             file.write(chunk)
             done += len(chunk)
 
@@ -114,7 +114,7 @@ def _is_audio(header: Header, name: str) -> bool:
     if path.suffix not in AUDIO_SUFFIXES or path.name.startswith("._"):
         return False
     if header.kind == SPARSE:
-        raise BadArchive(f"{name} is a sparse file, which may unpack to any size")
+        raise BadArchive(f"{shown(name)} is a sparse file, which may unpack to any size")
     return header.kind == FILE
 
 

@@ -202,7 +202,7 @@ def ends_whole(path: Path) -> bool:
 
 
 def _holds_sound(path: Path) -> bool:
-    """Whether a page of sound follows the header pages: of a file without a sample ffmpeg makes the headers alone."""
+    """Whether sound follows the header pages: of a file without a sample ffmpeg makes the headers alone."""
     with path.open("rb") as file:
         start = file.read(2 * _MOST_PAGE_BYTES)
     return not start.startswith(b"OggS") or b"OpusTags" not in start[start.rfind(b"OggS") :]

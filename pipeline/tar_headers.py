@@ -69,7 +69,7 @@ def headers(file: BinaryIO) -> Iterator[Header]:
         if header.kind == SPARSE and kind == b"S":
             offset = _after_map(file, offset, block[482])
         if offset + header.size > size:
-            raise BadArchive(f"the archive ends inside {_shown(header.name)}")
+            raise BadArchive(f"the archive ends inside {shown(header.name)}")
         yield header
         offset += _padded(header.size)
     if ahead.owed:
@@ -146,14 +146,14 @@ def _member(block: bytes, offset: int, length: int, ahead: _Extended) -> Header:
     kind = _KINDS.get(flag, UNKNOWN)
     if flag == b"\0" and name.endswith(b"/"):
         kind = FOLDER
-    shown = name.decode("utf-8", "surrogateescape")
+    text = name.decode("utf-8", "surrogateescape")
     if flag == _OTHER_VOLUME:
-        raise BadArchive(f"{_shown(shown)} began in another volume: the archive is not the first of its set")
+        raise BadArchive(f"{shown(text)} began in another volume: the archive is not the first of its set")
     if b"size" in ahead.pax:
-        length = _pax_size(ahead.pax[b"size"], shown)
+        length = _pax_size(ahead.pax[b"size"], text)
     if kind == FILE and any(keyword.startswith(b"GNU.sparse.") for keyword in ahead.pax):
         kind = SPARSE
-    return Header(shown, kind, offset, 0 if kind in _WITHOUT_DATA else length)
+    return Header(text, kind, offset, 0 if kind in _WITHOUT_DATA else length)
 
 
 def _size(digits: bytes) -> int:
@@ -172,9 +172,9 @@ def _size(digits: bytes) -> int:
 
 def _pax_size(digits: bytes, name: str) -> int:
     if digits.startswith(b"-"):
-        raise BadArchive(f"{_shown(name)} has a negative size")
+        raise BadArchive(f"{shown(name)} has a negative size")
     if not re.fullmatch(rb"[0-9]{1,19}", digits):
-        raise BadArchive(f"{_shown(name)} has a size that is no number")
+        raise BadArchive(f"{shown(name)} has a size that is no number")
     return int(digits)
 
 
@@ -200,5 +200,7 @@ def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _shown(name: str) -> str:
-    return name[:200].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def shown(name: str) -> str:
+    """The start of a name as a message may hold it: no signs that a terminal or a log would obey."""
+    text = name[:200].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text)

@@ -167,7 +167,7 @@ def test_fuzz(place: Path, seed: int, changes: list[tuple[str, float, object]]) 
     finally:
         os.chdir("/")
     assert time.process_time() - started < SECONDS
-    assert found is not None or 5 < len(reason) < 600
+    assert found is not None or (5 < len(reason) < 600 and reason.isprintable())
     assert sorted(path.name for path in place.rglob("*")) == ["batch", "here", "outside", "x.mp3"]
     assert (place / "outside" / "x.mp3").read_bytes() == b"mine"
     if found is not None and not any(how == "compress" for how, _, _ in changes):

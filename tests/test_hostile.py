@@ -172,7 +172,7 @@ def test_a_cut_at_every_block_boundary(scratch: Path, form: str, kind: str) -> N
 def test_no_byte_of_a_compressed_archive_changes_unseen(scratch: Path, kind: str) -> None:
     compress = COMPRESSORS[kind]
     if kind == "zstd":  # as zstd(1) does; the library leaves the checksum out unless it is asked for
-        options = {zstd.CompressionParameter.checksum_flag: 1}
+        options: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
         compress = functools.partial(zstd.compress, options=options)
     whole = compress(tar_bytes(("a.mp3", os.urandom(200)), ("b.mp3", SOUND)))
     expected = unpack(whole, scratch)
