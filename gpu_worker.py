@@ -21,7 +21,7 @@ from pipeline.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
 from pipeline.database import AudioRow, Database
 from pipeline.device import BadModel
-from pipeline.errors import Outage, Permanent, Stopping
+from pipeline.errors import Permanent, Stopping, away
 from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
@@ -237,8 +237,13 @@ def load() -> tuple[Whisper, Classifiers, int]:
     except BadModel as problem:
         raise worker.Misconfigured(str(problem)) from None
     except Exception as error:  # noqa: BLE001 - each of three libraries has its own classes
-        if device.is_broken(error) or device.is_out_of_memory(error) or isinstance(error, Outage):
-            log.critical("the GPU cannot be used now: %s", error)
+        if (
+            device.is_broken(error)
+            or device.is_out_of_memory(error)
+            or away(error)
+            or isinstance(error, MemoryError)
+        ):
+            log.critical("the models cannot be loaded now: %s", error)
             raise SystemExit(1) from None
         raise worker.Misconfigured(f"WHISPER_MODEL {config.WHISPER_MODEL} cannot be used: {error}") from None
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import archive, job_queue, stale_uploads, worker
+from pipeline import archive, compression, job_queue, stale_uploads, worker
 from pipeline.batch_ids import BatchIds
 from pipeline.checksum import sha256
 from pipeline.copies import Copies
@@ -69,6 +69,7 @@ class Transferrer:
         self.next_look = self.next_sweep = 0.0
         process.housekeeping = self.keep_house
         process.give_up = self.give_up
+        self.tried: dict[str, FileState] = {}  # by job: its file as this run has seen it
 
     # --- the work --------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Transferrer:
         remote_path = job.require(remote_path=str)["remote_path"]
         if "\0" in remote_path:
             raise Permanent(f"remote_path {remote_path!r} is no path: it holds a NUL")
-        state = outlast(self.remote.stat, remote_path)
+        state = self.tried[job.payload] = outlast(self.remote.stat, remote_path)
         batch_id = outlast(self.batch_ids.assign, job)
         self.wait_for_room(remote_path, state.size)
         copy = Copy(self.remote, remote_path, state, self.copies.path(batch_id))
@@ -135,6 +136,7 @@ class Transferrer:
         except BaseException:
             copy.discard()
             raise
+        self.tried[job.payload] = copy.state
         return Arrived(job, batch_id, remote_path, copy.state, copy.target)
 
     def wait_for_room(self, remote_path: str, size: int) -> None:
@@ -166,6 +168,7 @@ class Transferrer:
             with self.board.follow(f"checking {remote_path}", state.size) as moved:
                 if sha256(arrived.path, moved) != state.sha256:
                     raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
+        outlast(compression.make_plain, arrived.path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(arrived.path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         s3_key = outlast(s3_utils.upload_archive, arrived.path, arrived.batch_id)
         unpack_job = {
@@ -177,6 +180,7 @@ class Transferrer:
         outlast(self.watch.mark, remote_path, state)
         note = self.sources.note(remote_path, state)
         if outlast(self.worker.queue.settle, arrived.job, config.UNPACK_QUEUE, unpack_job, note):
+            self.tried.pop(arrived.job.payload, None)
             log.info("%s is batch %s, %d audio files", remote_path, arrived.batch_id, len(index.members))
             self.sources.try_to_tidy(remote_path, state)
 
@@ -184,10 +188,12 @@ class Transferrer:
         """Bury a job. The watch queues its path again when the file there is another one."""
         remote_path = job.fields.get("remote_path")
         if isinstance(remote_path, str) and "\0" not in remote_path:
-            try:
-                self.watch.mark(remote_path, self.remote.stat(remote_path))
-            except Permanent:  # there is no such file
+            state = self.tried.get(job.payload) or self.remote.size_and_time(remote_path)
+            if state is not None:  # as it was tried: whatever came since is new
+                self.watch.mark(remote_path, state)
+            else:
                 self.watch.forget(remote_path)
+            self.tried.pop(job.payload, None)
         self.worker.bury(job, reason)
 
     # --- housekeeping ----------------------------------------------------------------------------------

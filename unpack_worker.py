@@ -11,13 +11,13 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import archive, finishing, scratch, worker
+from pipeline import archive, compression, finishing, scratch, worker
 from pipeline.archive import Index, Member
 from pipeline.audio import Converter, UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
 from pipeline.conversions import Conversions
 from pipeline.database import Database
-from pipeline.errors import Permanent
+from pipeline.errors import Outage, Permanent
 from pipeline.job_queue import Job
 from pipeline.progress import Board
 from pipeline.worker import Worker
@@ -90,11 +90,12 @@ class Unpacker:
 
     def _unpack_archive(self, job: Job, batch_id: str, s3_key: str, path: Path) -> None:
         outlast = self.worker.outlast
+        outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         total, file_count = len(index.members), job.fields.get("file_count")
         if isinstance(file_count, int) and file_count != total:
             raise archive.BadArchive(f"{s3_key} holds {total} audio files, the job says {file_count}")
-        log.info("batch %s: %d audio files, %d other members ignored", batch_id, total, index.ignored)
+        log.info("batch %s: %d audio files, %s", batch_id, total, index.others())
         names = [member.original_filename for member in index.members]
         outlast(self.database.open_batch, batch_id, s3_key, names, self.worker.host)
         outlast(self.batches.open, batch_id, total)
@@ -137,6 +138,8 @@ class Unpacker:
         if is_id(batch_id):
             if self.batches.abandon(batch_id):
                 s3_utils.cleanup_scratch(batch_id)
+                for name in self.database.unsettled_files(batch_id):  # died between the rows and the count
+                    self.database.fail_file(batch_id, name, f"its archive was given up: {reason}")
             elif self.batches.is_ours(batch_id):
                 self._fail_the_rest(batch_id, reason)
         self.worker.bury(job, reason)
@@ -144,8 +147,8 @@ class Unpacker:
     def _fail_the_rest(self, batch_id: str, reason: str) -> None:
         """Settle the files of an open batch that nobody will convert any more, so that it ends."""
         with scratch.locked(config.SCRATCH_ROOT, batch_id) as held:
-            if not held:  # another process of this host works on it
-                return
+            if not held:  # by a sweep, or by another process of this host that works on it
+                raise Outage("the lock of the batch", f"another process holds the scratch of {batch_id}")
             scratch.remove_archive(config.SCRATCH_ROOT / batch_id)
             known = self.batches.queued(batch_id) | self.batches.settled(batch_id)
             for name in self.database.unsettled_files(batch_id):
@@ -194,7 +197,13 @@ class Unpacker:
 
 def converter() -> Converter:
     """ffmpeg as it is set."""
-    return Converter(config.FFMPEG, config.OPUS_BITRATE_KBPS, config.FFMPEG_TIMEOUT_SECONDS)
+    return Converter(
+        config.FFMPEG,
+        config.OPUS_BITRATE_KBPS,
+        config.FFMPEG_TIMEOUT_SECONDS,
+        config.FFMPEG_MAX_MEMORY_MB,
+        config.OPUS_MAX_MB,
+    )
 
 
 def run() -> None:

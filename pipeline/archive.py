@@ -1,32 +1,26 @@
 """What is in a tar archive, read as if an enemy had made it.
 
 Nothing is ever extracted by name: `index` gives the place of each audio file's bytes in the archive, and a
-file name of our own choosing; `copy` takes the bytes out. tarfile ends silently where an archive is cut
-or a header is damaged, so the end of the archive is checked here.
+file name of our own choosing; `copy` takes the bytes out.
 """
 
 import hashlib
 import os
 import re
-import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pipeline.errors import Permanent
+from pipeline.tar_headers import DEVICE, FIFO, FILE, FOLDER, LINK, SPARSE, Header, headers, shown
+from pipeline.tar_headers import BadArchive as BadArchive
 
 AUDIO_SUFFIXES = frozenset(
     (".mp3", ".wav", ".flac", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".amr", ".wma", ".aif", ".aiff", ".webm")
 )
-MOST_HEADER_BYTES = 2**20  # of one PAX or GNU header: names are far shorter, and tarfile reads it into memory
 MOST_NAME_BYTES = 1024
-_BLOCK = tarfile.BLOCKSIZE
+_MOST_KINDS = 8  # of ignored members that are told apart
 _CHUNK = 2**20
-
-
-class BadArchive(Permanent):
-    """The archive cannot be read whole: no file of it is trusted."""
 
 
 @dataclass(frozen=True)
@@ -49,39 +43,33 @@ class Index:
 
     members: list[Member]
     ignored: int
+    ignored_kinds: dict[str, int] = field(default_factory=dict)
 
-
-class _HeaderReader:
-    """The archive as tarfile sees it: nobody asks it for data, so a large read is a hostile header."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MOST_HEADER_BYTES:
-            raise BadArchive(f"a header of {size} bytes: {MOST_HEADER_BYTES} are allowed")
-        return self._file.read(size)
+    def others(self) -> str:
+        """What was ignored, in words: `3 others ignored: 2 .txt, 1 link`."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.ignored_kinds.items())
+        return f"{self.ignored} others ignored{kinds and ': '}{kinds}"
 
 
 def index(path: Path, most_members: int, most_file_bytes: int) -> Index:
     """List the audio files of a plain tar. `BadArchive` where it is cut, damaged or over the limits."""
     members: list[Member] = []
     names, stems = _Unique(), _Unique(fold_case=True)
-    ignored = 0
-    size = path.stat().st_size
+    ignored: Counter[str] = Counter()
     with path.open("rb") as file:
-        for info in _headers(file, size, most_members):
-            name = readable(info.name)
-            if not _is_audio(info, name):
-                ignored += not info.isdir()
+        for count, header in enumerate(headers(file), 1):
+            if count > most_members:
+                raise BadArchive(f"more than {most_members} members")
+            name = readable(header.name)
+            if not _is_audio(header, name):
+                _count(ignored, header, name)
                 continue
-            if info.size > most_file_bytes:
-                raise BadArchive(f"{name} has {info.size} bytes: {most_file_bytes} are allowed")
+            if header.size > most_file_bytes:
+                raise BadArchive(f"{shown(name)} has {header.size} bytes: {most_file_bytes} are allowed")
             filename = names.of(name, name)
             stem = stems.of(_safe_stem(filename), filename)
-            members.append(Member(filename, stem, info.offset_data, info.size))
-    return Index(members, ignored)
+            members.append(Member(filename, stem, header.offset, header.size))
+    return Index(members, ignored.total(), dict(ignored.most_common()))
 
 
 def copy(archive: BinaryIO, member: Member, target: Path) -> None:
@@ -92,7 +80,7 @@ def copy(archive: BinaryIO, member: Member, target: Path) -> None:
         while done < member.size:
             chunk = os.pread(archive.fileno(), min(_CHUNK, member.size - done), member.offset + done)
             if not chunk:
-                raise BadArchive(f"the archive ends inside {member.original_filename}")
+                raise BadArchive(f"the archive ends inside {shown(member.original_filename)}")
             file.write(chunk)
             done += len(chunk)
 
@@ -120,47 +108,26 @@ def is_storable(name: str) -> bool:
         return False
 
 
-def _headers(file: BinaryIO, size: int, most_members: int) -> Iterator[tarfile.TarInfo]:
-    """Every header of the archive, and after the last one a look at what follows it."""
-    try:
-        with tarfile.open(fileobj=_HeaderReader(file), mode="r:", errors="surrogateescape") as tar:  # type: ignore[call-overload]
-            count = 0
-            while (info := tar.next()) is not None:
-                tar.members = []  # tarfile keeps them all otherwise
-                count += 1
-                if count > most_members:
-                    raise BadArchive(f"more than {most_members} members")
-                if info.size < 0:
-                    raise BadArchive(f"{readable(info.name)} has a negative size")
-                if info.isreg() and info.offset_data + info.size > size:
-                    raise BadArchive(f"the archive ends inside {readable(info.name)}")
-                yield info
-            _check_end(file, tar.offset, size)
-    except RecursionError:
-        raise BadArchive("extended headers follow one another without end") from None
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise BadArchive(f"not a tar archive that can be read: {error}") from error
-
-
-def _check_end(file: BinaryIO, offset: int, size: int) -> None:
-    """An archive ends in two blocks of zeros, and only zeros follow; all else is a cut or a damaged header."""
-    if size - offset < 2 * _BLOCK:
-        raise BadArchive(f"the archive is cut: its end is missing after byte {offset}")
-    file.seek(offset)
-    while chunk := file.read(_CHUNK):
-        if chunk.count(0) != len(chunk):
-            raise BadArchive(f"the archive is damaged near byte {offset}: no header and no end there")
-        offset += len(chunk)
-
-
-def _is_audio(info: tarfile.TarInfo, name: str) -> bool:
+def _is_audio(header: Header, name: str) -> bool:
     """A plain file with an audio suffix; a Mac's `._` companions only look like one."""
     path = PurePosixPath(name.lower())
     if path.suffix not in AUDIO_SUFFIXES or path.name.startswith("._"):
         return False
-    if info.isreg() and info.issparse():
-        raise BadArchive(f"{name} is a sparse file, which may unpack to any size")
-    return info.isreg()
+    if header.kind == SPARSE:
+        raise BadArchive(f"{shown(name)} is a sparse file, which may unpack to any size")
+    return header.kind == FILE
+
+
+def _count(ignored: Counter[str], header: Header, name: str) -> None:
+    """Count a member that is no audio file by its suffix, or by what it is; few kinds are told apart."""
+    if header.kind == FOLDER:
+        return
+    path = PurePosixPath(name.lower())
+    kind = f"{header.kind}" if header.kind in (LINK, DEVICE, FIFO) else path.suffix or "without a suffix"
+    if path.name.startswith("._"):
+        kind = "._*"
+    plain = re.fullmatch(r"[a-z0-9._* A-Z]{1,16}", kind)
+    ignored[kind if plain and (kind in ignored or len(ignored) < _MOST_KINDS) else "of other kinds"] += 1
 
 
 def _safe_stem(filename: str) -> str:

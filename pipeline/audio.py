@@ -1,10 +1,13 @@
 """The only caller of ffmpeg: any audio file to mono 16 kHz Opus."""
 
+import contextlib
 import errno
 import logging
 import math
 import os
 import re
+import resource
+import signal
 import subprocess
 import tempfile
 import threading
@@ -12,16 +15,20 @@ import uuid
 import wave
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import ffmpeg
 
 from pipeline import scratch
-from pipeline.errors import Permanent, Stop, Stopping
+from pipeline.errors import DISK_ERRNOS, Permanent, Stop, Stopping
 
 log = logging.getLogger(__name__)
 
 _MOST_PAGE_BYTES = 65_307  # of an Ogg page
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _STOPPED = 255  # ffmpeg's status after SIGTERM or SIGINT
+_MOST_WORDS = 2**16  # bytes of what ffmpeg says that are kept: a damaged file can make it say gigabytes
+_NO_MEMORY = re.compile(os.strerror(errno.ENOMEM) + "|(?i:out of memory|memory exhausted|MemoryError)")
 TOGETHER_SECONDS = 60  # for several small files at once: far more than they need
 INTERRUPTIONS = 3  # by a signal, before the file is to blame
 SAMPLE_RATE = 16_000  # what Whisper listens to
@@ -37,11 +44,14 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Converter:
-    """How files are converted: the program, the Opus bitrate (kb/s) and the longest time (s) for one file."""
+    """How files are converted: the program, the Opus bitrate (kb/s), and the most time (s), memory and Opus (MiB)
+    for one file."""
 
     program: str = "ffmpeg"
     bitrate_kbps: int = 32
     timeout_seconds: int = 3600
+    memory_mb: int = 1024
+    opus_mb: int = 1024
 
     def to_opus(self, source: Path, target: Path, stop: Stop) -> None:
         """Convert `source` into `target`, whole or not at all.
@@ -58,21 +68,20 @@ class Converter:
                 reason = str(error)
         raise UnreadableAudio(f"{reason}, {INTERRUPTIONS} times")
 
-    def each_to_opus(self, files: list[tuple[Path, Path]], stop: Stop) -> list[UnreadableAudio | None]:
-        """Convert small files (source, target), each whole or not at all; gives why each has failed, or None.
+    def together(self, files: list[tuple[Path, Path]], stop: Stop) -> bool:
+        """Convert small files (source, target) with one ffmpeg, whose start costs as much as seconds of sound.
 
-        One ffmpeg does them all. Where it fails, each is converted alone, so that only the cause fails, with its
-        own reason.
+        False where one of them, or all together, cannot be converted so: then none is.
         """
-        if len(files) > 1:
-            try:
-                self._convert(files, stop, min(TOGETHER_SECONDS, self.timeout_seconds))
-                return [None] * len(files)
-            except (UnreadableAudio, _Interrupted) as error:
-                log.debug("%d files are converted one by one: %s", len(files), error)
-        return [self._reason(source, target, stop) for source, target in files]
+        try:
+            self._convert(files, stop, min(TOGETHER_SECONDS, self.timeout_seconds))
+        except (UnreadableAudio, _Interrupted) as error:
+            log.debug("%d files have to be converted one by one: %s", len(files), error)
+            return False
+        return True
 
-    def _reason(self, source: Path, target: Path, stop: Stop) -> UnreadableAudio | None:
+    def reason(self, source: Path, target: Path, stop: Stop) -> UnreadableAudio | None:
+        """Convert as `to_opus`; gives why the file cannot be converted, or None."""
         try:
             self.to_opus(source, target, stop)
         except UnreadableAudio as error:
@@ -85,14 +94,21 @@ class Converter:
         parts = [(source, target.with_name(f"{target.name}.{token}.part")) for source, target in files]
         try:
             self._run(parts, stop, seconds)
-            if not all(part.exists() and part.stat().st_size for _, part in parts):
-                raise UnreadableAudio("ffmpeg found no sound in it")
+            for _, part in parts:
+                self._check(part)
             for (_, part), (_, target) in zip(parts, files, strict=True):
                 scratch.sync(part)
                 part.rename(target)
         finally:
             for _, part in parts:
                 part.unlink(missing_ok=True)
+
+    def _check(self, part: Path) -> None:
+        size = part.stat().st_size if part.exists() else 0
+        if size == 0 or not _holds_sound(part):
+            raise UnreadableAudio("ffmpeg found no sound in it")
+        if size >= self.opus_mb * 2**20:  # ffmpeg ends at -fs as if all were well
+            raise self._too_large()
 
     def problem(self) -> str | None:
         """Why the program cannot do this work, found by a trial; None where it can."""
@@ -115,6 +131,7 @@ class Converter:
             ffmpeg.input(f"file:{source}", protocol_whitelist="file", threads=1)["a:0"].output(
                 f"file:{target}", format="opus", acodec="libopus", ac=1, ar=SAMPLE_RATE, threads=1,
                 audio_bitrate=f"{self.bitrate_kbps}k", map_metadata=-1, application="voip",
+                fs=self.opus_mb * 2**20,
             )
             for source, target in files
         ]  # fmt: skip
@@ -133,24 +150,79 @@ class Converter:
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us: we end it ourselves
         )
-        messages = ""
-        for waited in range(math.ceil(seconds * 2)):
+        assert process.stderr is not None
+        said = bytearray()
+        listening = threading.Thread(target=_keep_the_start, args=(process.stderr, said), daemon=True)
+        with process:
+            listening.start()
             try:
-                messages = process.communicate(timeout=0.5)[1].decode(errors="replace")
-                break
-            except subprocess.TimeoutExpired:
-                if stop.is_set() or waited + 1 >= seconds * 2:
-                    process.kill()
-                    process.communicate()
-                    if stop.is_set():
-                        raise Stopping from None
-                    raise UnreadableAudio(f"ffmpeg was not done after {seconds:g} s") from None
-        if process.returncode < 0 or process.returncode == _STOPPED:
-            raise _Interrupted(f"ffmpeg was ended with status {process.returncode}")
-        if process.returncode != 0:
-            for source, part in files:
-                messages = messages.replace(f"file:{source}", "it").replace(f"file:{part}", "its Opus")
-            raise _failure(process.returncode, messages)
+                self._limit(process.pid)
+                _wait(process, stop, seconds)
+            except BaseException:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
+            finally:
+                listening.join()
+        messages = said.decode(errors="replace")
+        for source, part in files:
+            messages = messages.replace(f"file:{source}", "it").replace(f"file:{part}", "its Opus")
+        self._judge(process.returncode, messages)
+
+    def _limit(self, pid: int) -> None:
+        """Have the kernel hold a process to its limits, also when this worker is gone.
+
+        Data rather than address space: that is what it writes to, not what it has mapped. Of CPU time twice the
+        longest time, for its two busy threads. Its output ends a little beyond what ffmpeg itself keeps to.
+        """
+        limits = {
+            resource.RLIMIT_DATA: self.memory_mb * 2**20,
+            resource.RLIMIT_CPU: 2 * self.timeout_seconds + 1,
+            resource.RLIMIT_FSIZE: (self.opus_mb + 1) * 2**20,
+            resource.RLIMIT_CORE: 0,
+        }
+        for kind, limit in limits.items():
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                hard = resource.prlimit(pid, kind)[1]
+                lower = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+                resource.prlimit(pid, kind, (lower, lower))
+
+    def _judge(self, status: int, messages: str) -> None:
+        """Raise what ffmpeg's end means; nothing where all is well."""
+        if status == 0:
+            return
+        if status == -signal.SIGXFSZ:
+            raise self._too_large()
+        if status == -signal.SIGXCPU:
+            raise UnreadableAudio(f"ffmpeg took {2 * self.timeout_seconds} s of CPU (FFMPEG_TIMEOUT_SECONDS)")
+        if _NO_MEMORY.search(messages):
+            raise UnreadableAudio(f"ffmpeg needs more than {self.memory_mb} MB of memory (FFMPEG_MAX_MEMORY_MB)")
+        if status < 0 or (status == _STOPPED and not messages):
+            raise _Interrupted(f"ffmpeg was ended with status {status}")
+        raise _failure(status, messages)
+
+    def _too_large(self) -> UnreadableAudio:
+        return UnreadableAudio(f"its Opus would be over {self.opus_mb} MB (OPUS_MAX_MB)")
+
+
+def _wait(process: subprocess.Popen[bytes], stop: Stop, seconds: float) -> None:
+    for waited in range(math.ceil(seconds * 2)):
+        try:
+            process.wait(0.5)
+            return
+        except subprocess.TimeoutExpired:
+            if stop.is_set():
+                raise Stopping from None
+            if waited + 1 >= seconds * 2:
+                raise UnreadableAudio(
+                    f"ffmpeg was not done after {seconds:g} s (FFMPEG_TIMEOUT_SECONDS)"
+                ) from None
+
+
+def _keep_the_start(pipe: BinaryIO, said: bytearray) -> None:
+    """Read a pipe to its end, and keep what came first."""
+    while chunk := os.read(pipe.fileno(), _MOST_WORDS):
+        said += chunk[: _MOST_WORDS - len(said)]
 
 
 def ends_whole(path: Path) -> bool:
@@ -167,10 +239,19 @@ def ends_whole(path: Path) -> bool:
     return False
 
 
+def _holds_sound(path: Path) -> bool:
+    """Whether sound follows the header pages: of a file without a sample ffmpeg makes the headers alone."""
+    with path.open("rb") as file:
+        start = file.read(2 * _MOST_PAGE_BYTES)
+    return not start.startswith(b"OggS") or b"OpusTags" not in start[start.rfind(b"OggS") :]
+
+
 def _failure(status: int, messages: str) -> Exception:
     """ffmpeg's own words, without addresses and our paths; a full disk is no fault of the file."""
-    if os.strerror(errno.ENOSPC) in messages:
-        return OSError(errno.ENOSPC, "ffmpeg found no room for its output")
+    for number in DISK_ERRNOS:
+        of_its_output = any(os.strerror(number) in line for line in messages.splitlines() if "its Opus" in line)
+        if of_its_output or (number in _FULL and os.strerror(number) in messages):
+            return OSError(number, "ffmpeg could not write its output")
     words = [re.sub(r"^\[[^]]*\] ", "", line).strip() for line in messages.splitlines()]
     reason = "; ".join(line for line in words if line and not line.startswith("Error opening input file"))
     return UnreadableAudio(f"ffmpeg: {reason[:400] or f'ended with status {status}'}")

@@ -19,6 +19,17 @@ TOGETHER, SMALL_BYTES = 8, 2**18  # files of so many bytes at most are converted
 Outcome = tuple[Member, UnreadableAudio | None]
 
 
+@dataclass
+class _End:
+    """The worker is to stop, or nobody reads on."""
+
+    stop: Stop
+    closing: bool = False
+
+    def is_set(self) -> bool:
+        return self.closing or self.stop.is_set()
+
+
 @dataclass(frozen=True)
 class Conversions:
     """Where and how: the folder of the Opus, the converter, how many at a time.
@@ -42,22 +53,29 @@ class Conversions:
 
         Close it where it is not read to its end: what has not begun then never does.
         """
-        running: set[Future[list[Outcome]]] = set()
+        running: dict[Future[list[Outcome] | None], list[Member]] = {}
+        end = _End(self.stop)
         with path.open("rb") as tar, ThreadPoolExecutor(self.jobs, "convert") as pool:
+
+            def begin(group: list[Member]) -> None:
+                running[pool.submit(self.outlast, self._convert, tar, group, end)] = group
+
             try:
                 for group in groups(members, 2 * self.jobs):
-                    running.add(pool.submit(self.outlast, self._convert, tar, group))
+                    begin(group)
                     while len(running) >= 2 * self.jobs:
-                        yield from _take_done(running)
+                        yield from _take_done(running, begin)
                 while running:
-                    yield from _take_done(running)
+                    yield from _take_done(running, begin)
             except BaseException:
+                end.closing = True  # also for those that wait for the disk
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _convert(self, tar: BinaryIO, group: list[Member]) -> list[Outcome]:
-        """Take files out of the archive and make their Opus (in a thread of the pool)."""
-        if self.stop.is_set():
+    def _convert(self, tar: BinaryIO, group: list[Member], end: Stop) -> list[Outcome] | None:
+        """Take files out of the archive and make their Opus (in a thread of the pool); None where they cannot be
+        converted together."""
+        if end.is_set():
             raise Stopping
         # What is there is from an earlier delivery: it appears only when it is whole.
         missing = [member for member in group if not self.opus(member).exists()]
@@ -66,7 +84,12 @@ class Conversions:
             for member, (source, _) in zip(missing, files, strict=True):
                 source.unlink(missing_ok=True)  # of a run that was killed
                 archive.copy(tar, member, source)
-            reasons = dict(zip(missing, self.converter.each_to_opus(files, self.stop), strict=True))
+            if len(files) > 1:
+                return [(member, None) for member in group] if self.converter.together(files, end) else None
+            reasons = {
+                member: self.converter.reason(source, target, end)
+                for member, (source, target) in zip(missing, files, strict=True)
+            }
         finally:
             for source, _ in files:
                 source.unlink(missing_ok=True)
@@ -89,8 +112,14 @@ def groups(members: list[Member], alone: int) -> Iterator[list[Member]]:
         yield group
 
 
-def _take_done(running: set[Future[list[Outcome]]]) -> Iterator[Outcome]:
-    """Wait for a conversion to end, and give the files of all that have."""
+def _take_done(
+    running: dict[Future[list[Outcome] | None], list[Member]], begin: Callable[[list[Member]], None]
+) -> Iterator[Outcome]:
+    """Wait for a conversion to end, and give the files of all that have; begin those of a group that failed, each
+    alone, so that only the cause fails, with its own reason."""
     for done in wait(running, return_when=FIRST_COMPLETED).done:
-        running.remove(done)
-        yield from done.result()
+        group = running.pop(done)
+        outcomes = done.result()
+        for member in group if outcomes is None else ():
+            begin([member])
+        yield from outcomes or ()

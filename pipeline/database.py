@@ -19,7 +19,7 @@ from pipeline.transcript import Label, Segment, Transcript
 SCHEMA = Path(__file__).parent.parent / "schema"
 _SQL = Path(__file__).parent / "sql"
 CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most
-ANSWER_SECONDS = 60.0  # the longest wait for the server
+ANSWER_SECONDS, CONNECT_SECONDS = 30.0, 10.0  # the longest wait for the server
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 _REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted")
 _LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
@@ -37,7 +37,7 @@ class AudioRow:
 class _Connection(psycopg2.extensions.connection):
     """A connection that does not wait for ever: libpq itself would, with signals unheard."""
 
-    answer_seconds: float | None = ANSWER_SECONDS
+    answer_seconds: float | None = CONNECT_SECONDS  # until it is in use
 
 
 def _wait(connection: Any) -> None:
@@ -63,7 +63,9 @@ class Database:
 
     @contextmanager
     def _transaction(self, answer_seconds: float | None = ANSWER_SECONDS) -> Iterator[Any]:
-        with self._room:
+        if not self._room.acquire(timeout=ANSWER_SECONDS):
+            raise psycopg2.OperationalError(f"no connection came free within {ANSWER_SECONDS:.0f} s")
+        try:
             connection = self._connection()
             connection.answer_seconds = answer_seconds
             try:
@@ -80,14 +82,34 @@ class Database:
             finally:
                 if not connection.closed:
                     self._idle.append(connection)
+        finally:
+            self._room.release()
 
     def _connection(self) -> Any:
+        """An idle connection, or a new one to the first of the hosts that takes it: libpq's own way through
+        several hosts knows no time limit beside a wait callback."""
         with suppress(IndexError):
             return self._idle.pop()
-        return psycopg2.connect(
-            self._url, connection_factory=_Connection, application_name="audio-pipeline", connect_timeout=10,
+        given = psycopg2.extensions.parse_dsn(self._url)
+        hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
+        for number, host in enumerate(hosts):
+            try:
+                return self._connect(host=host or None, port=ports[number % len(ports)] or None)
+            except psycopg2.OperationalError:
+                if number == len(hosts) - 1:
+                    raise
+        raise AssertionError("split gives one host at least")
+
+    def _connect(self, **where: str | None) -> Any:
+        connection = psycopg2.connect(
+            self._url, connection_factory=_Connection, application_name="audio-pipeline",
             keepalives_idle=30, keepalives_interval=10, keepalives_count=3,
+            **{name: value for name, value in where.items() if value},
         )  # fmt: skip
+        with connection.cursor() as cursor:  # the server is to give up before we do, or its backends pile up
+            cursor.execute("SET statement_timeout = %s", (int(1000 * (ANSWER_SECONDS - 5)),))
+        connection.commit()
+        return connection
 
     def close(self) -> None:
         """Close the connections that are not in use; the next call makes a new one."""
@@ -207,7 +229,8 @@ class Database:
 
     def migrate(self) -> list[str]:
         """Apply the files of `schema/` that are not applied yet, all or none; gives their names."""
-        with self._transaction(answer_seconds=None) as cursor:  # an index of a large table takes its time
+        with self._transaction(answer_seconds=None) as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 0")  # an index of a large table takes its time
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             cursor.execute(
                 "CREATE TABLE IF NOT EXISTS schema_migrations"

@@ -54,11 +54,11 @@ _HOST_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 # S3 answers that tell of credentials, the bucket, the region or the quota rather than of one object: by their
 # status, and, where that would do for an object too, by their code. HEAD has no body, so that a wrong region
-# reads as "400". Swift calls a full quota EntityTooLarge.
-_S3_STATUSES = {301, 307, 401, 403, 407, 408, 429}
+# reads as "400". Swift calls a full quota EntityTooLarge, and a Keystone that is away InvalidURI.
+_S3_STATUSES = {301, 307, 401, 403, 407, 408, 409, 413, 429, 499}
 _S3_CODES = {
-    "400", "AuthorizationHeaderMalformed", "BadDigest", "EntityTooLarge", "ExpiredToken", "InvalidToken",
-    "NoSuchBucket", "NoSuchUpload", "OperationAborted", "RequestTimeout", "SlowDown",
+    "400", "AuthorizationHeaderMalformed", "BadDigest", "EntityTooLarge", "ExpiredToken", "IncompleteBody",
+    "InvalidToken", "InvalidURI", "NoSuchBucket", "NoSuchUpload", "OperationAborted", "RequestTimeout", "SlowDown",
 }  # fmt: skip
 
 # A body cut short raises any of these, according to the moment.

@@ -16,6 +16,7 @@ _CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other s
 _CONNECTION_LOST = re.compile(r"(?m)^(scp: )?(Connection closed|lost connection)\s*$")  # scp(1) ends with 1
 _REFUSED = re.compile(r"Permission denied|Host key verification failed|Too many authentication failures")
 _OUR_DISK = re.compile(r'(?m)^scp: .*\blocal "')  # open local "/...": No space left on device
+ARCHIVE_SUFFIXES = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst")
 _COMMAND_SECONDS = 60
 
 
@@ -69,10 +70,16 @@ class RemoteHost:
             raise Permanent(f"{path}.sha256 on {self.host} does not begin with a SHA-256")
         return FileState(int(size), int(changed), found[1].lower() if found else "")
 
+    def size_and_time(self, path: str) -> FileState | None:
+        """What the remote file is like now, without its checksum; None where there is none."""
+        answer = self._ssh(f"LC_ALL=C stat -L -c '%s %Y' -- {shlex.quote(path)} 2>/dev/null || true").split()
+        return FileState(int(answer[0]), int(answer[1])) if answer else None
+
     def look(self, folder: str) -> dict[str, FileState]:
-        """The `.tar` files of a remote folder: path -> state."""
+        """The archives of a remote folder, by their names: path -> state."""
+        names = " -o ".join(f"-name '[!.]*.{suffix}'" for suffix in ARCHIVE_SUFFIXES)
         answer = self._ssh(
-            f"find -L {shlex.quote(folder)} -maxdepth 1 -type f -name '[!.]*.tar' -printf '%s %T@ %p\\0'",
+            f"find -L {shlex.quote(folder)} -maxdepth 1 -type f \\( {names} \\) -printf '%s %T@ %p\\0'",
             partly=True,  # one entry that cannot be read must not hide the others
         )
         files = {}

@@ -8,6 +8,7 @@ https://arxiv.org/abs/1909.00161
 """
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Topics:
 
         `BadModel` where a part of the folder is missing or cannot be used.
         """
+        # On a GPU, Whisper's memory lies beside: several long transcripts at a time may not fit.
+        self._one_at_a_time = threading.Lock()
         self.labels, self._top = _labels(folder / "labels.txt"), top
         template = _template(folder / "hypothesis.txt")
         self._hypotheses = [template.replace("{}", label) for label in self.labels]
@@ -59,6 +62,10 @@ class Topics:
         passages = self._passages(text)
         if not passages:
             return []
+        with self._one_at_a_time:
+            return self._likeliest(passages)
+
+    def _likeliest(self, passages: list[tuple[str, int]]) -> list[Label]:
         rows = [(passage, hypothesis) for passage, _ in passages for hypothesis in self._hypotheses]
         scores = np.concatenate(
             [self._entailment(rows[start : start + _ROWS_AT_ONCE]) for start in range(0, len(rows), _ROWS_AT_ONCE)]

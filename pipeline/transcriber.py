@@ -107,7 +107,14 @@ class Transcriber(Generic[Key]):
         with self._changed:
             self._await(lambda: len(self._submitted) < self._preparers, stop)
             sound = self._tagger.file() if self._tagger else None
-            recording = Recording(path, sound.add) if sound else Recording(path)
+
+            def listen(block: np.ndarray) -> None:
+                if self._ending:  # an hour of silence has no window at which it would be noticed
+                    raise Stopping
+                if sound:
+                    sound.add(block)
+
+            recording = Recording(path, listen)
             self._submitted.append(_File(key, path, recording, self._whisper.language, sound=sound))
             self._undelivered += 1
             self._changed.notify_all()
@@ -154,6 +161,8 @@ class Transcriber(Generic[Key]):
         while (file := self._next_file()) is not None:
             try:
                 windows = self._read(file)
+            except Stopping:
+                pass  # as the rest of what is not on the device, it is not delivered
             except Exception as error:
                 if device.is_broken(error):
                     raise

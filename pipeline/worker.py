@@ -210,7 +210,11 @@ class Worker:
         self.queue.register()
 
     def _beat_until_stopped(self) -> None:
+        last = time.monotonic()
         while not self._ended.wait(self.limits.heartbeat / 4):
+            if time.monotonic() - last > self.limits.heartbeat:  # this machine stood still, and perhaps all did
+                self._steady_since = time.monotonic()
+            last = time.monotonic()
             try:
                 self._beat()
                 if self.steady_seconds() >= self.limits.heartbeat:
@@ -372,4 +376,4 @@ def notify(state: str) -> None:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
-        channel.send(state.replace("\n", " ").encode())
+        channel.send(state.replace("\n", " ").encode(errors="replace"))

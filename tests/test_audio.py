@@ -1,18 +1,24 @@
 """pipeline/audio.py: sound of any kind to Opus with the real ffmpeg, whole or not at all."""
 
+import dataclasses
 import errno
 import os
 import signal
 import socket
+import struct
 import subprocess
+import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
 
+from pipeline.archive import AUDIO_SUFFIXES
 from pipeline.audio import Converter, UnreadableAudio
 from pipeline.errors import Permanent, Stopping, away
 from tests.child import descendants, is_alive, wait_until
@@ -90,17 +96,35 @@ FORMATS = {
     "wav": ("wav", "pcm_s16le", "8000"), "flac": ("flac", "flac", "44100"), "m4a": ("ipod", "aac", "44100"),
     "ogg": ("ogg", "libvorbis", "44100"), "opus": ("opus", "libopus", "48000"), "aac": ("adts", "aac", "22050"),
     "wma": ("asf", "wmav2", "44100"), "aiff": ("aiff", "pcm_s16be", "44100"),
-    "webm": ("webm", "libopus", "48000"), "mp3": ("mp3", "libmp3lame", "24000"),
+    "aif": ("aiff", "pcm_s24be", "44100"), "webm": ("webm", "libopus", "48000"),
+    "mp3": ("mp3", "libmp3lame", "24000"),
+    "oga": ("oga", "flac", "44100"),
+}  # fmt: skip
+OTHERS = {  # the same suffixes hold these too
+    "wav, mu-law": ("wav", "pcm_mulaw", "8000"), "wav, ADPCM": ("wav", "adpcm_ima_wav", "8000"),
+    "wav, float": ("wav", "pcm_f32le", "96000"), "m4a, lossless": ("ipod", "alac", "44100"),
+    "mp3, layer 2": ("mp2", "mp2", "44100"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", FORMATS | OTHERS)
 def test_the_content_counts_whatever_the_suffix(folder: Path, kind: str) -> None:
-    container, codec, rate = FORMATS[kind]
+    container, codec, rate = (FORMATS | OTHERS)[kind]
     form = ("-ar", rate, "-ac", "2", "-c:a", codec, "-f", container)
     source = make(folder / "x.source", "-i", str(CALL), *form)
     REAL.to_opus(source, folder / "out.opus", NEVER)
     assert measured(folder / "out.opus")[3] == pytest.approx(measured(CALL)[3], abs=0.15)
+
+
+def test_amr_is_read_too(folder: Path) -> None:
+    """Few ffmpegs can write it: two seconds of AMR-NB, as frames of 12.2 kb/s (32 bytes each, of 20 ms)."""
+    (folder / "x.source").write_bytes(b"#!AMR\n" + (b"\x3c" + bytes(31)) * 100)
+    REAL.to_opus(folder / "x.source", folder / "out.opus", NEVER)
+    assert measured(folder / "out.opus")[3] == pytest.approx(2, abs=0.15)
+
+
+def test_every_suffix_that_counts_as_audio_is_tried_here() -> None:
+    assert {f".{kind}" for kind in FORMATS} | {".amr"} == AUDIO_SUFFIXES
 
 
 def test_a_name_full_of_signs_is_a_file_name(folder: Path) -> None:
@@ -264,6 +288,108 @@ def test_a_finished_conversion_counts_although_stop_is_set(folder: Path) -> None
     stop.set()
     REAL.to_opus(CALL, folder / "out.opus", stop)
     assert (folder / "out.opus").exists()
+
+
+# --- limits ------------------------------------------------------------------------------------------------
+
+
+def limited(folder: Path, body: str, **limits: Any) -> str:
+    """Why a conversion by this script is refused."""
+    (folder / "x.source").write_bytes(b"x")
+    return refused(dataclasses.replace(program(folder, body), **limits), folder / "x.source")
+
+
+def test_a_hungry_ffmpeg_costs_one_failure_that_names_the_limit(folder: Path) -> None:
+    eat = f"exec {sys.executable} -c 'print(len(bytearray(400 * 2**20)))'"
+    assert limited(folder, eat, memory_mb=200) == "ffmpeg needs more than 200 MB of memory (FFMPEG_MAX_MEMORY_MB)"
+    reason = limited(folder, eat, memory_mb=900)  # else it is one that makes no Opus
+    assert reason == "ffmpeg found no sound in it"
+
+
+def test_an_endless_output_costs_one_failure_that_names_the_limit(folder: Path) -> None:
+    endless = (
+        'for last; do case "$last" in *.part) part="${last#file:}";; esac; done; exec cat /dev/zero > "$part"'
+    )
+    started = time.monotonic()
+    assert limited(folder, endless, opus_mb=2) == "its Opus would be over 2 MB (OPUS_MAX_MB)"
+    assert time.monotonic() - started < 5
+
+
+def test_an_opus_over_the_limit_is_not_taken_for_a_whole_one(folder: Path, long_recording: Path) -> None:
+    (folder / "x.source").symlink_to(long_recording)
+    assert "(OPUS_MAX_MB)" in refused(Converter(ffmpeg_program(), 256, opus_mb=1), folder / "x.source")
+
+
+def test_a_busy_ffmpeg_ends_even_when_nobody_is_left_to_end_it(folder: Path) -> None:
+    limits = f'ulimit -t > "{folder.parent}/cpu"; ulimit -Hc >> "{folder.parent}/cpu"'
+    limited(folder, f"sleep 0.3; {limits}", timeout_seconds=7)
+    assert (folder.parent / "cpu").read_text().split() == ["15", "0"]
+    reason = limited(folder, "sleep 0.1; kill -XCPU $$", timeout_seconds=7)
+    assert reason == "ffmpeg took 14 s of CPU (FFMPEG_TIMEOUT_SECONDS)"
+
+
+def test_what_ffmpeg_says_is_kept_in_part(folder: Path) -> None:
+    tracemalloc.start()
+    reason = limited(folder, "yes 'Invalid data, again' | head -c 100000000 >&2; exit 1")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reason.startswith("ffmpeg: Invalid data, again; ")
+    assert len(reason) < 500
+    assert peak < 5 * 2**20
+
+
+def test_a_crowd_of_helpers_ends_with_ffmpeg(folder: Path) -> None:
+    before = children()
+    assert "not done" in limited(folder, "sleep 60 & sleep 60", timeout_seconds=1)
+    wait_until(lambda: children() == before, "the helpers' end", 5)
+
+
+def hungry_m4a(folder: Path) -> Path:
+    """10 kB that claim 60 million samples: ffmpeg's index of them takes 1.4 GB."""
+    made = make(folder / "x.source", "-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", "-f", "ipod")
+    data = bytearray(made.read_bytes())
+    samples = 60_000_000
+    sizes, chunks = data.index(b"stsz"), data.index(b"stsc")
+    data[sizes + 8 : sizes + 16] = struct.pack(">II", 1, samples)
+    data[chunks + 16 : chunks + 20] = struct.pack(">I", samples)
+    made.write_bytes(data)
+    return made
+
+
+def test_a_recording_that_eats_memory_costs_one_failure(folder: Path) -> None:
+    """In a process of its own, which shows what its children took at the most."""
+    script = f"""
+import resource, threading
+from pathlib import Path
+from pipeline.audio import Converter, UnreadableAudio
+try:
+    Converter({ffmpeg_program()!r}, memory_mb=500).to_opus(
+        Path({str(hungry_m4a(folder))!r}), Path({str(folder / "out.opus")!r}), threading.Event())
+except UnreadableAudio as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT)
+    reason, peak = done.stdout.splitlines()
+    assert reason == "ffmpeg found no sound in it"  # all that it says, and then it ends with status 0
+    assert int(peak) < 400
+    assert not (folder / "out.opus").exists()
+
+
+def test_a_recording_of_an_absurd_sample_rate_is_told_of_the_limit(folder: Path) -> None:
+    """2 kB, 5 microseconds of sound: ffmpeg's filter from 200 MHz to 16 kHz takes 1.7 GB."""
+    rate = 199_999_991
+    form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
+    named = ((b"fmt ", form), (b"data", bytes(2000)))
+    chunks = b"".join(name + struct.pack("<I", len(data)) + data for name, data in named)
+    (folder / "x.source").write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    assert refused(REAL, folder / "x.source") == "ffmpeg needs more than 1024 MB of memory (FFMPEG_MAX_MEMORY_MB)"
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+def test_a_recording_of_no_length_holds_no_sound(folder: Path, kind: str) -> None:
+    make(folder / "x.source", "-f", "lavfi", "-i", "sine=d=1", "-t", "0", "-f", kind)
+    assert refused(REAL, folder / "x.source").startswith("ffmpeg")
 
 
 # --- the host ----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Each worker's contract: the prompts' payloads to the letter, and bad input as one dead letter with a reason."""
 
 import datetime
+import hashlib
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from tests import tiny_onnx
 from tests.fleet import MODELS, PROJECT, Fleet
+from tests.hostile import COMPRESSORS
 from tests.recordings import SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.steps import (
     BATCH,
@@ -22,6 +24,7 @@ from tests.steps import (
     object_keys,
     open_batch,
     rows,
+    s3_client,
     unpack_job,
     upload,
     wait_for,
@@ -93,6 +96,59 @@ def test_an_archive_cut_short_is_a_dead_letter_and_never_a_shorter_batch(
     assert rows(fleet) == {}
     assert batch_keys(redis) == []
     assert list((fleet.folder / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_a_compressed_archive_becomes_a_plain_one_before_it_is_uploaded(
+    fleet: Fleet, redis: Any, kind: str
+) -> None:
+    plain = make_tar(fleet.folder / "plain.tar", {"a.mp3": SILENCE, "b.wav": SILENCE, "n.txt": b""}).read_bytes()
+    source = fleet.ssh.folder / "monday.tar.packed"
+    source.write_bytes(COMPRESSORS[kind](plain))
+    Path(f"{source}.sha256").write_text(hashlib.sha256(source.read_bytes()).hexdigest())
+    fleet.control("enqueue", str(source))
+    fleet.worker("transfer")
+    wait_for(lambda: redis.llen("queue:unpack"), fleet, "the unpack job")
+    job = json.loads(redis.lindex("queue:unpack", 0))
+    assert job["file_count"] == 2
+    stored = s3_client(fleet).get_object(Bucket=fleet.bucket, Key=f"archives/{job['batch_id']}.tar")
+    assert stored["Body"].read() == plain
+    wait_for(lambda: not list((fleet.folder / "transfer").rglob("*.tar*")), fleet, "the local copy's end")
+
+
+def test_a_bomb_is_a_dead_letter_on_both_sides(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.changes = {"ARCHIVE_MAX_MB": "1"}
+    bomb = tmp_path / "bomb.tar"
+    bomb.write_bytes(COMPRESSORS["gzip"](bytes(2**21)))
+    (fleet.ssh.folder / "bomb.tar").write_bytes(bomb.read_bytes())
+    upload(fleet, monkeypatch, bomb)
+    redis.rpush("queue:unpack", unpack_job())
+    fleet.control("enqueue", str(fleet.ssh.folder / "bomb.tar"))
+    fleet.worker("unpack")
+    fleet.worker("transfer")
+    wait_for(lambda: dead(redis, "queue:unpack") and dead(redis, "queue:transfer"), fleet, "two dead letters")
+    for queue in ("queue:unpack", "queue:transfer"):
+        assert [letter["error"] for letter in dead(redis, queue)] == [
+            "it unpacks to more than the 1048576 bytes allowed (ARCHIVE_MAX_MB)"
+        ]
+    assert not [path for path in fleet.folder.rglob("*.tar*") if path != bomb]
+    assert object_keys(fleet) == [f"archives/{BATCH}.tar"]
+
+
+def test_a_compressed_archive_in_s3_is_unpacked_and_what_is_ignored_is_counted(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"a.mp3": SILENCE, "1.txt": b"", "2.txt": b"", "cover.jpg": b""}
+    tar = make_tar(tmp_path / "monday.tar", files)
+    tar.write_bytes(COMPRESSORS["zstd"](tar.read_bytes()))
+    upload(fleet, monkeypatch, tar)
+    redis.rpush("queue:unpack", unpack_job(file_count=1))
+    worker = fleet.worker("unpack")
+    wait_for(lambda: is_idle(redis, "queue:unpack") and redis.llen("queue:transcribe") == 1, fleet, "the file")
+    assert f"batch {BATCH}: 1 audio files, 3 others ignored: 2 .txt, 1 .jpg\n" in log_of(worker)
+    assert [path.name for path in (fleet.folder / "scratch" / BATCH).iterdir()] == ["a.opus"]
 
 
 def test_an_archive_with_fewer_files_than_its_job_says_is_refused(
