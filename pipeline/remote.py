@@ -1,4 +1,4 @@
-"""The host where recordings arrive, reached with OpenSSH's own ssh and scp."""
+"""The host where recordings arrive, and what is asked of it with OpenSSH's own ssh."""
 
 import errno
 import logging
@@ -106,7 +106,7 @@ class RemoteHost:
         return self._ssh(
             f"if ! [ -e {source} ]; then echo gone; "
             f"elif [ \"$(LC_ALL=C stat -L -c '%s %Y' -- {source})\" != '{state}' ]; then echo changed; "
-            f"else {act} && echo done; fi"
+            f"else {{ {act} && echo done; }} || {{ ! [ -e {source} ] && echo gone; }}; fi"
         ).strip()
 
     def options(self) -> list[str]:

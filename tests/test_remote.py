@@ -540,6 +540,17 @@ def test_a_file_that_cannot_be_tidied_is_an_error(host: RemoteHost, there: Path)
     assert os.path.exists(path)
 
 
+@pytest.mark.parametrize("action", ["delete", "rename"])
+def test_two_that_tidy_at_once_are_no_error(host: RemoteHost, there: Path, action: str) -> None:
+    for _ in range(4):
+        path = put(there / "a.tar")
+        state = host.stat(path)
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = list(pool.map(lambda _, path=path, state=state: host.tidy(path, state, action), range(4)))
+        assert set(outcomes) <= {"done", "gone", "changed"}
+        assert not os.path.exists(path)
+
+
 def test_a_host_that_is_away_tidies_nothing(host: RemoteHost, there: Path) -> None:
     path = put(there / "a.tar")
     with pytest.raises(Outage):

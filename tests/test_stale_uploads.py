@@ -53,6 +53,13 @@ def test_young_uploads_go_on(s3: S3Server) -> None:
     assert open_uploads() == sorted(KEYS)
 
 
+@pytest.mark.parametrize("s3", ["swift"], indirect=True)  # in moto every upload was begun in 2010
+def test_a_young_upload_whose_first_part_is_on_its_way_goes_on(s3: S3Server) -> None:
+    begin(KEYS[0], parts=0)
+    assert sweep(23) == []
+    assert open_uploads() == [KEYS[0]]
+
+
 def test_nothing_of_others_is_touched(s3: S3Server) -> None:
     others = ["archives-of-others/a.tar", "backup/archives/a.tar", "other.tar", "processed"]
     for key in others:

@@ -213,8 +213,10 @@ def small(fleet: Fleet) -> Iterator[Path]:
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
         pytest.skip("this user may not mount a small disk")
     yield folder
-    fleet.stop_workers()
-    subprocess.run(["umount", str(folder)], check=True)
+    try:
+        fleet.stop_workers()
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_an_archive_waits_for_room_and_says_so(fleet: Fleet, redis: Any, small: Path) -> None:
