@@ -50,8 +50,8 @@ class _Extended:
 
     pax: dict[bytes, bytes] = field(default_factory=dict)
     long_name: bytes = b""
+    kinds: set[bytes] = field(default_factory=set)
     count: int = 0
-    owed: bool = False  # a member has to follow
 
 
 def headers(file: BinaryIO) -> Iterator[Header]:
@@ -72,7 +72,7 @@ def headers(file: BinaryIO) -> Iterator[Header]:
             raise BadArchive(f"the archive ends inside {shown(header.name)}")
         yield header
         offset += _padded(header.size)
-    if ahead.owed:
+    if ahead.kinds:  # all but global ones belong to a member
         raise BadArchive(f"the archive is damaged near byte {offset}: no member follows its extended header")
     _check_end(file, offset, size)
 
@@ -109,18 +109,22 @@ def _take(file: BinaryIO, offset: int, kind: bytes, length: int, ahead: _Extende
     ahead.count += 1
     if ahead.count > _MOST_HEADERS:
         raise BadArchive(f"more than {_MOST_HEADERS} extended headers follow one another near byte {offset}")
+    if kind in ahead.kinds or (kind in _PAX and b"x" in ahead.kinds):
+        raise BadArchive(f"two extended headers of one kind near byte {offset}")
     if length > MOST_HEADER_BYTES:
         raise BadArchive(f"an extended header of {length} bytes: {MOST_HEADER_BYTES} are allowed")
     body = _read(file, offset, length)
     if kind == _LONG_NAME:
-        ahead.long_name = ahead.long_name or body.partition(b"\0")[0]
+        ahead.long_name = body.partition(b"\0")[0]
+        if not ahead.long_name:
+            raise BadArchive(f"an empty name in an extended header near byte {offset}")
     elif kind == _GLOBAL:
         if any(_OF_ONE_MEMBER.fullmatch(keyword) for keyword, _ in _records(body, offset)):
             raise BadArchive(f"a global PAX header near byte {offset} gives every member the same name or size")
         return
     elif kind in _PAX:
-        ahead.pax.update((key, value) for key, value in _records(body, offset) if _OF_ONE_MEMBER.fullmatch(key))
-    ahead.owed = True
+        ahead.pax = {key: value for key, value in _records(body, offset) if _OF_ONE_MEMBER.fullmatch(key)}
+    ahead.kinds.add(b"x" if kind in _PAX else kind)
 
 
 def _records(body: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
@@ -141,7 +145,10 @@ def _member(block: bytes, offset: int, length: int, ahead: _Extended) -> Header:
     prefix = block[345:500].partition(b"\0")[0]
     if prefix and block[257:263] == b"ustar\0":
         name = prefix + b"/" + name
-    name = ahead.pax.get(b"GNU.sparse.name") or ahead.pax.get(b"path") or ahead.long_name or name
+    path = ahead.pax.get(b"GNU.sparse.name") or ahead.pax.get(b"path")
+    if path and ahead.long_name and path != ahead.long_name:
+        raise BadArchive(f"a member with two names near byte {offset}")
+    name = path or ahead.long_name or name
     flag = block[156:157]
     kind = _KINDS.get(flag, UNKNOWN)
     if flag == b"\0" and name.endswith(b"/"):

@@ -229,7 +229,7 @@ def extended() -> Iterator[tuple[str, Case]]:
         yield f"{kind!r} of a gigabyte", Case(header(b"x", 2**30, kind) + END, reason="1073741824 bytes")
         body = record(b"comment", b"c") if kind in b"xgX" else b"long"
         chain = member(b"x", body, kind) * 5000
-        yield f"chain of {kind!r}", Case(chain + GOOD + END, reason="extended headers follow")
+        yield f"chain of {kind!r}", Case(chain + GOOD + END, reason="extended headers (follow|of one kind)")
         if kind != b"g":
             yield f"{kind!r} at the end", Case(GOOD + member(b"x", body, kind) + END, reason="no member follows")
     for body in (
@@ -237,6 +237,11 @@ def extended() -> Iterator[tuple[str, Case]]:
         b"6 a=b\n\0", b"99999999999999999999999 a=b\n", b"06 a=b\n", b"6\ta=b\n", b"1 1 1 1 1 1 ", b"3 a",
     ):  # fmt: skip
         yield f"PAX {body!r}", Case(pax(body) + GOOD + END, reason="damaged PAX")
+    two = member(b"L", b"a.mp3", b"L") + pax(record(b"path", b"b.mp3"))
+    yield "two names", Case(two + GOOD + END, reason="two names")
+    yield "the same name twice", Case(two.replace(b"b.mp3", b"a.mp3") + GOOD + END, {"a.mp3": SOUND})
+    yield "empty long name", Case(member(b"L", b"\0", b"L") + GOOD + END, reason="an empty name")
+    yield "empty PAX name", Case(pax(record(b"path", b"")) + GOOD + END, ONLY_GOOD)
     for key in (b"path", b"size", b"GNU.sparse.realsize"):
         yield f"global {key!r}", Case(pax(record(key, b"7"), b"g") + GOOD + END, reason="global PAX")
 

@@ -376,12 +376,13 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
     assert not (folder / "out.opus").exists()
 
 
-def test_a_recording_that_claims_gigabytes_is_told_of_the_limit(folder: Path) -> None:
-    """A CAF whose codec data are said to take 1.9 GB."""
-    description = struct.pack(">d4sIIIII", 8000.0, b"ulaw", 0, 1, 1, 1, 8)
-    chunks = ((b"desc", len(description), description), (b"kuki", 1_900_000_000, bytes(1000)))
-    body = b"".join(struct.pack(">4sq", name, size) + content for name, size, content in chunks)
-    (folder / "x.source").write_bytes(b"caff\0\1\0\0" + body)
+def test_a_recording_of_an_absurd_sample_rate_is_told_of_the_limit(folder: Path) -> None:
+    """2 kB, 5 microseconds of sound: ffmpeg's filter from 200 MHz to 16 kHz takes 1.7 GB."""
+    rate = 199_999_991
+    form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
+    named = ((b"fmt ", form), (b"data", bytes(2000)))
+    chunks = b"".join(name + struct.pack("<I", len(data)) + data for name, data in named)
+    (folder / "x.source").write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
     assert refused(REAL, folder / "x.source") == "ffmpeg needs more than 1024 MB of memory (FFMPEG_MAX_MEMORY_MB)"
 
 

@@ -125,16 +125,20 @@ def on_header(data: bytes, block: int, offset: int, new: bytes) -> bytes:
 
 def as_tarfile_sees_it(path: Path) -> list[tuple[int, int]] | None:
     """Where Python's own reader finds the audio; None where it finds fault, ends early, or has ways of its own."""
-    found = []
+    found, data = [], path.read_bytes()
     try:
         with tarfile.open(path, "r:", errors="surrogateescape") as tar:
             for info in tar:
-                if info.pax_headers.keys() & {"hdrcharset", "GNU.sparse.name"} or info.sparse is not None:
+                block = data[info.offset_data - BLOCK : info.offset_data]
+                has_times = (
+                    block[257:263] != b"ustar\0" and block[345:346] != b"\0"
+                )  # where others have the prefix
+                if info.sparse is not None or "GNU.sparse.name" in info.pax_headers or not info.name or has_times:
                     return None
                 name = PurePosixPath(archive.readable(info.name).lower())
                 if info.isreg() and name.suffix in archive.AUDIO_SUFFIXES and not name.name.startswith("._"):
                     found.append((info.offset_data, info.size))
-            ended_early = path.read_bytes()[tar.offset :].strip(b"\0")
+            ended_early = data[tar.offset :].strip(b"\0")
     except Exception:  # noqa: BLE001
         return None
     return None if ended_early else found
