@@ -20,7 +20,7 @@ from pipeline import archive, compression
 BLOCK = 512
 END = bytes(2 * BLOCK)
 MOST_MEMBERS = 2000
-MOST_BYTES = 64 * 2**20
+MOST_BYTES = 16 * 2**20
 TERABYTE = 2**40
 SOUND = b"sound" * 150
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
