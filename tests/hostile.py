@@ -184,6 +184,10 @@ def sizes() -> Iterator[tuple[str, Case]]:
     old[386:410] = octal(0, 12) + octal(512, 12)
     old[483:495] = octal(TERABYTE, 12)
     yield "old GNU sparse bomb", Case(fix(old) + bytes(BLOCK) + END, reason="sparse")
+    text = bytearray(header(b"x.txt", 512, b"S", magic=b"ustar  \0"))
+    text[482] = 1
+    maps = bytes(504) + b"\1" + bytes(7) + bytes(BLOCK)
+    yield "sparse text with a long map", Case(fix(text) + maps + b"T" * BLOCK + GOOD + END, ONLY_GOOD)
     old[482] = 1
     endless = fix(old) + (bytes(504) + b"\1" + bytes(7)) * 5000
     yield "endless sparse map", Case(endless + END, reason="cut|damaged|sparse")

@@ -321,7 +321,7 @@ def test_an_opus_over_the_limit_is_not_taken_for_a_whole_one(folder: Path, long_
 
 
 def test_a_busy_ffmpeg_ends_even_when_nobody_is_left_to_end_it(folder: Path) -> None:
-    limits = f'ulimit -t > "{folder.parent}/cpu"; ulimit -c >> "{folder.parent}/cpu"'
+    limits = f'ulimit -t > "{folder.parent}/cpu"; ulimit -Hc >> "{folder.parent}/cpu"'
     limited(folder, f"sleep 0.3; {limits}", timeout_seconds=7)
     assert (folder.parent / "cpu").read_text().split() == ["15", "0"]
     reason = limited(folder, "sleep 0.1; kill -XCPU $$", timeout_seconds=7)
