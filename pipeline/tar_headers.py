@@ -27,6 +27,7 @@ _KINDS = {
 _WITHOUT_DATA = {FOLDER, LINK, DEVICE, FIFO}  # whatever size they claim
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL, _OTHER_VOLUME = b"L", b"K", (b"x", b"X"), b"g", b"M"
 _OCTAL = re.compile(rb" *([0-7]+)(?:[ \0].*)?", re.DOTALL)
+_RECORD = re.compile(rb"([1-9][0-9]{0,7}) ([^=\n]+)=")
 _OF_ONE_MEMBER = re.compile(rb"path|size|GNU\.sparse\..*")  # PAX keywords that no global header may set
 
 
@@ -129,9 +130,9 @@ def _take(file: BinaryIO, offset: int, kind: bytes, length: int, ahead: _Extende
 
 def _records(body: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
     """Keyword and value of each PAX record: `{length} {keyword}={value}` and a newline."""
-    at, record = 0, re.compile(rb"([1-9][0-9]{0,7}) ([^=\n]+)=")
+    at, body = 0, body.rstrip(b"\0")  # some archivers count the padding
     while at < len(body):
-        found = record.match(body, at, at + 1024)
+        found = _RECORD.match(body, at, at + 1024)
         end = at + int(found[1]) if found else 0
         if not found or end > len(body) or end <= found.end() or body[end - 1 : end] != b"\n":
             raise BadArchive(f"a damaged PAX header near byte {offset + at}")

@@ -238,7 +238,7 @@ def extended() -> Iterator[tuple[str, Case]]:
             yield f"{kind!r} at the end", Case(GOOD + member(b"x", body, kind) + END, reason="no member follows")
     for body in (
         b"0 a=b\n", b"99 a=b\n", b"5 a=b\n", b"6 a=b", b"-6 a=b\n", b"6  a=b\n", b"7 =abc\n", b"a=b\n",
-        b"6 a=b\n\0", b"99999999999999999999999 a=b\n", b"06 a=b\n", b"6\ta=b\n", b"1 1 1 1 1 1 ", b"3 a",
+        b"6 a=b\n\0x", b"99999999999999999999999 a=b\n", b"06 a=b\n", b"6\ta=b\n", b"1 1 1 1 1 1 ", b"3 a",
     ):  # fmt: skip
         yield f"PAX {body!r}", Case(pax(body) + GOOD + END, reason="damaged PAX")
     two = member(b"L", b"a.mp3", b"L") + pax(record(b"path", b"b.mp3"))
@@ -246,6 +246,7 @@ def extended() -> Iterator[tuple[str, Case]]:
     yield "the same name twice", Case(two.replace(b"b.mp3", b"a.mp3") + GOOD + END, {"a.mp3": SOUND})
     yield "empty long name", Case(member(b"L", b"\0", b"L") + GOOD + END, reason="an empty name")
     yield "empty PAX name", Case(pax(record(b"path", b"")) + GOOD + END, ONLY_GOOD)
+    yield "padded PAX", Case(pax(record(b"path", b"p.mp3") + bytes(9)) + member(b"x") + END, {"p.mp3": SOUND})
     for key in (b"path", b"size", b"GNU.sparse.realsize"):
         yield f"global {key!r}", Case(pax(record(key, b"7"), b"g") + GOOD + END, reason="global PAX")
 
