@@ -116,9 +116,10 @@ def _take(file: BinaryIO, offset: int, kind: bytes, length: int, ahead: _Extende
         raise BadArchive(f"an extended header of {length} bytes: {MOST_HEADER_BYTES} are allowed")
     body = _read(file, offset, length)
     if kind == _LONG_NAME:
-        ahead.long_name = body.partition(b"\0")[0]
-        if not ahead.long_name:
-            raise BadArchive(f"an empty name in an extended header near byte {offset}")
+        # Other readers look for the zero byte at its end and not at its length, so both have to say the same.
+        ahead.long_name = _read(file, offset, _padded(length)).partition(b"\0")[0]
+        if not 0 < len(ahead.long_name) <= length:
+            raise BadArchive(f"an extended header near byte {offset} whose name is empty or does not end")
     elif kind == _GLOBAL:
         if any(_OF_ONE_MEMBER.fullmatch(keyword) for keyword, _ in _records(body, offset)):
             raise BadArchive(f"a global PAX header near byte {offset} gives every member the same name or size")
