@@ -7,6 +7,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _MOST_PAGE_BYTES = 65_307  # of an Ogg page
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_RUN = (126, 127)  # what prlimit and shells say of a program that cannot be run
 _STOPPED = 255  # ffmpeg's status after SIGTERM or SIGINT
 _MOST_WORDS = 2**16  # bytes of what ffmpeg says that are kept: a damaged file can make it say gigabytes
 _NO_MEMORY = re.compile(os.strerror(errno.ENOMEM) + "|(?i:out of memory|memory exhausted|MemoryError)")
@@ -143,8 +145,10 @@ class Converter:
         )
 
     def _run(self, files: list[tuple[Path, Path]], stop: Stop, seconds: float) -> None:
+        if shutil.which(self.program) is None:  # prlimit would say it in words of its own
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.program)
         process = subprocess.Popen(
-            self._command(files),
+            [*self._limits(), *self._command(files)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -156,8 +160,7 @@ class Converter:
         with process:
             listening.start()
             try:
-                self._limit(process.pid)
-                _wait(process, stop, seconds)
+                _wait(process, listening, stop, seconds)
             except BaseException:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -169,28 +172,31 @@ class Converter:
             messages = messages.replace(f"file:{source}", "it").replace(f"file:{part}", "its Opus")
         self._judge(process.returncode, messages)
 
-    def _limit(self, pid: int) -> None:
-        """Have the kernel hold a process to its limits, also when this worker is gone.
+    def _limits(self) -> list[str]:
+        """The command in front of ffmpeg that has the kernel hold it to its limits, also when this worker is gone.
 
         Data rather than address space: that is what it writes to, not what it has mapped. Of CPU time twice the
         longest time, for its two busy threads. Its output ends a little beyond what ffmpeg itself keeps to.
         """
         limits = {
-            resource.RLIMIT_DATA: self.memory_mb * 2**20,
-            resource.RLIMIT_CPU: 2 * self.timeout_seconds + 1,
-            resource.RLIMIT_FSIZE: (self.opus_mb + 1) * 2**20,
-            resource.RLIMIT_CORE: 0,
+            "data": (resource.RLIMIT_DATA, self.memory_mb * 2**20),
+            "cpu": (resource.RLIMIT_CPU, 2 * self.timeout_seconds + 1),
+            "fsize": (resource.RLIMIT_FSIZE, (self.opus_mb + 1) * 2**20),
+            "core": (resource.RLIMIT_CORE, 0),
         }
-        for kind, limit in limits.items():
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
-                hard = resource.prlimit(pid, kind)[1]
-                lower = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-                resource.prlimit(pid, kind, (lower, lower))
+        ours = {name: resource.getrlimit(kind)[1] for name, (kind, _) in limits.items()}
+        lowest = {
+            name: limit if ours[name] == resource.RLIM_INFINITY else min(limit, ours[name])
+            for name, (_, limit) in limits.items()
+        }
+        return ["prlimit", *(f"--{name}={limit}" for name, limit in lowest.items()), "--"]
 
     def _judge(self, status: int, messages: str) -> None:
         """Raise what ffmpeg's end means; nothing where all is well."""
         if status == 0:
             return
+        if status in _NOT_RUN:
+            raise OSError(errno.ENOEXEC, messages.strip() or f"status {status}", self.program)
         if status == -signal.SIGXFSZ:
             raise self._too_large()
         if status == -signal.SIGXCPU:
@@ -205,18 +211,17 @@ class Converter:
         return UnreadableAudio(f"its Opus would be over {self.opus_mb} MB (OPUS_MAX_MB)")
 
 
-def _wait(process: subprocess.Popen[bytes], stop: Stop, seconds: float) -> None:
+def _wait(process: subprocess.Popen[bytes], listening: threading.Thread, stop: Stop, seconds: float) -> None:
     for waited in range(math.ceil(seconds * 2)):
-        try:
-            process.wait(0.5)
-            return
-        except subprocess.TimeoutExpired:
-            if stop.is_set():
-                raise Stopping from None
-            if waited + 1 >= seconds * 2:
-                raise UnreadableAudio(
-                    f"ffmpeg was not done after {seconds:g} s (FFMPEG_TIMEOUT_SECONDS)"
-                ) from None
+        listening.join(0.5)  # it ends with ffmpeg, and at once
+        if not listening.is_alive():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+                return
+        if stop.is_set():
+            raise Stopping
+        if waited + 1 >= seconds * 2:
+            raise UnreadableAudio(f"ffmpeg was not done after {seconds:g} s (FFMPEG_TIMEOUT_SECONDS)")
 
 
 def _keep_the_start(pipe: BinaryIO, said: bytearray) -> None:

@@ -20,9 +20,9 @@ from pipeline import scratch
 from pipeline.tar_headers import BLOCK, BadArchive, is_plain
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd
 
 _WINDOW_BITS = 27  # of zstd --long; xz -9 needs 26
 _XZ_BYTES = 2**_WINDOW_BITS + 2**20

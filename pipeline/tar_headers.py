@@ -27,6 +27,7 @@ _KINDS = {
 _WITHOUT_DATA = {FOLDER, LINK, DEVICE, FIFO}  # whatever size they claim
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL, _OTHER_VOLUME = b"L", b"K", (b"x", b"X"), b"g", b"M"
 _OCTAL = re.compile(rb" *([0-7]+)(?:[ \0].*)?", re.DOTALL)
+_RECORD = re.compile(rb"([1-9][0-9]{0,7}) ([^=\n]+)=")
 _OF_ONE_MEMBER = re.compile(rb"path|size|GNU\.sparse\..*")  # PAX keywords that no global header may set
 
 
@@ -115,9 +116,10 @@ def _take(file: BinaryIO, offset: int, kind: bytes, length: int, ahead: _Extende
         raise BadArchive(f"an extended header of {length} bytes: {MOST_HEADER_BYTES} are allowed")
     body = _read(file, offset, length)
     if kind == _LONG_NAME:
-        ahead.long_name = body.partition(b"\0")[0]
-        if not ahead.long_name:
-            raise BadArchive(f"an empty name in an extended header near byte {offset}")
+        # Other readers look for the zero byte at its end and not at its length, so both have to say the same.
+        ahead.long_name = _read(file, offset, _padded(length)).partition(b"\0")[0]
+        if not 0 < len(ahead.long_name) <= length:
+            raise BadArchive(f"an extended header near byte {offset} whose name is empty or does not end")
     elif kind == _GLOBAL:
         if any(_OF_ONE_MEMBER.fullmatch(keyword) for keyword, _ in _records(body, offset)):
             raise BadArchive(f"a global PAX header near byte {offset} gives every member the same name or size")
@@ -129,9 +131,9 @@ def _take(file: BinaryIO, offset: int, kind: bytes, length: int, ahead: _Extende
 
 def _records(body: bytes, offset: int) -> Iterator[tuple[bytes, bytes]]:
     """Keyword and value of each PAX record: `{length} {keyword}={value}` and a newline."""
-    at, record = 0, re.compile(rb"([1-9][0-9]{0,7}) ([^=\n]+)=")
+    at, body = 0, body.rstrip(b"\0")  # some archivers count the padding
     while at < len(body):
-        found = record.match(body, at, at + 1024)
+        found = _RECORD.match(body, at, at + 1024)
         end = at + int(found[1]) if found else 0
         if not found or end > len(body) or end <= found.end() or body[end - 1 : end] != b"\n":
             raise BadArchive(f"a damaged PAX header near byte {offset + at}")

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backports import zstd
-
 from pipeline import archive, compression
+from pipeline.compression import zstd
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -238,14 +237,23 @@ def extended() -> Iterator[tuple[str, Case]]:
             yield f"{kind!r} at the end", Case(GOOD + member(b"x", body, kind) + END, reason="no member follows")
     for body in (
         b"0 a=b\n", b"99 a=b\n", b"5 a=b\n", b"6 a=b", b"-6 a=b\n", b"6  a=b\n", b"7 =abc\n", b"a=b\n",
-        b"6 a=b\n\0", b"99999999999999999999999 a=b\n", b"06 a=b\n", b"6\ta=b\n", b"1 1 1 1 1 1 ", b"3 a",
+        b"6 a=b\n\0x", b"99999999999999999999999 a=b\n", b"06 a=b\n", b"6\ta=b\n", b"1 1 1 1 1 1 ", b"3 a",
     ):  # fmt: skip
         yield f"PAX {body!r}", Case(pax(body) + GOOD + END, reason="damaged PAX")
     two = member(b"L", b"a.mp3", b"L") + pax(record(b"path", b"b.mp3"))
     yield "two names", Case(two + GOOD + END, reason="two names")
     yield "the same name twice", Case(two.replace(b"b.mp3", b"a.mp3") + GOOD + END, {"a.mp3": SOUND})
-    yield "empty long name", Case(member(b"L", b"\0", b"L") + GOOD + END, reason="an empty name")
+    yield "empty long name", Case(member(b"L", b"\0", b"L") + GOOD + END, reason="is empty or does not end")
+    endless = header(b"L", 9, b"L") + b"n" * BLOCK
+    yield "long name that does not end", Case(endless + GOOD + END, reason="does not end")
+    yield (
+        "long name without a zero byte",
+        Case(member(b"L", b"n.mp3", b"L") + member(b"x") + END, {"n.mp3": SOUND}),
+    )
+    block = b"n" * 508 + b".mp3"
+    yield "long name of a block", Case(member(b"L", block, b"L") + member(b"x") + END, {block.decode(): SOUND})
     yield "empty PAX name", Case(pax(record(b"path", b"")) + GOOD + END, ONLY_GOOD)
+    yield "padded PAX", Case(pax(record(b"path", b"p.mp3") + bytes(9)) + member(b"x") + END, {"p.mp3": SOUND})
     for key in (b"path", b"size", b"GNU.sparse.realsize"):
         yield f"global {key!r}", Case(pax(record(key, b"7"), b"g") + GOOD + END, reason="global PAX")
 

@@ -426,6 +426,13 @@ def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> Non
         Converter("no-such-ffmpeg").to_opus(CALL, folder / "out.opus", NEVER)
 
 
+def test_a_program_that_cannot_run_is_not_the_files_fault(folder: Path) -> None:
+    (folder.parent / "ffmpeg").write_bytes(b"\x7fELF of another machine")
+    (folder.parent / "ffmpeg").chmod(0o755)
+    with pytest.raises(OSError, match="ffmpeg"):
+        Converter(str(folder.parent / "ffmpeg")).to_opus(CALL, folder / "out.opus", NEVER)
+
+
 def test_no_child_survives_a_conversion(folder: Path) -> None:
     before = children()
     REAL.to_opus(CALL, folder / "out.opus", NEVER)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from pipeline import archive, compression
 from pipeline.archive import BadArchive
+from pipeline.compression import zstd
 from pipeline.errors import away
 from tests import hostile
 from tests.fleet import PROJECT

@@ -1,5 +1,6 @@
 """SIGKILL and SIGTERM of each worker before and after each of its steps: nothing is lost, nothing doubled."""
 
+import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -39,6 +40,8 @@ TRANSFER = [
     "pipeline.copying:Copy._scp after 1",
     "pipeline.copying:Copy.run after 1",
     "pipeline.checksum:sha256 after 1",
+    "pipeline.compression:_decompress after 1",
+    "pipeline.compression:make_plain after 1",
     "pipeline.archive:index after 1",
     "s3_utils:upload_archive before 1",
     "s3_utils:upload_archive after 1",
@@ -53,6 +56,8 @@ UNPACK = [
     "pipeline.job_queue:JobQueue.claim after 1",
     "pipeline.batches:Batches.adopt after 1",
     "s3_utils:download_archive after 1",
+    "pipeline.compression:_decompress after 1",
+    "pipeline.compression:make_plain after 1",
     "pipeline.archive:index after 1",
     "pipeline.database:Database.open_batch after 1",
     "pipeline.batches:Batches.open after 1",
@@ -83,6 +88,14 @@ GPU = [
     "pipeline.database:Database.finish_batch after 1",
     "pipeline.batches:Batches.close after 1",
 ]
+
+
+def make_archive(path: Path, point: str) -> Path:
+    """A plain archive, or a compressed one for a step that only such a one has."""
+    make_tar(path, FILES)
+    if "compression" in point:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    return path
 
 
 def strike(fleet: Fleet, role: str, point: str, signal: str, done: Callable[[], object]) -> None:
@@ -122,7 +135,7 @@ def assert_clean_end(worker: Child) -> None:
 @pytest.mark.parametrize("point", TRANSFER)
 def test_it_transfers_once_whatever_step_it_dies_at(fleet: Fleet, redis: Any, point: str, signal: str) -> None:
     fleet.changes = {"EC2_AFTER_UPLOAD": "delete"}
-    tars = [make_tar(fleet.ssh.folder / f"{day}.tar", FILES) for day in ("monday", "tuesday", "friday")]
+    tars = [make_archive(fleet.ssh.folder / f"{day}.tar", point) for day in ("monday", "tuesday", "friday")]
     Path(f"{tars[0]}.sha256").write_text(hashlib.sha256(tars[0].read_bytes()).hexdigest())
     assert fleet.control("enqueue", *map(str, tars)).returncode == 0
 
@@ -144,7 +157,7 @@ def test_it_transfers_once_whatever_step_it_dies_at(fleet: Fleet, redis: Any, po
 def test_it_unpacks_once_whatever_step_it_dies_at(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, signal: str
 ) -> None:
-    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", FILES))
+    upload(fleet, monkeypatch, make_archive(tmp_path / "monday.tar", point))
     redis.rpush("queue:unpack", unpack_job(file_count=len(FILES)))
     strike(fleet, "unpack", point, signal, lambda: is_idle(redis, "queue:unpack"))
     jobs = [json.loads(payload) for payload in redis.lrange("queue:transcribe", 0, -1)]
