@@ -1,6 +1,7 @@
 """pipeline/conversions.py: an archive's files to Opus, small ones together, each given when it is ready."""
 
 import contextlib
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,35 @@ def test_scratch_holds_few_sources_at_a_time(tmp_path: Path) -> None:
     for _ in make(tmp_path / "out", REAL, jobs=1).of(path, members_of(path)):
         most = max(most, len(list((tmp_path / "out").glob("*.source"))))
     assert most <= TOGETHER
+
+
+def test_who_reads_no_further_waits_for_no_disk(tmp_path: Path) -> None:
+    """The batch went to another host while this one's disk is full: its conversions end all the same."""
+    path = make_tar(tmp_path / "a.tar", dict.fromkeys(names(3), SILENCE))
+    waiting = threading.Event()
+
+    class Full(Converter):
+        def _run(self, files: list[tuple[Path, Path]], *rest: Any) -> None:
+            if files[0][0].stem != "call00":
+                raise OSError(errno.ENOSPC, "full")
+            super()._run(files, *rest)
+
+    def outlast(step: Any, *args: Any) -> Any:
+        while True:
+            try:
+                return step(*args)
+            except OSError:
+                waiting.set()
+
+    (tmp_path / "out").mkdir()
+    converted = Conversions(tmp_path / "out", Full(ffmpeg_program()), 1, outlast, threading.Event())
+    outcomes = converted.of(path, members_of(path))
+    next(outcomes)
+    assert waiting.wait(10)
+    closer = threading.Thread(target=outcomes.close)
+    closer.start()
+    closer.join(20)
+    assert not closer.is_alive()
 
 
 @pytest.mark.parametrize("ending", ["stop", "close"])

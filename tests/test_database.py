@@ -316,6 +316,30 @@ def test_a_silent_server_is_away_and_signals_are_heard(monkeypatch: pytest.Monke
     assert heard == [signal.SIGUSR1]
 
 
+def test_the_next_host_is_tried_where_the_first_is_silent(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.database._Connection.answer_seconds", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{fleet.postgres.port}"
+        database = Database(fleet.postgres.url.replace(f"127.0.0.1:{fleet.postgres.port}", hosts))
+        assert database.start_file(BATCH, "a.mp3").status == "processing"
+    database.close()
+
+
+def test_the_server_gives_up_before_we_do(database: Database) -> None:
+    with database._transaction() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        assert cursor.fetchone() == ("25s",)
+
+
+def test_where_no_connection_comes_free_postgresql_is_away(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.database.ANSWER_SECONDS", 0.2)
+    database = Database(fleet.postgres.url, connections=1)
+    with database._transaction(), pytest.raises(psycopg2.OperationalError, match="came free") as caught:
+        database.start_file(BATCH, "a.mp3")
+    assert away(caught.value) == "PostgreSQL"
+    database.close()
+
+
 def test_a_server_that_falls_silent_is_away(fleet: Fleet, database: Database) -> None:
     with pytest.raises(psycopg2.OperationalError, match="no answer"), database._transaction(0.5) as cursor:
         cursor.execute("SELECT pg_sleep(20)")

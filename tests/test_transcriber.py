@@ -20,6 +20,7 @@ from pipeline.transcript import Label, Transcript
 from pipeline.whisper import MODEL_FILES, Options, Whisper, model_problem
 from pipeline.windows import Recording, Window
 from tests import random_whisper
+from tests.child import wait_until
 from tests.fleet import MODELS, PROJECT, ffmpeg_program
 
 SAMPLES = PROJECT / "tests" / "samples"
@@ -413,6 +414,20 @@ def test_closing_delivers_what_is_on_the_device_and_drops_the_rest(
         assert not closer.is_alive()
     assert [result.text for result in results.values()] == [WORDS[SPOKEN[key]] for key in results]
     assert len(results) == 1
+
+
+def test_closing_does_not_wait_for_hours_of_silence(whisper: Whisper, tmp_path: Path) -> None:
+    """There is no window at which the end would be noticed."""
+    silence = make(tmp_path / "silence.wav", "anullsrc=r=16000:cl=mono", "-t", "10800")
+    results: list[Any] = []
+    running = engine(whisper, lambda *result: results.append(result))
+    with running:
+        running.submit("silence", silence)
+        wait_until(lambda: running._preparing == 1, "its begin", 10)
+        begun = time.monotonic()
+        running.close()
+    assert time.monotonic() - begun < 5  # all of it takes half a minute
+    assert results == []
 
 
 def test_waiting_for_the_engine_ends_when_the_worker_is_to_stop(whisper: Whisper, opus: dict[str, Path]) -> None:

@@ -552,6 +552,11 @@ def told(listener: Any) -> list[str]:
             return messages
 
 
+def test_systemd_is_told_of_any_path(worker: Worker, systemd: Any) -> None:
+    worker.doing("copying half \ud800.tar")
+    assert told(systemd) == ["STATUS=copying half ?.tar"]
+
+
 def test_it_tells_systemd_how_it_is(fleet: Fleet, systemd: Any) -> None:
     worker = make(fleet, limits=Limits(heartbeat=1))
     worker.queue.add({"n": 1})
