@@ -20,6 +20,7 @@ SCHEMA = Path(__file__).parent.parent / "schema"
 _SQL = Path(__file__).parent / "sql"
 CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most
 ANSWER_SECONDS, CONNECT_SECONDS = 30.0, 10.0  # the longest wait for the server
+STATEMENT_SECONDS = 25  # after which the server gives up: before we do, or its backends pile up
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 _REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted")
 _LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
@@ -106,8 +107,8 @@ class Database:
             keepalives_idle=30, keepalives_interval=10, keepalives_count=3,
             **{name: value for name, value in where.items() if value},
         )  # fmt: skip
-        with connection.cursor() as cursor:  # the server is to give up before we do, or its backends pile up
-            cursor.execute("SET statement_timeout = %s", (int(1000 * (ANSWER_SECONDS - 5)),))
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = %s", (1000 * STATEMENT_SECONDS,))
         connection.commit()
         return connection
 

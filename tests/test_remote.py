@@ -435,30 +435,19 @@ def test_a_host_that_never_says_who_it_is_is_an_outage(tmp_path: Path) -> None:
 
 
 def test_look_lists_archives_only(host: RemoteHost, there: Path) -> None:
-    for name in ("a.tar", "b b.tar", "new\nline.tar", "1 2 3.tar", "\udcff.tar"):
+    compressed = ("a.tgz", "a.tar.gz", "a.tar.bz2", "a.tar.xz", "a.tar.zst")
+    archives = ("a.tar", "b b.tar", "new\nline.tar", "1 2 3.tar", "\udcff.tar", *compressed)
+    for name in archives:
         put(there / name, b"1234")
-    for name in (
-        ".hidden.tar",
-        "a.tar.part",
-        "a.tar.sha256",
-        "a.tar.gz.sha256",
-        "a.zip",
-        "tar",
-        "x.TAR.gz",
-        ".tar",
-    ):
+    others = (".hidden.tar", "a.tar.part", "a.tar.sha256", "a.tgz.sha256", "a.zip", "tar", "x.TAR.gz", ".tar")
+    for name in others:
         put(there / name)
     (there / "folder.tar").mkdir()
     put(there / "folder.tar" / "inner.tar")
     os.mkfifo(there / "fifo.tar")
     (there / "dangling.tar").symlink_to("nothing")
     (there / "link.tar").symlink_to("a.tar")
-    compressed = ("a.tgz", "a.tar.gz", "a.tar.bz2", "a.tar.xz", "a.tar.zst")
-    for name in compressed:
-        put(there / name)
-    expected = {
-        str(there / name) for name in (*compressed, "a.tar", "b b.tar", "new\nline.tar", "1 2 3.tar", "\udcff.tar")
-    }
+    expected = {str(there / name) for name in archives}
     files = host.look(str(there))
     assert set(files) == expected | {str(there / "link.tar")}
     assert set(files.values()) == {FileState(4, 1_700_000_000)}
