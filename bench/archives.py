@@ -8,6 +8,7 @@ unpack   the real unpack worker (download, index, conversion, queueing) beside `
          options on the MP3s already extracted; short files of 2 to 7 s, and long ones of 10 minutes
 files    the cost of a file in archives of 100 to 20,000 files
 s3       upload_archive and download_archive (with their SHA-256) beside the AWS CLI and rclone, on OpenStack Swift
+transfer the real transfer worker beside scp, then the AWS CLI, archive after archive; `--mb` in all
 
 A ratio is the peer's time divided by ours in the same round; over 1 is faster. The tables give the median round.
 """
@@ -33,7 +34,7 @@ from bench import corpus, report
 from pipeline.database import Database
 from tests.fleet import PROJECT, Fleet, ffmpeg_program
 from tests.recordings import SHORT, sample
-from tests.servers import SwiftS3
+from tests.servers import Sshd, SwiftS3
 
 RESULTS = PROJECT / "bench" / "results"
 CORES = len(os.sched_getaffinity(0))
@@ -45,7 +46,7 @@ def arguments() -> argparse.Namespace:
         prog="bench/archives", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("parts", nargs="*", help="unpack, files, s3 (default: all)")
+    add("parts", nargs="*", help="unpack, files, s3, transfer (default: all)")
     add("--short", type=int, default=1000, help="short files (default: %(default)s)")
     add("--long", type=int, default=4, help="long files (default: %(default)s)")
     add("--mb", type=int, default=300, help="size of the file for S3 (default: %(default)s)")
@@ -197,6 +198,64 @@ def say(kind: str, results: list[dict[str, float]]) -> None:
     print(f"{kind}: {seconds}", file=sys.stderr)
 
 
+# --- EC2 to S3 ---------------------------------------------------------------------------------------------
+
+
+def transfer(given: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """The transfer worker beside scp and the AWS CLI, one after the other, with the same sshd and Swift."""
+    count, size = 12, given.mb * 10**6 // 12
+    yield f"| {count} archives of {size // 10**6} MB | seconds | ratio |"
+    yield "|---|---|---|"
+    fleet = Fleet(fresh(folder))
+    fleet.ssh = Sshd(fresh(folder))  # type: ignore[assignment]
+    fleet.s3 = SwiftS3(fresh(folder), PROJECT / ".venv-swift" / "bin")  # type: ignore[assignment]
+    rounds = []
+    with fleet:
+        there = fleet.ssh.folder
+        tars = [write_tar(there / f"{number}.tar", {"a.mp3": os.urandom(size)}) for number in range(count)]
+        for number in range(given.rounds):
+            before = halves(fleet, tars, fresh(folder)) if number % 2 else None
+            mine = transferred(fleet, tars)
+            rounds.append((mine, *(before or halves(fleet, tars, fresh(folder)))))
+            print(f"transfer: {rounds[-1]}", file=sys.stderr)
+    ours, copies, uploads = (statistics.median(one[part] for one in rounds) for part in range(3))
+    slower = statistics.median(one[0] / max(one[1:]) for one in rounds)
+    ratio = statistics.median(sum(one[1:]) / one[0] for one in rounds)
+    yield f"| transfer worker | {ours:.1f} | {slower:.2f} of the slower half |"
+    yield f"| scp, then the AWS CLI: {copies:.1f} and {uploads:.1f} | {copies + uploads:.1f} | {ratio:.2f} |"
+
+
+def transferred(fleet: Fleet, tars: list[Path]) -> float:
+    """The worker's time from the jobs to the last archive queued to be unpacked."""
+    with redis.Redis.from_url(fleet.valkey.url) as client:
+        client.flushall()
+        worker = fleet.worker("transfer")
+        _until(lambda: "ready" in worker.log.read_text(), worker.require_running)
+        start = time.perf_counter()
+        fleet.control("enqueue", *map(str, tars))
+        _until(lambda: client.llen("queue:unpack") == len(tars), worker.require_running)
+        wall = time.perf_counter() - start
+    fleet.stop_workers()
+    worker.log.unlink()
+    return wall
+
+
+def halves(fleet: Fleet, tars: list[Path], folder: Path) -> tuple[float, float]:
+    """The times of scp and of the AWS CLI for all archives."""
+    ssh, copies, uploads = fleet.ssh, 0.0, 0.0
+    options = ["-o", f"UserKnownHostsFile={ssh.known_hosts}", "-o", "BatchMode=yes", "-i", str(ssh.key_file)]
+    environment = s3_environment(fleet.s3.endpoint, fleet.s3.access_key, fleet.s3.secret_key)
+    for tar in tars:
+        local = folder / tar.name
+        scp = ["scp", "-q", "-P", str(ssh.port), *options, f"{ssh.user}@{ssh.host}:{tar}", str(local)]
+        copies += timed(scp, environment)
+        uploads += timed(
+            [*aws(fleet.s3.endpoint), str(local), f"s3://{fleet.bucket}/peer/{tar.name}"], environment
+        )
+        local.unlink()
+    return copies, uploads
+
+
 # --- S3 ----------------------------------------------------------------------------------------------------
 
 OURS = """
@@ -242,16 +301,7 @@ def speed(megabytes: int, seconds: float) -> str:
 
 def commands(swift: SwiftS3, path: Path, folder: Path, way: str) -> dict[str, tuple[list[str], dict[str, str]]]:
     """What each program is started with, and its environment."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"},  # rclone trips over it
-        "S3_ENDPOINT": swift.endpoint, "S3_ACCESS_KEY": swift.access_key, "S3_SECRET_KEY": swift.secret_key,
-        "S3_BUCKET": "bench", "AWS_ACCESS_KEY_ID": swift.access_key, "AWS_SECRET_ACCESS_KEY": swift.secret_key,
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "RCLONE_CONFIG_S_TYPE": "s3", "RCLONE_CONFIG_S_PROVIDER": "Other",
-        "RCLONE_CONFIG_S_ENDPOINT": swift.endpoint,
-        "RCLONE_CONFIG_S_ACCESS_KEY_ID": swift.access_key, "RCLONE_CONFIG_S_SECRET_ACCESS_KEY": swift.secret_key,
-        "RCLONE_CONFIG": "/dev/null",
-    }  # fmt: skip
+    environment = s3_environment(swift.endpoint, swift.access_key, swift.secret_key)
     remote = "archives/20250622-143052.tar"
     local = str(path) if way == "up" else str(folder / "down.tar")
     aws_pair = [local, f"s3://bench/{remote}"]
@@ -259,16 +309,33 @@ def commands(swift: SwiftS3, path: Path, folder: Path, way: str) -> dict[str, tu
     if way == "down":
         aws_pair.reverse()
         rclone_pair.reverse()
-    aws = [str(PROJECT / ".venv-awscli" / "bin" / "aws"), "--endpoint-url", swift.endpoint, "s3", "cp", "--quiet"]
     found = {
         "ours": ([sys.executable, "-c", OURS, way, str(path), str(folder / "scratch")], environment),
-        "aws": ([*aws, *aws_pair], environment),
+        "aws": ([*aws(swift.endpoint), *aws_pair], environment),
     }
     if rclone := shutil.which("rclone"):
         found["rclone"] = ([rclone, "copyto", "--ignore-times", *rclone_pair], environment)
     else:
         raise SystemExit("rclone is needed (Debian, Ubuntu: apt install rclone)")
     return found
+
+
+def s3_environment(endpoint: str, access_key: str, secret_key: str) -> dict[str, str]:
+    """What tells all the programs where S3 is."""
+    return {
+        **{name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"},  # rclone trips over it
+        "S3_ENDPOINT": endpoint, "S3_ACCESS_KEY": access_key, "S3_SECRET_KEY": secret_key, "S3_BUCKET": "bench",
+        "AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key, "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "RCLONE_CONFIG_S_TYPE": "s3", "RCLONE_CONFIG_S_PROVIDER": "Other", "RCLONE_CONFIG_S_ENDPOINT": endpoint,
+        "RCLONE_CONFIG_S_ACCESS_KEY_ID": access_key, "RCLONE_CONFIG_S_SECRET_ACCESS_KEY": secret_key,
+        "RCLONE_CONFIG": "/dev/null",
+    }  # fmt: skip
+
+
+def aws(endpoint: str) -> list[str]:
+    """The AWS CLI's copy."""
+    return [str(PROJECT / ".venv-awscli" / "bin" / "aws"), "--endpoint-url", endpoint, "s3", "cp", "--quiet"]
 
 
 def timed(command: list[str], environment: dict[str, str]) -> float:
@@ -281,6 +348,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[str]]] = {
     "unpack": unpack,
     "files": files,
     "s3": s3,
+    "transfer": transfer,
 }
 
 
