@@ -5,10 +5,9 @@ the last file of a batch, its scratch goes.
 Each may be repeated, so a job that is delivered again goes through them again and shows once.
 """
 
-import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,7 @@ class Listener:
             return True
 
         self.worker.ready_for_more = is_sound
-        with self.keepers, engine, self.stopping_on_failure():
+        with self.keepers, engine, self.worker.stopping_on_failure():
             for job in self.worker.jobs():
                 if job.attempts > 1 and any(other is not job for other in self.worker.queue.in_hand):
                     self.worker.outlast(self.worker.queue.keep, job)  # uncounted; claimed again in a moment
@@ -85,15 +84,6 @@ class Listener:
                     self.say_what_is_in_work()
                 if job.attempts > 1:  # its last delivery ended badly: its neighbours must not suffer for it
                     self.wait_until_idle(is_sound)
-
-    @contextlib.contextmanager
-    def stopping_on_failure(self) -> Iterator[None]:
-        """Where the work ends with an error, what waits for a service ends too: the process must not."""
-        try:
-            yield
-        except BaseException:
-            self.worker.stop.set()
-            raise
 
     def wait_until_idle(self, is_sound: Callable[[], bool]) -> None:
         """Wait until no job is in hand."""

@@ -7,12 +7,10 @@ EC2_WATCH_SECONDS set, the worker also lists EC2_REMOTE_DIR and queues each file
 One archive is copied at a time, while TRANSFER_AHEAD of those before it go up.
 """
 
-import contextlib
 import datetime
 import logging
 import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +74,7 @@ class Transferrer:
     def work(self) -> None:
         """Copy archive after archive until the worker is to stop; on the way out, the uploads end too."""
         try:
-            with self.uploaders, self.stopping_uploads():
+            with self.uploaders, self.worker.stopping_on_failure():
                 self.copy_all()
         finally:
             if self.failure is not None:
@@ -97,15 +95,6 @@ class Transferrer:
                 self.uploaders.submit(self.upload, arrived).add_done_callback(self.ended)
             # its last delivery ended badly: its neighbours must not suffer for it
             self.wait_for_uploads(0 if job.attempts > 1 else config.TRANSFER_AHEAD)
-
-    @contextlib.contextmanager
-    def stopping_uploads(self) -> Iterator[None]:
-        """Where the copies end with an error, the uploads end too: the process must not wait for them."""
-        try:
-            yield
-        except BaseException:
-            self.worker.stop.set()
-            raise
 
     def ended(self, outcome: Future[None]) -> None:
         """After an upload: what nobody foresaw ends the process, also while it copies for hours."""

@@ -291,6 +291,16 @@ class Worker:
                 log.exception("attempt %d of %s failed, next in %d s", job.attempts, job.shown, delay)
                 self._unless_stopping(self.queue.retry, job, delay)
 
+    @contextlib.contextmanager
+    def stopping_on_failure(self) -> Iterator[None]:
+        """Around the main thread's work: where it ends with an error, other threads do not wait for a service on,
+        and the process does not wait for them."""
+        try:
+            yield
+        except BaseException:
+            self.stop.set()
+            raise
+
     def _give_up(self, job: Job, reason: str) -> None:
         log.error("gave up %s: %s", job.shown, reason)
         try:
