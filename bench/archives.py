@@ -359,7 +359,8 @@ def main() -> int:
         for part in given.parts or PARTS:
             folder = Path(temporary, part)
             folder.mkdir()
-            lines = [f"On {CORES} cores of {report.processor()}, median of {given.rounds} rounds:", ""]
+            runs = "one run" if part == "files" else f"median of {given.rounds} rounds"
+            lines = [f"On {CORES} cores of {report.processor()}, {runs}:", ""]
             lines += list(PARTS[part](given, folder))
             RESULTS.mkdir(parents=True, exist_ok=True)
             (RESULTS / f"archives-{part}.md").write_text("\n".join([*lines, ""]))
