@@ -65,6 +65,10 @@ def problem(make: Callable[[], object]) -> str:
         (RuntimeError("cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED"), False, True),
         (RuntimeError("cuDNN failed with status CUDNN_STATUS_EXECUTION_FAILED"), False, True),
         (RuntimeError("CUDA driver version is insufficient for CUDA runtime version"), False, True),
+        (RuntimeError("CUDA failed with error unspecified launch failure"), False, True),
+        (RuntimeError("cuBLAS failed with status CUBLAS_STATUS_INTERNAL_ERROR"), False, True),
+        (RuntimeError("Library libcublas.so.12 is not found"), False, False),
+        (ValueError("out of memory"), False, False),
         # onnxruntime
         (NATIVE.Fail(FULL), True, False),
         (NATIVE.Fail(NO_ROOM), True, False),

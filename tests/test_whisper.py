@@ -10,7 +10,6 @@ from faster_whisper import BatchedInferencePipeline
 
 from pipeline import whisper as module
 from pipeline.audio import SAMPLE_RATE, Converter
-from pipeline.device import is_broken, is_out_of_memory
 from pipeline.whisper import Options, Whisper, _Try, split_at_timestamps
 from pipeline.windows import Recording, Window
 from tests import random_whisper
@@ -260,21 +259,6 @@ def test_scores_are_faster_whispers(speech: list[Window]) -> None:
 
 
 # --- the device --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "out_of_memory", "broken"),
-    [
-        (RuntimeError("CUDA failed with error out of memory"), True, False),
-        (RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"), True, False),
-        (RuntimeError("CUDA failed with error unspecified launch failure"), False, True),
-        (RuntimeError("cuBLAS failed with status CUBLAS_STATUS_INTERNAL_ERROR"), False, True),
-        (RuntimeError("Library libcublas.so.12 is not found"), False, False),
-        (ValueError("out of memory"), False, False),
-    ],
-)
-def test_it_tells_a_full_device_from_a_broken_one(error: Exception, out_of_memory: bool, broken: bool) -> None:
-    assert (is_out_of_memory(error), is_broken(error)) == (out_of_memory, broken)
 
 
 @pytest.mark.parametrize(("room", "size"), [(8, 8), (9, 8), (16, 16), (100, 64), (1000, 128)])
