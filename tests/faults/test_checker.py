@@ -1,7 +1,5 @@
 """tests/faults/checker.py: each kind of loss is planted, and seen as exactly that."""
 
-
-
 from tests.faults.checker import Archive, File, check, is_quiet, make_archive
 from tests.fleet import Fleet
 from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN
