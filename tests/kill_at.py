@@ -3,7 +3,7 @@
     python tests/kill_at.py pipeline.batches:Batches.push before 2 KILL unpack_worker.py
 
 The named function is wrapped before the script runs, so the product needs no hooks: before its second
-call the signal is sent, or after its second call that has returned. The log then says "signal sent".
+call the signal is sent, or after its second call that has ended. The log then says "signal sent".
 Instead of a number, a text: the first call with it in one of its arguments. Instead of a signal: CUDA raises what
 CTranslate2 does when the GPU has failed, BROKEN what `pipeline.device` makes of it, LOST that EC2 is away.
 Before a context manager is before its block is entered, after it when the block has been left.
@@ -43,17 +43,20 @@ def wrap(point: str, before: Hit, after: Hit) -> None:
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
         before(args)
-        result = function(*args, **kwargs)
-        after(args)
-        return result
+        try:
+            return function(*args, **kwargs)
+        finally:
+            after(args)
 
     @functools.wraps(function)
     @contextlib.contextmanager
     def entered(*args: Any, **kwargs: Any) -> Iterator[Any]:
         before(args)
-        with function(*args, **kwargs) as value:
-            yield value
-        after(args)
+        try:
+            with function(*args, **kwargs) as value:
+                yield value
+        finally:
+            after(args)
 
     is_context = inspect.isgeneratorfunction(getattr(function, "__wrapped__", None))
     wrapped = entered if is_context else called

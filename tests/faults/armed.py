@@ -3,8 +3,8 @@
     MARKS=FILE python tests/faults/armed.py unpack_worker.py pipeline.batches:Batches.push after 2 KILL
 
 What follows the script is as for tests/kill_at.py, and may be repeated. Each mark is a line: seconds on the
-system's monotonic clock, process id, and `hit` (a fault strikes) or `ack` (a job was acknowledged, a sign of
-progress).
+system's monotonic clock, process id, and `ready` (the worker has started), `hit` (a fault strikes) or `ack` (a job
+was acknowledged, a sign of progress).
 With EFFECTS=FILE every side effect of the worker is noted too (tests/faults/effects.py).
 """
 
@@ -56,6 +56,7 @@ def main() -> None:
             os.write(marks, f"{time.monotonic():.3f} {os.getpid()} {what}\n".encode())  # one write is whole
 
         note_acknowledgements(mark)
+        kill_at.wrap("pipeline.worker:Worker._enter", bool, lambda _: mark("ready"))
         kill_at.on_hit = lambda: mark("hit")
     if "EFFECTS" in os.environ:
         effects.note(Path(script).stem.removesuffix("_worker"), Path(os.environ["EFFECTS"]))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.child import Child
+from tests.child import Child, descendants
 from tests.faults import stream
 from tests.faults.checker import Findings, check, is_quiet
 from tests.faults.points import FUNCTIONS, Point, points
@@ -41,7 +41,7 @@ SETTINGS = {
     "CONVERT_JOBS": "1",
     "WHISPER_BATCH_SIZE": "4",
 }
-MEAN_LIFE_SECONDS = 4.0  # of a worker that is killed at an instant
+LIVES = 3.0  # how long a worker lives on average that is killed at an instant, in times that one needs to start
 PATIENCE_SECONDS = 10.0  # for a point at a call that may never come; then the first call is asked for
 QUIET_SECONDS = 180.0  # for what is left when the killing has ended
 SWEPT_SECONDS = 60.0  # for what is swept only when it is old enough
@@ -55,6 +55,7 @@ class Slot:
     host: str
     name: str
     settings: dict[str, str]
+    marks: Path
     child: Child | None = None
     point: Point | None = None
     which: int = 1
@@ -67,6 +68,17 @@ class Slot:
         assert self.child is not None
         assert self.child.process is not None
         return self.child.process.pid
+
+    def marked(self, what: str, of_this_run: bool = True) -> list[float]:
+        """The times of such marks (s, monotonic), of the run that is going on or of all."""
+        with contextlib.suppress(FileNotFoundError):
+            marks = [line.split() for line in self.marks.read_text().splitlines()]
+            return [
+                float(when)
+                for when, pid, mark in marks
+                if mark == what and (int(pid) == self.pid or not of_this_run)
+            ]
+        return []
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,7 @@ class Instants:
 
     def __init__(self, rng: random.Random, kills: int) -> None:
         self.rng, self.left = rng, kills
+        self.start_seconds = 1.0  # of late: other programs on the machine make it more
 
     def is_done(self) -> bool:
         """Whether enough have died."""
@@ -104,11 +117,13 @@ class Instants:
 
     def arm(self, slot: Slot) -> None:
         """Say how a worker that is about to start is to die."""
-        slot.dies_at = time.monotonic() + self.rng.expovariate(1 / MEAN_LIFE_SECONDS)
+        slot.dies_at = time.monotonic() + self.rng.expovariate(1 / (LIVES * self.start_seconds))
 
-    def killed(self, _slot: Slot) -> None:
+    def killed(self, slot: Slot) -> None:
         """Count a death."""
         self.left -= 1
+        if ready := slot.marked("ready"):
+            self.start_seconds += (ready[-1] - slot.started - self.start_seconds) / 20
 
     def kinds(self) -> list[str]:
         """The archives that are needed beside the usual ones."""
@@ -227,7 +242,8 @@ class Supervisor:
             for role, number in itertools.chain.from_iterable(
                 [(role, number) for number in range(count)] for role, count in roles.items()
             ):
-                yield Slot(role, host, f"{host}-{role}-{number}", settings)
+                name = f"{host}-{role}-{number}"
+                yield Slot(role, host, name, settings, self.folder / f"{name}.marks")
 
     # --- the run ---------------------------------------------------------------------------------------
 
@@ -276,7 +292,7 @@ class Supervisor:
         slot.child = self.fleet.run(
             [str(ARMED), str(PROJECT / f"{slot.role}_worker.py"), *words],
             slot.name,
-            MARKS=str(self.marks(slot)),
+            MARKS=str(slot.marks),
             **slot.settings,
         )
         self.fleet.workers.remove(slot.child)
@@ -288,14 +304,17 @@ class Supervisor:
         if self.rng.random() < 0.5:
             os.kill(slot.pid, signal.SIGKILL)
         else:
-            slot.child.kill()
+            for pid in (slot.pid, *descendants(slot.pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert slot.child.process is not None
+        slot.child.process.wait()
         self._died(slot, None)
 
     def bury(self, slot: Slot, status: int) -> None:
         """Take note of a worker that has ended: killed at its point, or else something is wrong."""
         assert slot.child is not None
-        hits = [line.split() for line in self._lines(slot) if line.endswith("hit")]
-        if status != -signal.SIGKILL or not any(int(pid) == slot.pid for _, pid, _ in hits):
+        if status != -signal.SIGKILL or not slot.marked("hit"):
             slot.child.require_running()
         self._died(slot, slot.point)
 
@@ -336,20 +355,11 @@ class Supervisor:
 
     # --- what was measured -----------------------------------------------------------------------------
 
-    def marks(self, slot: Slot) -> Path:
-        """The file of a worker's marks."""
-        return self.folder / f"{slot.name}.marks"
-
-    def _lines(self, slot: Slot) -> list[str]:
-        with contextlib.suppress(FileNotFoundError):
-            return self.marks(slot).read_text().splitlines()
-        return []
-
     def recovery(self) -> dict[Kill, float]:
         """Seconds from each kill to the next acknowledgement by a worker of its role."""
         acks: dict[str, list[float]] = {role: [] for role in FUNCTIONS}
         for slot in self.slots:
-            acks[slot.role] += [float(line.split()[0]) for line in self._lines(slot) if line.endswith("ack")]
+            acks[slot.role] += slot.marked("ack", of_this_run=False)
         for times in acks.values():
             times.sort()
         after = {kill: bisect.bisect(acks[kill.role], kill.when) for kill in self.kills}

@@ -14,6 +14,7 @@ _EVERY_WORKER = (
     "pipeline.job_queue:JobQueue._move",
     "pipeline.job_queue:JobQueue._count",
     "pipeline.job_queue:JobQueue.settle",
+    "pipeline.job_queue:JobQueue.keep",
     "pipeline.job_queue:JobQueue.bury",
 )
 _FINISHING = (
@@ -26,7 +27,6 @@ _FINISHING = (
 FUNCTIONS: dict[str, tuple[str, ...]] = {
     "transfer": (
         *_EVERY_WORKER,
-        "pipeline.job_queue:JobQueue.keep",
         "pipeline.job_queue:JobQueue.retry",
         "pipeline.copies:Copies.clear",
         "pipeline.copies:Copies.sweep",
@@ -81,7 +81,6 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "gpu": (
         *_EVERY_WORKER,
         *_FINISHING,
-        "pipeline.job_queue:JobQueue.keep",
         "pipeline.job_queue:JobQueue.give_back",
         "pipeline.batches:Batches.check_queue",
         "pipeline.database:Database.start_file",

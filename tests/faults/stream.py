@@ -211,7 +211,8 @@ class Stream:
     def file_delivered_twice(self) -> None:
         """A file's job, if one waits, for the second time."""
         queue = queue_of(self.rng.choice(self.hosts))
-        if job := self.redis.lindex(queue, 0):
+        job = self.redis.lindex(queue, 0)
+        if job and "original_filename" in json.loads(job):
             self.redis.lpush(queue, job)
 
     def of_a_lost_gpu_worker(self) -> None:
