@@ -59,6 +59,7 @@ class Listener:
         self.failure: BaseException | None = None
         process.give_up = self.give_up
         process.housekeeping = self.finish_batches
+        process.brings_work = False  # its files are on this host already
 
     def listen(self, engine: Transcriber[File]) -> None:
         """Feed the engine until the worker is to stop; on the way out, what it has on the device is kept."""

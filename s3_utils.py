@@ -2,14 +2,17 @@
 
     archives/{batch_id}.tar            uploaded by the transfer worker, with its SHA-256 as metadata
     processed/{date}/{audio_id}.opus   uploaded by the GPU worker, kept for good
+    sources/{digest}.json              which batch a remote file is, so that it never becomes two
 
 Every function may be repeated: it writes the same bytes under the same name. Errors are boto3's own
 (`pipeline.errors.away` tells an outage) or `Permanent` where the object or the batch id is at fault.
 """
 
 import functools
+import hashlib
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from botocore.exceptions import ClientError
 
 import config
 from pipeline import scratch
-from pipeline.batches import check_id
+from pipeline.batches import check_id, is_id
 from pipeline.checksum import sha256
 from pipeline.errors import Outage, Permanent
 
@@ -86,6 +89,57 @@ def archive_exists(batch_id: str) -> bool:
             raise
         return False
     return True
+
+
+def note_source(source: str, batch_id: str, is_whole: bool) -> None:
+    """Keep for good which batch a remote file is, and whether its archive is in S3, checked.
+
+    `source` is the file's path and state.
+    """
+    body = json.dumps({"source": source, "batch_id": check_id(batch_id), "is_whole": is_whole}).encode()
+    get_s3_client().put_object(
+        Bucket=config.S3_BUCKET, Key=_source_key(source), Body=body, ContentType="application/json"
+    )
+
+
+def batch_of_source(source: str) -> tuple[str | None, bool]:
+    """The batch that a remote file is, None where it has none yet, and whether its archive is in S3, checked."""
+    try:
+        stored = get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=_source_key(source))
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "NoSuchKey":
+            raise
+        return None, False
+    with stored["Body"] as body:
+        noted = json.loads(body.read())
+    return check_id(noted["batch_id"]), noted["is_whole"] and archive_exists(noted["batch_id"])
+
+
+def _source_key(source: str) -> str:
+    return f"sources/{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
+
+
+def archives() -> dict[str, str]:
+    """Every archive in S3: batch id -> S3 key."""
+    found = ((key.removeprefix("archives/").removesuffix(".tar"), key) for key in _keys("archives/"))
+    return {batch_id: key for batch_id, key in found if is_id(batch_id) and key == f"archives/{batch_id}.tar"}
+
+
+def opus_keys() -> Iterator[str]:
+    """The S3 keys of every Opus, ascending."""
+    return _keys("processed/")
+
+
+def delete_opus(key: str) -> None:
+    """Delete an Opus, which may be gone already."""
+    if not key.startswith("processed/"):
+        raise ValueError(f"{key} is no Opus")
+    get_s3_client().delete_object(Bucket=config.S3_BUCKET, Key=key)
+
+
+def _keys(prefix: str) -> Iterator[str]:
+    pages = get_s3_client().get_paginator("list_objects_v2").paginate(Bucket=config.S3_BUCKET, Prefix=prefix)
+    return (item["Key"] for page in pages for item in page.get("Contents", []))
 
 
 def archive_bytes(s3_key: str) -> int:

@@ -110,6 +110,8 @@ class Unpacker:
             if name in names and name not in counted:
                 outlast(self.batches.settle, batch_id, name, outcome)
                 counted.add(name)
+        for name in set(outlast(self.database.unsettled_files, batch_id)) - names:  # of a retry
+            outlast(self.database.fail_file, batch_id, name, "it is in its archive no more")
         return [member for member in index.members if member.original_filename not in counted]
 
     def _convert_all(self, batch_id: str, path: Path, members: list[Member]) -> None:

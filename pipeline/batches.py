@@ -8,6 +8,7 @@
     batches:finishing     hash batch id -> host: every file is settled, scratch and keys are still there
     hosts:seen            sorted set of hosts, by last sign of life
     hosts:queues          hash transcribe queue -> the host whose files it names
+    hosts:draining        hash host -> since when it takes no new work
 
 A file is counted once however often it is delivered: its name enters `settled` in the step that moves the
 counter and acknowledges its job. No `total` means that the batch is finished (or not opened yet): a late
@@ -15,6 +16,7 @@ delivery is dropped and nothing is deleted. A batch belongs to the host that unp
 another host still does for it changes nothing here.
 """
 
+import datetime
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from pipeline.errors import LostClaim, Permanent
 from pipeline.job_queue import Job, JobQueue, encode
 
 OPEN, FINISHING, HOSTS, QUEUES = "batches:open", "batches:finishing", "hosts:seen", "hosts:queues"
+DRAINING = "hosts:draining"
 _FIELDS = ("host", "s3_key", "job", "total", "processed", "failed", "settled", "queued")
 
 
@@ -38,6 +41,12 @@ def check_id(batch_id: str) -> str:
     if not is_id(batch_id):
         raise Permanent(f"batch id {batch_id!r} is not one: letters, digits and . _ - only, 100 at most")
     return batch_id
+
+
+def unpack_job(batch_id: str, s3_key: str, file_count: int | None) -> dict[str, Any]:
+    """The job that has an archive unpacked; `file_count` where it is known."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"batch_id": batch_id, "s3_key": s3_key, "file_count": file_count, "transferred_at": now}
 
 
 def keys_of(batch_id: str, *fields: str) -> list[str]:
@@ -59,6 +68,7 @@ class Batches:
         self._adopt, self._open, self._push = script("adopt"), script("open"), script("push")
         self._settle_file, self._close = script("settle_file"), script("close")
         self._abandon, self._take_over = script("abandon"), script("take_over")
+        self._requeue, self._hand_back, self._expire = script("requeue"), script("hand_back"), script("expire")
 
     def adopt(self, batch_id: str, s3_key: str, job: Job) -> bool:
         """Make the batch this host's own; False where all its files are settled already."""
@@ -137,6 +147,34 @@ class Batches:
         """Forget a batch that was never opened; False where its files are being counted."""
         keys = [*keys_of(batch_id, "host", "total"), OPEN, *keys_of(batch_id, *_FIELDS)]
         return bool(self._abandon(keys=keys, args=[batch_id, self.host]))
+
+    def requeue(self, unpack_queue: str, job: dict[str, Any]) -> bool:
+        """Queue an archive to be unpacked; False where its batch is open or being finished."""
+        batch_id = job["batch_id"]
+        keys = [*keys_of(batch_id, "host"), FINISHING, unpack_queue]
+        return bool(self._requeue(keys=keys, args=[batch_id, encode(job)]))
+
+    def hand_back(self, unpack_queue: str, batch_id: str, job: str, *seen: str) -> bool:
+        """Take an open batch from its host and have it unpacked anew, by whichever host comes first.
+
+        `seen` is its host, and its total, processed and failed as they were seen ('' for none, '*' for any);
+        False where it has moved on since.
+        """
+        keys = [*keys_of(batch_id, "host", "total", "processed", "failed"), OPEN, unpack_queue]
+        return bool(self._hand_back(keys=keys, args=[batch_id, *seen, job]))
+
+    def expire(self, batch_id: str, opened: str, host: str) -> bool:
+        """Have its host finish an open batch; False where it was opened again, or moved, since it was seen."""
+        keys = [OPEN, FINISHING, *keys_of(batch_id, "host")]
+        return bool(self._expire(keys=keys, args=[batch_id, opened, host]))
+
+    def is_in_work(self, batch_id: str) -> bool:
+        """Whether a batch is open or being finished, on whatever host."""
+        return bool(self.redis.exists(f"batch:{batch_id}:host") or self.redis.hexists(FINISHING, batch_id))
+
+    def is_known(self, host: str) -> bool:
+        """Whether the host was heard within the last week."""
+        return self.redis.zscore(HOSTS, host) is not None
 
     def check_queue(self, queue_name: str, silent_seconds: int) -> str | None:
         """Enter this host as the one whose files the queue names; says so where another live host has it."""

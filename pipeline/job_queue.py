@@ -39,11 +39,7 @@ class Job:
     @property
     def fields(self) -> dict[str, Any]:
         """The payload's fields; empty where it is not a JSON object."""
-        try:
-            value = json.loads(self.payload)
-        except (ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return decode(self.payload)
 
     @property
     def shown(self) -> str:
@@ -77,6 +73,15 @@ def _wrong_with(fields: dict[str, Any], name: str, kind: type) -> str:
 def encode(fields: dict[str, Any]) -> str:
     """The fields as the text of a job."""
     return json.dumps(fields)
+
+
+def decode(payload: str) -> dict[str, Any]:
+    """The fields of a job; empty where the text is not a JSON object."""
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def heartbeat_key(worker_id: str) -> str:

@@ -91,6 +91,7 @@ class Worker:
         self.stop = StopFlag()
         self.give_up: Callable[[Job, str], Any] = self.bury
         self.ready_for_more: Callable[[], bool] = lambda: True
+        self.brings_work = True  # to this host: not while the host drains
         self.housekeeping: Callable[[], Any] = lambda: None
         self._doing, self._since, self._moved = "starting", time.time(), time.monotonic()
         self._shown = self._doing
@@ -242,17 +243,27 @@ class Worker:
             if not self.queue.in_hand:
                 self.doing("idle")
             self.keep_house()
-            if self.ready_for_more():
+            draining = self.brings_work and self.outlast(self._is_draining)
+            if not draining and self.ready_for_more():
                 job = self.outlast(self.queue.claim, CLAIM_SECONDS)
             elif (job := self.outlast(self.queue.claim_kept)) is None:
                 self.stop.wait(CLAIM_SECONDS)
             if job is None:
                 continue
-            if job.attempts > self.limits.attempts:
+            if draining:  # of an earlier run: another host's now
+                self.outlast(self.queue.give_back, job)
+            elif job.attempts > self.limits.attempts:
                 with self.holding(job):
                     raise Permanent(f"the worker died {job.attempts - 1} times while it had this job in hand")
             else:
                 yield job
+
+    def _is_draining(self) -> bool:
+        """Whether this host is to take no new work (`pipelinectl drain`)."""
+        draining = bool(self.redis.hexists(batches.DRAINING, self.host))
+        if draining and not self.queue.in_hand:
+            self.doing("draining: takes no new work")
+        return draining
 
     def keep_house(self) -> None:
         """Run the role's housekeeping now and then; what goes wrong there stops no job."""
