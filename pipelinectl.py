@@ -23,6 +23,7 @@ from pipeline import draining, redis_client
 from pipeline.database import Database
 from pipeline.errors import Permanent, away
 from pipeline.failures import DeadLetter, Failures, Filter, all_queues, dead_letters, read_failures
+from pipeline.progress import count
 from pipeline.reconcile import Finding, Reconciler
 from pipeline.retry import Retry
 from pipeline.status import Status, read_status
@@ -129,7 +130,7 @@ def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...], lim
     more = "" if limit is None or len(rows) <= limit else f", the first {limit}"
     table = Table(title=f"{title}: {len(rows)}{more}", title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column.replace("_", " "))
+        table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows[:limit]:
         table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
     return table
@@ -198,7 +199,8 @@ def retry_all(arguments: argparse.Namespace, found: Failures, retrying: Retry) -
     if not found.files and not found.jobs:
         print("nothing has failed so")
         return 0
-    question = f"try {len(found.files)} files of {len(of_batch)} batches and {len(found.jobs)} dead letters again"
+    files = f"{count(len(found.files), 'file')} of {count(len(of_batch), 'batch')}"
+    question = f"try {files} and {count(len(found.jobs), 'dead letter')} again"
     if not has_agreed(arguments, question):
         return 1
     batches = [tried(batch_id, retrying, names) for batch_id, names in sorted(of_batch.items())]
@@ -208,7 +210,7 @@ def retry_all(arguments: argparse.Namespace, found: Failures, retrying: Retry) -
 def tried(batch_id: str, retrying: Retry, names: list[str] | None) -> int:
     """Queue the failed files of a batch, or those named; gives the exit status."""
     try:
-        print(f"queued {retrying.batch(batch_id, names)} files of batch {batch_id}")
+        print(f"queued {count(retrying.batch(batch_id, names), 'file')} of batch {batch_id}")
     except Permanent as problem:
         complain(str(problem))
         return 1
@@ -244,7 +246,9 @@ def reconcile(arguments: argparse.Namespace) -> int:
         if arguments.apply:
             doomed = sum(finding.destroys for finding in found)
             delete = (
-                arguments.delete_orphans and doomed > 0 and has_agreed(arguments, f"delete {doomed} objects in S3")
+                arguments.delete_orphans
+                and doomed > 0
+                and has_agreed(arguments, f"delete {count(doomed, 'object')} in S3")
             )
             outcomes = [mend(finding, delete) for finding in found]
     rows = [
@@ -280,7 +284,8 @@ def drain(arguments: argparse.Namespace) -> int:
     print(f"{host} takes no new work; `drain {host} --undo` lets it take some again")
     if arguments.hand_back:
         left = draining.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)
-        question = f"give {len(left.batches)} open batches of {host} to other hosts, which begin them anew"
+        batches = count(len(left.batches), "open batch")
+        question = f"give {batches} of {host} to other hosts, which begin anew"
         if left.batches and not has_agreed(arguments, question):
             return 1
         for batch_id in draining.hand_back(redis, host, config.UNPACK_QUEUE):

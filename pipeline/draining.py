@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.batches import DRAINING, FINISHING, OPEN, Batches
 from pipeline.job_queue import heartbeat_key
+from pipeline.progress import count
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Work:
         return bool(self.batches or self.archives)
 
     def __str__(self) -> str:
-        return f"{len(self.batches)} batches with {self.files} files to do, {self.archives} archives in hand"
+        batches, files = count(len(self.batches), "batch"), count(self.files, "file")
+        return f"{batches} with {files} to do, {count(self.archives, 'archive')} in hand"
 
 
 def begin(redis: Any, host: str) -> None:

@@ -18,6 +18,7 @@ from pipeline import redis_client
 from pipeline.batches import FINISHING, OPEN, QUEUES, Batches, unpack_job
 from pipeline.database import Database
 from pipeline.job_queue import decode, encode
+from pipeline.progress import count
 
 Row = tuple[str, int, str]  # S3 key, audio id, batch id
 ROWS_AT_A_TIME = 2000
@@ -143,7 +144,8 @@ class Reconciler:
         if batch_id in seen.buried:
             return None  # `pipelinectl failures` tells of it
         s3_key = archive or known.s3_key
-        what = f"{known.unsettled} files are neither done nor failed" if known.rows else "it was never unpacked"
+        undecided = f"{count(known.unsettled, 'file')} neither done nor failed"
+        what = undecided if known.rows else "it was never unpacked"
         if archive is None:
             where = "look for it, or for another copy, and put it there; then reconcile again"
             return Finding("archive gone", batch_id, f"{what}, and {s3_key or 'its archive'} is not in S3", where)
@@ -196,13 +198,14 @@ class Reconciler:
                 else:
                     _, audio_id, batch_id = found
                     lost[batch_id].append(audio_id)
+        without = {audio_id for audio_ids in lost.values() for audio_id in audio_ids}
         for start in range(0, len(strays), ROWS_AT_A_TIME):
-            yield from self._strays(strays[start : start + ROWS_AT_A_TIME])
+            yield from self._strays(strays[start : start + ROWS_AT_A_TIME], without)
         for batch_id, audio_ids in sorted(lost.items()):
             yield self._lost(batch_id, audio_ids, archives.get(batch_id), seen)
 
     def _lost(self, batch_id: str, audio_ids: list[int], archive: str | None, seen: Snapshot) -> Finding:
-        what = f"{len(audio_ids)} files are done, and their Opus is not in S3"
+        what = f"the Opus of {count(len(audio_ids), 'file')} that are done is not in S3"
         if archive is None:
             return Finding("opus gone", batch_id, f"{what}, nor is the archive", "none: the transcripts remain")
         if batch_id in seen.open or batch_id in seen.finishing or batch_id in seen.to_unpack:
@@ -214,13 +217,20 @@ class Reconciler:
 
         return Finding("opus gone", batch_id, what, "work on them again", repair)
 
-    def _strays(self, keys: list[str]) -> Iterator[Finding]:
-        """The objects that are no done row's, told apart by what their row says now."""
+    def _strays(self, keys: list[str], without: set[int]) -> Iterator[Finding]:
+        """The objects that are no done row's, told apart by what their row says now.
+
+        `without` are the files whose own Opus is gone: another one is then all that there is.
+        """
         ids = {key: int(match[1]) for key in keys if (match := _OPUS.fullmatch(key))}
         now = rows_of(self.database, list(ids.values()))
         for key, audio_id in ids.items():
             status, path = now.get(audio_id, ("", None))
             if path == key or status == "processing":  # done meanwhile, or about to be
+                continue
+            if audio_id in without:
+                what = f"file {audio_id} is kept as {path}, which is gone"
+                yield Finding("doubled", key, what, "reconcile again when its batch was worked on again")
                 continue
             if path is not None:
                 kind, what = "doubled", f"file {audio_id} is kept as {path}"
@@ -231,7 +241,7 @@ class Reconciler:
             yield Finding(kind, key, what, "delete it", partial(self._delete, key), destroys=True)
 
     def _delete(self, key: str) -> bool:
-        if any(True for _ in self._strays([key])):
+        if any(self._strays([key], set())):
             self.delete_opus(key)
             return True
         return False

@@ -13,6 +13,7 @@ from pipeline.batches import Batches, check_id, unpack_job
 from pipeline.database import Database
 from pipeline.errors import Permanent
 from pipeline.failures import DeadLetter
+from pipeline.progress import count
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Retry:
             return f"nothing: {name} of batch {batch_id} has not failed; the letter is gone"
         if letter.queue == self.unpack_queue and isinstance(batch_id, str) and isinstance(s3_key, str):
             if failed_names(self.database, check_id(batch_id)):
-                return f"{self.batch(batch_id)} files of batch {batch_id}"
+                return f"{count(self.batch(batch_id), 'file')} of batch {batch_id}"
             self.check_archive(s3_key)
             self._queue(batch_id, s3_key)
             self.forget(letter)
