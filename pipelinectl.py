@@ -245,11 +245,8 @@ def reconcile(arguments: argparse.Namespace) -> int:
         outcomes = ["found"] * len(found)
         if arguments.apply:
             doomed = sum(finding.destroys for finding in found)
-            delete = (
-                arguments.delete_orphans
-                and doomed > 0
-                and has_agreed(arguments, f"delete {count(doomed, 'object')} in S3")
-            )
+            question = f"delete {count(doomed, 'object')} in S3"
+            delete = bool(arguments.delete_orphans and doomed) and has_agreed(arguments, question)
             outcomes = [mend(finding, delete) for finding in found]
     rows = [
         {"kind": of.kind, "subject": of.subject, "what": of.what, "remedy": of.remedy, "outcome": outcome}
