@@ -105,9 +105,9 @@ class JobQueue:
         self.delayed = f"{self.name}:delayed"
         self.dead = f"{self.name}:dead"
         self.workers = f"{self.name}:workers"
-        self._begin, self._settle, self._put_back, self._bury, self._promote, self._recover = (
+        self._begin, self._settle, self._put_back, self._bury, self._promote, self._recover, self._unregister = (
             redis_client.script(self.redis, name)
-            for name in ("begin", "settle", "put_back", "bury", "promote", "recover")
+            for name in ("begin", "settle", "put_back", "bury", "promote", "recover", "unregister")
         )
         self._lock = threading.Lock()  # of `in_hand`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
@@ -235,6 +235,13 @@ class JobQueue:
         long_gone = int(self.redis.time()[0]) - FORGET_WORKER_SECONDS
         self.redis.zremrangebyscore(self.workers, "-inf", long_gone)
         return taken
+
+    def unregister(self) -> bool:
+        """Forget this worker, which claims no more; False where it may have jobs in hand that others must find."""
+        if self._strays or self._next:  # a claim whose answer was lost may still bring a job into our list
+            return False
+        keys = [self.working, self.workers, heartbeat_key(self.worker_id)]
+        return bool(self._unregister(keys=keys, args=[self.worker_id]))
 
     def register(self) -> None:
         """Enter this worker among those whose list is taken back when they are silent."""

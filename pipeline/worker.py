@@ -144,12 +144,14 @@ class Worker:
         if self._beating.is_alive():
             self._beating.join()
         try:
-            for job in [] if crashed else list(self.queue.in_hand):
-                self.queue.keep(job)
+            if not crashed:
+                for job in list(self.queue.in_hand):
+                    self.queue.keep(job)
+                self.queue.unregister()
         except Exception as error:
             if not away(error):
                 raise
-            log.warning("Redis is away (%s): the attempt in hand counts", error)
+            log.warning("Redis is away (%s): an attempt in hand counts", error)
         log.info("%s stopped", self.id)
 
     def _take_identity(self) -> None:
