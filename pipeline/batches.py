@@ -96,8 +96,7 @@ class Batches:
 
     def settle(self, batch_id: str, filename: str, outcome: str) -> str:
         """Count a file for which no job is in hand as 'processed' or 'failed'; see `settle_job`."""
-        keys = [*self._counters(batch_id), "", "", ""]
-        return self._settle_file(keys=keys, args=[batch_id, self.host, filename, outcome, "", ""])
+        return self._settle_file(keys=self._counters(batch_id), args=[batch_id, self.host, filename, outcome, "", ""])
 
     def settle_job(
         self, queue: JobQueue, job: Job, batch_id: str, filename: str, outcome: str, letter: str = ""
@@ -175,7 +174,7 @@ class Batches:
                 self.close(batch_id, host)
         taken = []
         open_batches: list[str] = self.redis.zrange(OPEN, 0, -1)
-        hosts = self.redis.mget([f"batch:{batch_id}:host" for batch_id in open_batches] or ["-"])
+        hosts = self.redis.mget([f"batch:{batch_id}:host" for batch_id in open_batches or ["-"]])
         for batch_id, host in zip(open_batches, hosts, strict=False):
             keys = [*keys_of(batch_id, "host", "job"), HOSTS, unpack_queue]
             if host in lost and self._take_over(keys=keys, args=[host, silent_seconds]):

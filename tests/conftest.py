@@ -26,6 +26,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         database = Database(fleet.postgres.url)
         database.migrate()
         database.close()
+        fleet.postgres.grant()
         yield fleet
 
 
@@ -35,6 +36,7 @@ def fleet(servers: Fleet, tmp_path: Path) -> Iterator[Fleet]:
     servers.clean(tmp_path)
     yield servers
     servers.stop_workers()
+    servers.check_logs()
 
 
 @pytest.fixture
