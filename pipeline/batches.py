@@ -96,7 +96,8 @@ class Batches:
 
     def settle(self, batch_id: str, filename: str, outcome: str) -> str:
         """Count a file for which no job is in hand as 'processed' or 'failed'; see `settle_job`."""
-        return self._settle_file(keys=self._counters(batch_id), args=[batch_id, self.host, filename, outcome, "", ""])
+        args = [batch_id, self.host, filename, outcome, "", ""]
+        return self._settle_file(keys=self._counters(batch_id), args=args)
 
     def settle_job(
         self, queue: JobQueue, job: Job, batch_id: str, filename: str, outcome: str, letter: str = ""
@@ -139,7 +140,7 @@ class Batches:
 
     def check_queue(self, queue_name: str, silent_seconds: int) -> str | None:
         """Enter this host as the one whose files the queue names; says so where another live host has it."""
-        self.redis.hsetnx(QUEUES, queue_name, self.host)
+        self.enter_queue(queue_name)
         owner = str(self.redis.hget(QUEUES, queue_name))
         heard = self.redis.zscore(HOSTS, owner)
         if owner != self.host and heard is not None and owner not in self.lost_hosts(silent_seconds):
@@ -149,6 +150,10 @@ class Batches:
             )
         self.redis.hset(QUEUES, queue_name, self.host)
         return None
+
+    def enter_queue(self, queue_name: str) -> None:
+        """Enter this host as the one whose files the queue names, where none is: Redis may have been wiped."""
+        self.redis.hsetnx(QUEUES, queue_name, self.host)
 
     def is_ours(self, batch_id: str) -> bool:
         """Whether this host's scratch of the batch is in use."""
