@@ -8,11 +8,13 @@ thread (tests/child.py says why).
 
 import hashlib
 import importlib.util
+import json
 import os
 import pwd
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Self
 
@@ -27,7 +29,7 @@ from tests import swift_aio
 from tests.child import Child, Server, is_open
 from tests.ssh_servers import Sshd, SshHost, sshd_path
 
-__all__ = ["MotoS3", "Postgres", "SshHost", "Sshd", "SwiftS3", "Valkey", "sshd_path"]
+__all__ = ["GuardedS3", "MotoS3", "Postgres", "SshHost", "Sshd", "SwiftS3", "Valkey", "sshd_path"]
 
 ACCESS = Path(__file__).resolve().parent.parent / "access"
 REDIS_PASSWORD, POSTGRES_PASSWORD = "hush-of-redis", "hush-of-postgresql"
@@ -210,6 +212,34 @@ class MotoS3(S3Server):
     def _set_up(self) -> list[Child]:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         return [Child(command, self.folder / "moto.log")]
+
+
+class GuardedS3(MotoS3):
+    """moto's S3 that checks signatures, with one bucket, and a key that may do what access/s3-policy.json says."""
+
+    bucket = "recordings"
+
+    def start(self) -> Self:
+        super().start()
+        self.create_bucket(self.bucket)
+        iam = boto3.client(
+            "iam", endpoint_url=self.endpoint, region_name="us-east-1",
+            aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key,
+        )  # fmt: skip
+        iam.create_user(UserName="worker")
+        policy = json.loads((ACCESS / "s3-policy.json").read_text().replace("BUCKET", self.bucket))
+        policy["Statement"][0]["Action"].append("s3:HeadBucket")  # which is ListBucket's everywhere else
+        iam.put_user_policy(UserName="worker", PolicyName="worker", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName="worker")["AccessKey"]
+        self.access_key, self.secret_key = key["AccessKeyId"], key["SecretAccessKey"]
+        guard = urllib.request.Request(
+            f"{self.endpoint}/moto-api/reset-auth",
+            data=b"0",
+            headers={"Content-Type": "text/plain"},
+            method="POST",
+        )
+        urllib.request.urlopen(guard).close()
+        return self
 
 
 class SwiftS3(S3Server):
