@@ -36,7 +36,7 @@ def fleet(servers: Fleet, tmp_path: Path) -> Iterator[Fleet]:
     servers.clean(tmp_path)
     yield servers
     servers.stop_workers()
-    servers.check_logs()
+    servers.check()
 
 
 @pytest.fixture

@@ -32,9 +32,8 @@ from tests.ssh_servers import Sshd, SshHost, sshd_path
 __all__ = ["GuardedS3", "MotoS3", "Postgres", "SshHost", "Sshd", "SwiftS3", "Valkey", "sshd_path"]
 
 ACCESS = Path(__file__).resolve().parent.parent / "access"
-REDIS_PASSWORD, POSTGRES_PASSWORD = "hush-of-redis", "hush-of-postgresql"
-S3_SECRET = "hush-of-s3"
-SECRETS = (REDIS_PASSWORD, POSTGRES_PASSWORD, S3_SECRET)
+HUSH = "hush-"  # how every password and secret begins: it must stand in no log
+REDIS_PASSWORD, POSTGRES_PASSWORD, S3_SECRET = f"{HUSH}of-redis", f"{HUSH}of-postgresql", f"{HUSH}of-s3"
 
 
 class Valkey(Server):

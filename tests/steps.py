@@ -111,7 +111,7 @@ def exit_status(worker: Child, seconds: float = 60) -> int:
 def refusal(worker: Child) -> str:
     """The one line of a worker that has ended because of its settings; `example.env` is named behind it."""
     assert exit_status(worker) == 2, log_of(worker)
-    script = f"{worker.log.stem}_worker.py: "
+    script = f"{Path(worker.command[-1]).name}: "
     lines = [line.removeprefix(script) for line in log_of(worker).splitlines() if line.startswith(script)]
     assert len(lines) == 2, log_of(worker)
     assert "example.env" in lines[1]
