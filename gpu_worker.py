@@ -6,6 +6,7 @@ Each may be repeated, so a job that is delivered again goes through them again a
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,7 +63,7 @@ class Listener:
         self.is_counted = self.has_done_one = False  # this run among the fruitless; a file in this run
         self.fruitless_key = f"{job_queue.heartbeat_key(process.id)}:fruitless"
         process.give_up = self.give_up
-        process.housekeeping = self.finish_batches
+        process.housekeeping = self.keep_house
         process.brings_work = False  # its files are on this host already
 
     def listen(self, engine: Transcriber[File]) -> None:
@@ -215,6 +216,11 @@ class Listener:
         """What is wrong with the name of the queue: its jobs name files of this host."""
         return self.batches.check_queue(config.TRANSCRIBE_QUEUE, config.HOST_LOST_SECONDS)
 
+    def keep_house(self) -> None:
+        """Finish settled batches, and stay known as the host of the queue."""
+        self.batches.enter_queue(config.TRANSCRIBE_QUEUE)
+        self.finish_batches()
+
     def finish_batches(self) -> None:
         """Delete the scratch of batches whose files are all settled."""
         finishing.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
@@ -296,6 +302,7 @@ def run() -> None:
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
+    os.umask(0o077)  # recordings are nobody else's
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if problem := model_problem(config.MODELS_ROOT / config.WHISPER_MODEL):
         config.refuse(f"WHISPER_MODEL: {problem}")

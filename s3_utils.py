@@ -20,13 +20,13 @@ from typing import Any
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, SSLError
 
 import config
 from pipeline import scratch
 from pipeline.batches import check_id, is_id
 from pipeline.checksum import sha256
-from pipeline.errors import Outage, Permanent
+from pipeline.errors import Outage, Permanent, certificate_problem
 
 PREFIXES = ("archives/", "processed/")
 MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts
@@ -53,6 +53,7 @@ def get_s3_client() -> Any:
         aws_access_key_id=config.S3_ACCESS_KEY,
         aws_secret_access_key=config.S3_SECRET_KEY,
         region_name=config.S3_REGION,
+        verify=config.S3_CA_BUNDLE or None,
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": "path"},
@@ -195,7 +196,7 @@ def cleanup_scratch(batch_id: str) -> None:
 
 
 def check_bucket() -> str | None:
-    """What is wrong with the bucket or the credentials, in one line; None where all is well."""
+    """What is wrong with the bucket, the credentials or the certificate, in one line; None where all is well."""
     try:
         get_s3_client().head_bucket(Bucket=config.S3_BUCKET)
     except ClientError as error:
@@ -203,6 +204,10 @@ def check_bucket() -> str | None:
         reasons = {"404": "there is no such bucket", "403": "the credentials are refused"}
         if code in reasons:
             return f"S3_BUCKET {config.S3_BUCKET!r} at {config.S3_ENDPOINT}: {reasons[code]}"
+        raise
+    except SSLError as error:
+        if problem := certificate_problem(error):
+            return f"S3_ENDPOINT {config.S3_ENDPOINT}: {problem}"
         raise
     return None
 

@@ -8,6 +8,7 @@ One archive is copied at a time, while TRANSFER_AHEAD of those before it go up.
 """
 
 import logging
+import os
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -243,6 +244,7 @@ def run() -> None:
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
+    os.umask(0o077)  # recordings are nobody else's
     watch = ("EC2_REMOTE_DIR",) if config.EC2_WATCH_SECONDS else ()
     config.require(*config.REDIS, *config.S3, *config.EC2, "TRANSFER_ROOT", *watch)
     if shutil.which("scp") is None:

@@ -6,6 +6,7 @@ once, a file is queued once, and what PostgreSQL holds as done or failed is not 
 
 import contextlib
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -176,6 +177,7 @@ class Unpacker:
 
     def keep_house(self) -> None:
         """Finish settled batches, take over those of lost hosts, remove scratch that nobody owns."""
+        self.batches.enter_queue(config.TRANSCRIBE_QUEUE)
         self.finish_batches()
         finish = self.database.finish_batch
         swept = scratch.sweep(
@@ -224,6 +226,7 @@ def run() -> None:
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
+    os.umask(0o077)  # recordings are nobody else's
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if shutil.which(config.FFMPEG) is None:
         config.refuse(f"FFMPEG is {config.FFMPEG!r}: there is no such program; install ffmpeg")

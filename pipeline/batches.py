@@ -106,8 +106,8 @@ class Batches:
 
     def settle(self, batch_id: str, filename: str, outcome: str) -> str:
         """Count a file for which no job is in hand as 'processed' or 'failed'; see `settle_job`."""
-        keys = [*self._counters(batch_id), "", "", ""]
-        return self._settle_file(keys=keys, args=[batch_id, self.host, filename, outcome, "", ""])
+        args = [batch_id, self.host, filename, outcome, "", ""]
+        return self._settle_file(keys=self._counters(batch_id), args=args)
 
     def settle_job(
         self, queue: JobQueue, job: Job, batch_id: str, filename: str, outcome: str, letter: str = ""
@@ -178,7 +178,7 @@ class Batches:
 
     def check_queue(self, queue_name: str, silent_seconds: int) -> str | None:
         """Enter this host as the one whose files the queue names; says so where another live host has it."""
-        self.redis.hsetnx(QUEUES, queue_name, self.host)
+        self.enter_queue(queue_name)
         owner = str(self.redis.hget(QUEUES, queue_name))
         heard = self.redis.zscore(HOSTS, owner)
         if owner != self.host and heard is not None and owner not in self.lost_hosts(silent_seconds):
@@ -188,6 +188,10 @@ class Batches:
             )
         self.redis.hset(QUEUES, queue_name, self.host)
         return None
+
+    def enter_queue(self, queue_name: str) -> None:
+        """Enter this host as the one whose files the queue names, where none is: Redis may have been wiped."""
+        self.redis.hsetnx(QUEUES, queue_name, self.host)
 
     def is_ours(self, batch_id: str) -> bool:
         """Whether this host's scratch of the batch is in use."""
@@ -213,7 +217,7 @@ class Batches:
                 self.close(batch_id, host)
         taken = []
         open_batches: list[str] = self.redis.zrange(OPEN, 0, -1)
-        hosts = self.redis.mget([f"batch:{batch_id}:host" for batch_id in open_batches] or ["-"])
+        hosts = self.redis.mget([f"batch:{batch_id}:host" for batch_id in open_batches or ["-"]])
         for batch_id, host in zip(open_batches, hosts, strict=False):
             keys = [*keys_of(batch_id, "host", "job"), HOSTS, unpack_queue]
             if host in lost and self._take_over(keys=keys, args=[host, silent_seconds]):

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-from pipeline.errors import away
+from pipeline.errors import away, certificate_problem
 from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
@@ -202,15 +202,17 @@ class Database:
             return dict(cursor.fetchall())
 
     def refusal(self) -> str | None:
-        """Why the server refuses us (password, role, database), in one line; None where it does not."""
+        """Why the server refuses us (password, role, database), or we its certificate, in one line; None where all
+        is well."""
         try:
             with self.transaction():
                 return None
         except psycopg2.OperationalError as error:  # a connection that failed carries no code
             reason = str(error).strip().rpartition("\n")[2]
-            if not any(words in reason for words in _REFUSALS):
+            problem = certificate_problem(error)
+            if not problem and not any(words in reason for words in _REFUSALS):
                 raise
-            return f"DATABASE_URL: {reason}"
+            return f"DATABASE_URL: {problem or reason}"
 
     def check_schema(self) -> str | None:
         """What is wrong with the server or its schema, in one line; None where the schema is the code's."""

@@ -177,7 +177,8 @@ class JobQueue:
         """Acknowledge the job and, in the same step, queue the next one and write a note (a hash, its field and
         the value) of what is still to be done; False where the claim was lost: then nothing changes."""
         next_payload = encode(next_job) if next_job else ""
-        keys = [self.working, self.attempts, self.batch_ids, next_queue, note[0]]
+        # where there is nothing to queue or to note, a key that is not used: Redis lets nobody name an empty one
+        keys = [self.working, self.attempts, self.batch_ids, next_queue or self.name, note[0] or self.name]
         return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload, *note[1:]]))
 
     def retry(self, job: Job, delay_seconds: int) -> bool:
