@@ -25,7 +25,7 @@ from botocore.exceptions import ClientError, SSLError
 import config
 from pipeline import scratch
 from pipeline.batches import check_id, is_id
-from pipeline.checksum import sha256
+from pipeline.checksum import HashedFile, sha256
 from pipeline.errors import Outage, Permanent, certificate_problem
 
 PREFIXES = ("archives/", "processed/")
@@ -169,10 +169,10 @@ def download_archive(s3_key: str, batch_id: str) -> Path:
     path, part = folder / "archive.tar", folder / "archive.tar.part"
     try:
         transfer = _transfer(stored["ContentLength"])
-        with follow(f"downloading {s3_key}", stored["ContentLength"]) as moved:
-            get_s3_client().download_file(config.S3_BUCKET, s3_key, str(part), Callback=moved, Config=transfer)
-        with follow(f"checking {s3_key}", stored["ContentLength"]) as moved:
-            _check_download(part, s3_key, stored, moved)
+        with follow(f"downloading {s3_key}", stored["ContentLength"]) as moved, HashedFile(part) as file:
+            # the file can seek: for one that cannot, s3transfer 0.19 waits for ever after ten parts
+            get_s3_client().download_fileobj(config.S3_BUCKET, s3_key, file, Callback=moved, Config=transfer)
+        _check_download(file, s3_key, stored)
         part.rename(path)  # not synced to the disk: what a power cut leaves, the next delivery fetches again
     finally:
         part.unlink(missing_ok=True)
@@ -214,7 +214,11 @@ def check_bucket() -> str | None:
 
 def _transfer(size: int) -> TransferConfig:
     return TransferConfig(
-        multipart_threshold=MULTIPART_BYTES + 1, multipart_chunksize=part_bytes(size), max_concurrency=8
+        multipart_threshold=MULTIPART_BYTES + 1,
+        multipart_chunksize=part_bytes(size),
+        max_concurrency=8,
+        io_chunksize=2**20,
+        max_io_queue=16,  # of these pieces, so many wait to be written
     )
 
 
@@ -243,12 +247,11 @@ def _head(key: str) -> Any:
         raise Permanent(f"{key} is not in the bucket {config.S3_BUCKET}") from error
 
 
-def _check_download(path: Path, key: str, stored: Any, moved: Callable[[int], object] | None) -> None:
-    size, expected = path.stat().st_size, stored["ContentLength"]
-    if size != expected:
-        raise OSError(f"{key}: {size} bytes arrived of {expected}")
+def _check_download(file: HashedFile, key: str, stored: Any) -> None:
+    if file.hashed != stored["ContentLength"]:
+        raise OSError(f"{key}: {file.hashed} bytes arrived of {stored['ContentLength']}")
     digest = stored["Metadata"].get("sha256")
-    if digest and sha256(path, moved) != digest:
+    if digest and file.hexdigest() != digest:
         raise OSError(f"{key}: the SHA-256 differs from the one it was uploaded with")
 
 
