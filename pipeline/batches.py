@@ -149,7 +149,7 @@ class Batches:
         return bool(self._abandon(keys=keys, args=[batch_id, self.host]))
 
     def requeue(self, unpack_queue: str, job: dict[str, Any]) -> bool:
-        """Queue an archive to be unpacked; False where its batch is open or being finished."""
+        """Queue an archive to be unpacked; False where a host has its batch open, or it is being finished."""
         batch_id = job["batch_id"]
         keys = [*keys_of(batch_id, "host"), FINISHING, unpack_queue]
         return bool(self._requeue(keys=keys, args=[batch_id, encode(job)]))
@@ -169,8 +169,12 @@ class Batches:
         return bool(self._expire(keys=keys, args=[batch_id, opened, host]))
 
     def is_in_work(self, batch_id: str) -> bool:
-        """Whether a batch is open or being finished, on whatever host."""
-        return bool(self.redis.exists(f"batch:{batch_id}:host") or self.redis.hexists(FINISHING, batch_id))
+        """Whether a host has a batch open, or it is being finished."""
+        return bool(self.redis.get(f"batch:{batch_id}:host") or self.redis.hexists(FINISHING, batch_id))
+
+    def is_open(self, batch_id: str) -> bool:
+        """Whether a batch is open, on whatever host."""
+        return self.redis.zscore(OPEN, batch_id) is not None
 
     def is_known(self, host: str) -> bool:
         """Whether the host was heard within the last week."""
@@ -178,7 +182,7 @@ class Batches:
 
     def check_queue(self, queue_name: str, silent_seconds: int) -> str | None:
         """Enter this host as the one whose files the queue names; says so where another live host has it."""
-        self.redis.hsetnx(QUEUES, queue_name, self.host)
+        self.enter_queue(queue_name)
         owner = str(self.redis.hget(QUEUES, queue_name))
         heard = self.redis.zscore(HOSTS, owner)
         if owner != self.host and heard is not None and owner not in self.lost_hosts(silent_seconds):
@@ -188,6 +192,10 @@ class Batches:
             )
         self.redis.hset(QUEUES, queue_name, self.host)
         return None
+
+    def enter_queue(self, queue_name: str) -> None:
+        """Enter this host as the one whose files the queue names, where none is entered."""
+        self.redis.hsetnx(QUEUES, queue_name, self.host)
 
     def is_ours(self, batch_id: str) -> bool:
         """Whether this host's scratch of the batch is in use."""
