@@ -20,9 +20,11 @@ from rich.text import Text
 import config
 import s3_utils
 from pipeline import draining, redis_client
+from pipeline.archive import is_storable
+from pipeline.batches import Batches
 from pipeline.database import Database
 from pipeline.errors import Permanent, away
-from pipeline.failures import DeadLetter, Failures, Filter, all_queues, dead_letters, read_failures
+from pipeline.failures import DeadLetter, Failures, Filter, all_queues, dead_letters, failed_among, read_failures
 from pipeline.progress import count
 from pipeline.reconcile import Finding, Reconciler
 from pipeline.retry import Retry
@@ -85,12 +87,23 @@ def has_agreed(arguments: argparse.Namespace, question: str) -> bool:
     if not sys.stdin.isatty():
         complain(f"{question}: say --yes")
         return False
-    return input(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
+    print(f"{shown(question)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def say(text: str) -> None:
+    """One line."""
+    print(shown(text), flush=True)
 
 
 def complain(text: str) -> None:
     """One line to standard error."""
-    print(f"pipelinectl: {' '.join(text.split())}", file=sys.stderr)
+    print(f"pipelinectl: {shown(' '.join(text.split()))}", file=sys.stderr)
+
+
+def shown(text: str) -> str:
+    """The text for a terminal, which is not to obey it: what does not print (an escape, a newline) as \\xNN."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 # --- what moves ----------------------------------------------------------------------------------------
@@ -103,7 +116,7 @@ def enqueue(arguments: argparse.Namespace) -> None:
     watch = Watch(connect(), config.TRANSFER_QUEUE)
     for path in arguments.remote_path:
         watch.enqueue(path)
-        print(f"queued {path}")
+        say(f"queued {path}")
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -132,7 +145,7 @@ def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...], lim
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows[:limit]:
-        table.add_row(*(Text("" if row[column] is None else str(row[column])) for column in columns))
+        table.add_row(*(Text("" if row[column] is None else shown(str(row[column]))) for column in columns))
     return table
 
 
@@ -186,31 +199,40 @@ def retry(arguments: argparse.Namespace) -> int:
         if arguments.job:
             by_id = {letter.id: letter for letter in letters}
             if unknown := [name for name in arguments.job if name not in by_id]:
-                config.refuse(f"no dead letter {', '.join(unknown)}: see `pipelinectl.py failures`")
-            return max(revived(by_id[name], retrying) for name in arguments.job)
+                config.refuse(shown(f"no dead letter {', '.join(unknown)}: see `pipelinectl.py failures`"))
+            return try_again([], [by_id[name] for name in dict.fromkeys(arguments.job)], retrying)
         return retry_all(arguments, read_failures(redis, database, queues_of(redis), wanted), retrying)
 
 
 def retry_all(arguments: argparse.Namespace, found: Failures, retrying: Retry) -> int:
     """Queue again all that was found, after a question."""
-    of_batch: defaultdict[str, list[str]] = defaultdict(list)
-    for file in found.files:
-        of_batch[file.batch_id].append(file.original_filename)
-    if not found.files and not found.jobs:
-        print("nothing has failed so")
+    files = [(file.batch_id, file.original_filename) for file in found.files]
+    if not files and not found.jobs:
+        say("nothing has failed so")
         return 0
-    files = f"{count(len(found.files), 'file')} of {count(len(of_batch), 'batch')}"
-    question = f"try {files} and {count(len(found.jobs), 'dead letter')} again"
-    if not has_agreed(arguments, question):
+    of = f"{count(len(files), 'file')} of {count(len({batch_id for batch_id, _ in files}), 'batch')}"
+    if not has_agreed(arguments, f"try {of} and {count(len(found.jobs), 'dead letter')} again"):
         return 1
-    batches = [tried(batch_id, retrying, names) for batch_id, names in sorted(of_batch.items())]
-    return max([*batches, *(revived(letter, retrying) for letter in found.jobs)])
+    return try_again(files, found.jobs, retrying)
+
+
+def try_again(files: list[tuple[str, str]], letters: list[DeadLetter], retrying: Retry) -> int:
+    """Queue failed files (batch id, name) and dead letters again, each batch once; gives the exit status."""
+    failed = failed_among(retrying.database, [letter.file for letter in letters if letter.file])
+    of_batch: defaultdict[str, list[str]] = defaultdict(list)
+    for batch_id, name in dict.fromkeys([*files, *sorted(failed)]):
+        of_batch[batch_id].append(name)
+    statuses = [tried(batch_id, retrying, names) for batch_id, names in sorted(of_batch.items())]
+    for letter in letters:
+        if letter.file not in failed and letter in retrying.letters:  # not gone with its batch
+            statuses.append(revived(letter, retrying))
+    return max(statuses, default=0)
 
 
 def tried(batch_id: str, retrying: Retry, names: list[str] | None) -> int:
     """Queue the failed files of a batch, or those named; gives the exit status."""
     try:
-        print(f"queued {count(retrying.batch(batch_id, names), 'file')} of batch {batch_id}")
+        say(f"queued {retrying.batch(batch_id, names)}")
     except Permanent as problem:
         complain(str(problem))
         return 1
@@ -220,7 +242,7 @@ def tried(batch_id: str, retrying: Retry, names: list[str] | None) -> int:
 def revived(letter: DeadLetter, retrying: Retry) -> int:
     """Queue a dead letter's job again; gives the exit status."""
     try:
-        print(f"queued {retrying.letter(letter)}")
+        say(f"queued {retrying.letter(letter)}")
     except Permanent as problem:
         complain(f"{letter.id}: {problem}")
         return 1
@@ -232,6 +254,8 @@ def revived(letter: DeadLetter, retrying: Retry) -> int:
 
 def reconcile(arguments: argparse.Namespace) -> int:
     """Compare S3, PostgreSQL and Redis, and mend what can be mended."""
+    if arguments.delete_orphans and not arguments.apply:
+        config.refuse("--delete-orphans goes with --apply")
     redis = connect()
     config.require(*config.S3)
     if problem := s3_utils.check_bucket():
@@ -239,7 +263,7 @@ def reconcile(arguments: argparse.Namespace) -> int:
     with connect_database() as database:
         comparison = Reconciler(
             redis, database, config.TRANSFER_QUEUE, config.UNPACK_QUEUE, [config.TRANSCRIBE_QUEUE],
-            s3_utils.archives, s3_utils.opus_keys, s3_utils.delete_opus,
+            s3_utils.archives, s3_utils.opus_keys, s3_utils.exists, s3_utils.delete_opus,
         )  # fmt: skip
         found = list(comparison.findings())
         outcomes = ["found"] * len(found)
@@ -275,10 +299,13 @@ def drain(arguments: argparse.Namespace) -> int:
     redis = connect()
     host = arguments.host
     if arguments.undo:
-        print(f"{host} takes work again" if draining.undo(redis, host) else f"{host} was not draining")
+        say(f"{host} takes work again" if draining.undo(redis, host) else f"{host} was not draining")
         return 0
+    if not Batches(redis, "").is_known(host):
+        complain(f"no worker of {host} was heard within a week: `pipelinectl.py status` shows the hosts")
+        return 2
     draining.begin(redis, host)
-    print(f"{host} takes no new work; `drain {host} --undo` lets it take some again")
+    say(f"{host} takes no new work; `drain {host} --undo` lets it take some again")
     if arguments.hand_back:
         left = draining.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)
         batches = count(len(left.batches), "open batch")
@@ -286,7 +313,7 @@ def drain(arguments: argparse.Namespace) -> int:
         if left.batches and not has_agreed(arguments, question):
             return 1
         for batch_id in draining.hand_back(redis, host, config.UNPACK_QUEUE):
-            print(f"batch {batch_id} is queued again")
+            say(f"batch {batch_id} is queued again")
     return wait_until_drained(redis, host, arguments.wait)
 
 
@@ -295,12 +322,12 @@ def wait_until_drained(redis: Any, host: str, wait: bool) -> int:
     told = None
     while (left := draining.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)).is_some():
         if str(left) != told:
-            print(f"{host} has left: {left}", flush=True)
+            say(f"{host} has left: {left}")
             told = str(left)
         if not wait:
             return 1
         time.sleep(1)
-    print(f"{host} has no work: its workers can be stopped")
+    say(f"{host} has no work: its workers can be stopped")
     return 0
 
 
@@ -320,16 +347,23 @@ def migrate(_arguments: argparse.Namespace) -> None:
 
 def _add_filter(command: argparse.ArgumentParser) -> None:
     command.add_argument("--queue", metavar="NAME", help="dead letters of this queue only")
-    command.add_argument("--reason", metavar="TEXT", help="whose reason has this text in it")
+    command.add_argument("--reason", type=_text, metavar="TEXT", help="whose reason has this text in it")
     command.add_argument("--since", type=_since, metavar="AGE", help="in the last 30m, 24h or 7d")
 
 
 def _since(age: str) -> datetime.datetime:
     """The moment so long ago."""
-    if not (match := re.fullmatch(r"(\d{1,6})([mhd])", age)):
+    if not (match := re.fullmatch(r"([0-9]{1,5})([mhd])", age)):
         raise argparse.ArgumentTypeError(f"{age!r} is no age: give 30m, 24h or 7d")
     unit = {"m": "minutes", "h": "hours", "d": "days"}[match[2]]
     return datetime.datetime.now(datetime.UTC) - datetime.timedelta(**{unit: int(match[1])})
+
+
+def _text(text: str) -> str:
+    """The text, where PostgreSQL can look for it."""
+    if not is_storable(text):
+        raise argparse.ArgumentTypeError("it is not UTF-8, or too long")
+    return text
 
 
 def _count(text: str) -> int:
@@ -351,7 +385,7 @@ def parser() -> argparse.ArgumentParser:
     showing.add_argument("--json", action="store_true", help="for scripts")
     showing.set_defaults(run=status)
     failing = commands.add_parser("failures", help="show failed files and dead letters, with the reason")
-    failing.add_argument("--batch", metavar="ID", help="of this batch")
+    failing.add_argument("--batch", type=_text, metavar="ID", help="of this batch")
     _add_filter(failing)
     failing.add_argument("--by-reason", action="store_true", help="each reason with its number")
     failing.add_argument("--limit", type=_count, default=50, metavar="N", help="rows of a table (50)")

@@ -83,8 +83,13 @@ def archive_key(batch_id: str) -> str:
 
 def archive_exists(batch_id: str) -> bool:
     """Whether an archive of this batch id is in S3."""
+    return exists(archive_key(batch_id))
+
+
+def exists(key: str) -> bool:
+    """Whether there is an object of this key now; a listing may be behind (OpenStack Swift)."""
     try:
-        get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=archive_key(batch_id))
+        get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") != "404":
             raise

@@ -121,7 +121,7 @@ class Transferrer:
             log.info("%s is batch %s already", remote_path, batch_id)
             self.hand_on(job, batch_id, None, remote_path, state)
             return None
-        batch_id = batch_id or outlast(self.batch_ids.assign, job)
+        batch_id = outlast(self.batch_ids.keep, job, batch_id) if batch_id else outlast(self.batch_ids.assign, job)
         self.wait_for_room(remote_path, state.size)
         copy = Copy(self.remote, remote_path, state, self.copies.path(batch_id))
         try:

@@ -99,6 +99,7 @@ class Unpacker:
         log.info("batch %s: %d audio files, %s", batch_id, total, index.others())
         names = [member.original_filename for member in index.members]
         outlast(self.database.open_batch, batch_id, s3_key, names, self.worker.host)
+        outlast(self.batches.enter_queue, config.TRANSCRIBE_QUEUE)  # a Redis that was wiped has forgotten it
         outlast(self.batches.open, batch_id, total)
         self._convert_all(batch_id, path, self._left_to_do(batch_id, index))
 

@@ -149,7 +149,7 @@ class Batches:
         return bool(self._abandon(keys=keys, args=[batch_id, self.host]))
 
     def requeue(self, unpack_queue: str, job: dict[str, Any]) -> bool:
-        """Queue an archive to be unpacked; False where its batch is open or being finished."""
+        """Queue an archive to be unpacked; False where a host has its batch open, or it is being finished."""
         batch_id = job["batch_id"]
         keys = [*keys_of(batch_id, "host"), FINISHING, unpack_queue]
         return bool(self._requeue(keys=keys, args=[batch_id, encode(job)]))
@@ -169,8 +169,12 @@ class Batches:
         return bool(self._expire(keys=keys, args=[batch_id, opened, host]))
 
     def is_in_work(self, batch_id: str) -> bool:
-        """Whether a batch is open or being finished, on whatever host."""
-        return bool(self.redis.exists(f"batch:{batch_id}:host") or self.redis.hexists(FINISHING, batch_id))
+        """Whether a host has a batch open, or it is being finished."""
+        return bool(self.redis.get(f"batch:{batch_id}:host") or self.redis.hexists(FINISHING, batch_id))
+
+    def is_open(self, batch_id: str) -> bool:
+        """Whether a batch is open, on whatever host."""
+        return self.redis.zscore(OPEN, batch_id) is not None
 
     def is_known(self, host: str) -> bool:
         """Whether the host was heard within the last week."""

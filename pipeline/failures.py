@@ -109,7 +109,7 @@ def _parsed(queue: str, letter: str) -> DeadLetter:
     try:
         of = json.loads(letter)
         fields = (str(of["job"]), str(of["error"]), int(of["attempts"]), str(of["worker"]), str(of["time"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         fields = (letter, "not a dead letter", 0, "", "")
     digest = hashlib.sha256(f"{queue}\0{letter}".encode("utf-8", "surrogateescape")).hexdigest()
     return DeadLetter(digest[:12], queue, *fields, letter)

@@ -77,10 +77,17 @@ class Known:
     rows: int = 0
     unsettled: int = 0
 
+    def is_elsewhere(self) -> bool:
+        """Whether its archive was queued by hand from another place in S3."""
+        return self.s3_key != "" and not self.s3_key.startswith("archives/")
+
 
 @dataclass
 class Reconciler:
-    """The comparison. `archives` gives batch id -> S3 key, `opus` S3 keys in ascending order, both from S3."""
+    """The comparison. `archives` gives batch id -> S3 key, `opus` S3 keys in ascending order, as S3 lists them.
+
+    A listing may be behind: `exists` says whether there is an object of a key now.
+    """
 
     redis: Any
     database: Database
@@ -89,6 +96,7 @@ class Reconciler:
     transcribe_queues: list[str]
     archives: Callable[[], dict[str, str]]
     opus: Callable[[], Iterable[str]]
+    exists: Callable[[str], bool]
     delete_opus: Callable[[str], object]
 
     def __post_init__(self) -> None:
@@ -100,10 +108,10 @@ class Reconciler:
         archives = self.archives()
         seen = self.snapshot()
         known = known_batches(self.database)
+        elsewhere = {batch_id: row.s3_key for batch_id, row in known.items() if row.is_elsewhere()}
+        archives = {**elsewhere, **archives}
         for batch_id in sorted({*archives, *known, *seen.open}):
-            row = known.get(batch_id, Known())
-            elsewhere = None if row.s3_key.startswith("archives/") else row.s3_key or None  # queued by hand
-            finding = self._batch(batch_id, archives.get(batch_id, elsewhere), seen, row)
+            finding = self._batch(batch_id, archives.get(batch_id), seen, known.get(batch_id, Known()))
             if finding is not None:
                 yield finding
         yield from self._opus(archives, seen)
@@ -140,26 +148,29 @@ class Reconciler:
             return None
         if known.file_count is not None and not known.unsettled and known.rows >= known.file_count:
             what, remedy = "every file is settled, the batch is not marked as finished", "mark it"
-            return Finding("unmarked", batch_id, what, remedy, partial(self.database.finish_batch, batch_id))
+            return Finding("unmarked", batch_id, what, remedy, partial(mark_finished, self.database, batch_id))
         if batch_id in seen.buried:
             return None  # `pipelinectl failures` tells of it
-        s3_key = archive or known.s3_key
+        s3_key = archive or known.s3_key or f"archives/{batch_id}.tar"
         undecided = f"{count(known.unsettled, 'file')} neither done nor failed"
         what = undecided if known.rows else "it was never unpacked"
-        if archive is None:
+        if archive is None and not self.exists(s3_key):
             where = "look for it, or for another copy, and put it there; then reconcile again"
-            return Finding("archive gone", batch_id, f"{what}, and {s3_key or 'its archive'} is not in S3", where)
+            return Finding("archive gone", batch_id, f"{what}, and {s3_key} is not in S3", where)
         what = f"{what}, and nobody works on it"
-        return Finding("unqueued", batch_id, what, "queue its archive", partial(self._queue, batch_id, archive))
+        return Finding("unqueued", batch_id, what, "queue its archive", partial(self._queue, batch_id, s3_key))
 
     def _queue(self, batch_id: str, s3_key: str) -> bool:
-        unfinish(self.database, batch_id)
+        if not unfinish(self.database, batch_id):
+            return False
         return self.batches.requeue(self.unpack_queue, unpack_job(batch_id, s3_key, None))
 
     def _open_batch(self, batch: OpenBatch, archive: str | None, seen: Snapshot, known: Known) -> Finding | None:
-        if batch.id in seen.to_unpack:
+        if batch.id in seen.to_unpack or (batch.id in seen.buried and not batch.host):
             return None
         if known.finished and not known.unsettled:
+            if not self.batches.is_open(batch.id):  # finished between the two looks
+                return None
             what, remedy = "open in Redis, finished in PostgreSQL", "delete its scratch and its keys"
             return Finding("left open", batch.id, what, remedy, partial(self._expire, batch))
         settled = _number(batch.processed) + _number(batch.failed)
@@ -167,9 +178,10 @@ class Reconciler:
             return None
         of = f"{settled} of {batch.total}" if batch.total else "none"
         what = f"open on {batch.host or 'no host'}, {of} of its files settled, and no job is left for the rest"
-        if archive is None:
-            return Finding("archive gone", batch.id, f"{what}; its archive is not in S3", "put it there again")
-        job = batch.job or encode(unpack_job(batch.id, archive, None))
+        s3_key = archive or known.s3_key or f"archives/{batch.id}.tar"
+        if archive is None and not self.exists(s3_key):
+            return Finding("archive gone", batch.id, f"{what}; {s3_key} is not in S3", "put it there again")
+        job = batch.job or encode(unpack_job(batch.id, s3_key, None))
         as_seen = (batch.host, batch.total, batch.processed, batch.failed)
         return Finding(
             "stranded", batch.id, what, "queue its archive again",
@@ -177,6 +189,8 @@ class Reconciler:
         )  # fmt: skip
 
     def _expire(self, batch: OpenBatch) -> bool:
+        if is_unsettled(self.database, batch.id):
+            return False
         changed = self.batches.expire(batch.id, batch.opened, batch.host)
         if changed and not self.batches.is_known(batch.host):  # there is no host that would finish it
             Batches(self.redis, batch.host).close(batch.id)
@@ -195,7 +209,7 @@ class Reconciler:
             for found in _unpaired(rows, self.opus()):
                 if isinstance(found, str):
                     strays.append(found)
-                else:
+                elif not self.exists(found[0]):
                     _, audio_id, batch_id = found
                     lost[batch_id].append(audio_id)
         without = {audio_id for audio_ids in lost.values() for audio_id in audio_ids}
@@ -212,6 +226,8 @@ class Reconciler:
             return Finding("opus gone", batch_id, what, "the batch is in work: reconcile again afterwards")
 
         def repair() -> bool:
+            if self.batches.is_in_work(batch_id):
+                return False
             forget_opus(self.database, audio_ids)
             return self._queue(batch_id, archive)
 
@@ -313,10 +329,36 @@ def rows_of(database: Database, audio_ids: list[int]) -> dict[int, tuple[str, st
         return {audio_id: (status, path) for audio_id, status, path in cursor.fetchall()}
 
 
-def unfinish(database: Database, batch_id: str) -> None:
-    """Note that a batch is not finished after all."""
+_UNSETTLED = "EXISTS (SELECT FROM audio_files WHERE batch_id = %(batch_id)s AND status = 'processing')"
+
+
+def unfinish(database: Database, batch_id: str) -> bool:
+    """Note that a batch with files to do is not finished after all; False where it has none and is finished."""
     with database.transaction() as cursor:
-        cursor.execute("UPDATE batches SET finished_at = NULL WHERE batch_id = %s", (batch_id,))
+        named = {"batch_id": batch_id}
+        cursor.execute(
+            f"UPDATE batches SET finished_at = NULL WHERE batch_id = %(batch_id)s AND {_UNSETTLED}", named
+        )
+        cursor.execute("SELECT FROM batches WHERE batch_id = %(batch_id)s AND finished_at IS NOT NULL", named)
+        return cursor.fetchone() is None
+
+
+def mark_finished(database: Database, batch_id: str) -> bool:
+    """Note that a batch is finished; False where it is already, or has files to do."""
+    with database.transaction() as cursor:
+        cursor.execute(
+            "UPDATE batches SET finished_at = now() WHERE batch_id = %(batch_id)s AND finished_at IS NULL"
+            f" AND NOT {_UNSETTLED}",
+            {"batch_id": batch_id},
+        )
+        return bool(cursor.rowcount)
+
+
+def is_unsettled(database: Database, batch_id: str) -> bool:
+    """Whether a batch has files that are neither done nor failed."""
+    with database.transaction() as cursor:
+        cursor.execute(f"SELECT {_UNSETTLED}", {"batch_id": batch_id})
+        return bool(cursor.fetchone()[0])
 
 
 def forget_opus(database: Database, audio_ids: list[int]) -> None:
@@ -341,13 +383,18 @@ def _long_transaction(database: Database) -> Iterator[Any]:
 
 
 def _batch_id(job: object) -> str:
-    return str(decode(str(job)).get("batch_id"))
+    """The batch id in a job, which may hold anything."""
+    return _text(decode(job).get("batch_id")) if isinstance(job, str) else ""
 
 
 def _files_of_batches(jobs: list[str]) -> Counter[str]:
     """Batch id -> how many of its files have a job among these."""
-    files = {(str(of.get("batch_id")), str(of.get("original_filename"))) for of in map(decode, jobs)}
+    files = {(_text(of.get("batch_id")), _text(of.get("original_filename"))) for of in map(decode, jobs)}
     return Counter(batch_id for batch_id, _ in files)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _number(text: str) -> int:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import redis_client
-from pipeline.batches import Batches, check_id, unpack_job
+from pipeline.archive import is_storable
+from pipeline.batches import Batches, check_id, is_id, unpack_job
 from pipeline.database import Database
 from pipeline.errors import Permanent
 from pipeline.failures import DeadLetter
 from pipeline.progress import count
+
+MOST_KEY_BYTES = 1024  # of an S3 key
 
 
 @dataclass
@@ -35,8 +38,9 @@ class Retry:
         self.batches = Batches(self.redis, "")
         self._revive = redis_client.script(self.redis, "revive")
 
-    def batch(self, batch_id: str, names: list[str] | None = None) -> int:
-        """Queue a batch's failed files again, or only those named; gives how many.
+    def batch(self, batch_id: str, names: list[str] | None = None) -> str:
+        """Queue a batch's failed files again, or only those named, or the archive that could not be unpacked at
+        all; gives in words what was queued.
 
         `Permanent` where the batch is in work, its archive is not in S3, or one that is named has not failed.
         """
@@ -46,17 +50,33 @@ class Retry:
         chosen = failed if names is None else names
         if missing := sorted(set(chosen) - set(failed)):
             raise Permanent(f"batch {batch_id}: {', '.join(missing)} has not failed")
+        of_archive = [letter for letter in self.letters if self._is_archive(letter, batch_id)]
+        if not chosen and of_archive:
+            return self._archive(batch_id, of_archive[-1].fields["s3_key"])
         if not chosen:
             raise Permanent(f"batch {batch_id} has no failed files")
         s3_key = archive_of(self.database, batch_id) or self.archive_key(batch_id)
         self.check_archive(s3_key)
         reopen(self.database, batch_id, chosen)
         self._queue(batch_id, s3_key)
-        for letter in self.letters:
-            about_it = letter.queue == self.unpack_queue and letter.fields.get("batch_id") == batch_id
-            if about_it or (letter.file and letter.file[0] == batch_id and letter.file[1] in chosen):
+        for letter in list(self.letters):
+            of_file = letter.file and letter.file[0] == batch_id and letter.file[1] in chosen
+            if of_file or self._is_archive(letter, batch_id):
                 self.forget(letter)
-        return len(chosen)
+        return f"{count(len(chosen), 'file')} of batch {batch_id}"
+
+    def _is_archive(self, letter: DeadLetter, batch_id: str) -> bool:
+        """Whether a dead letter's job was to unpack the batch's archive."""
+        of = letter.fields
+        return letter.queue == self.unpack_queue and of.get("batch_id") == batch_id and _is_key(of.get("s3_key"))
+
+    def _archive(self, batch_id: str, s3_key: str) -> str:
+        self.check_archive(s3_key)
+        self._queue(batch_id, s3_key)
+        for letter in list(self.letters):
+            if self._is_archive(letter, batch_id):
+                self.forget(letter)
+        return f"batch {batch_id}"
 
     def _queue(self, batch_id: str, s3_key: str) -> None:
         # without the number of files: a mended archive may hold another one
@@ -65,29 +85,34 @@ class Retry:
 
     def letter(self, letter: DeadLetter) -> str:
         """Try a dead letter's job again; gives in words what was queued. `Permanent` as for `batch`."""
-        batch_id, s3_key = letter.fields.get("batch_id"), letter.fields.get("s3_key")
         if letter.file is not None:
             batch_id, name = letter.file
             if name in failed_names(self.database, batch_id):
-                self.batch(batch_id, [name])
-                return f"{name} of batch {batch_id}"
+                return self.batch(batch_id, [name])
             if self.batches.is_in_work(batch_id):
                 raise Permanent(f"batch {batch_id} is in work: {name} may be done by it")
             self.forget(letter)
             return f"nothing: {name} of batch {batch_id} has not failed; the letter is gone"
-        if letter.queue == self.unpack_queue and isinstance(batch_id, str) and isinstance(s3_key, str):
-            if failed_names(self.database, check_id(batch_id)):
-                return f"{count(self.batch(batch_id), 'file')} of batch {batch_id}"
-            self.check_archive(s3_key)
-            self._queue(batch_id, s3_key)
-            self.forget(letter)
-            return f"batch {batch_id}"
-        self._revive(keys=[f"{letter.queue}:dead", letter.queue], args=[letter.letter, letter.job])
+        of = letter.fields.get("batch_id")
+        if isinstance(of, str) and is_id(of) and self._is_archive(letter, of):
+            return (
+                self.batch(of) if failed_names(self.database, of) else self._archive(of, letter.fields["s3_key"])
+            )
+        self._take_out(letter, letter.queue)
         return f"{letter.job} in {letter.queue}"
 
     def forget(self, letter: DeadLetter) -> None:
         """Take a dead letter out of its list."""
-        self._revive(keys=[f"{letter.queue}:dead", ""], args=[letter.letter, ""])
+        self._take_out(letter, "")
+
+    def _take_out(self, letter: DeadLetter, queue: str) -> None:
+        self._revive(keys=[f"{letter.queue}:dead", queue], args=[letter.letter, letter.job])
+        self.letters.remove(letter)
+
+
+def _is_key(value: object) -> bool:
+    """Whether there could be an object of this key in S3."""
+    return isinstance(value, str) and is_storable(value) and 0 < len(value.encode()) <= MOST_KEY_BYTES
 
 
 def failed_names(database: Database, batch_id: str) -> list[str]:

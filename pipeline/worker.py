@@ -270,8 +270,8 @@ class Worker:
                 self.stop.wait(CLAIM_SECONDS)
             if job is None:
                 continue
-            if draining:  # of an earlier run: another host's now
-                self.outlast(self.queue.give_back, job)
+            if draining or (self.brings_work and self.outlast(self._is_draining)):
+                self.outlast(self.queue.give_back, job)  # of an earlier run, or just claimed: another host's now
             elif job.attempts > self.limits.attempts:
                 with self.holding(job):
                     raise Permanent(f"the worker died {job.attempts - 1} times while it had this job in hand")
