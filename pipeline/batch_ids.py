@@ -34,3 +34,8 @@ class BatchIds:
             keys = [self.queue.batch_ids, f"{self.queue.batch_ids}:{batch_id}"]
             assigned = self._reserve(keys=keys, args=[job.payload, batch_id, RESERVED_SECONDS])
         return str(assigned)
+
+    def keep(self, job: Job, batch_id: str) -> str:
+        """Note that the job brings a batch whose id is known already; gives the id."""
+        self.redis.hset(self.queue.batch_ids, job.payload, batch_id)
+        return batch_id

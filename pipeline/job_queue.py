@@ -39,11 +39,7 @@ class Job:
     @property
     def fields(self) -> dict[str, Any]:
         """The payload's fields; empty where it is not a JSON object."""
-        try:
-            value = json.loads(self.payload)
-        except (ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return decode(self.payload)
 
     @property
     def shown(self) -> str:
@@ -79,6 +75,15 @@ def encode(fields: dict[str, Any]) -> str:
     return json.dumps(fields)
 
 
+def decode(payload: str) -> dict[str, Any]:
+    """The fields of a job; empty where the text is not a JSON object."""
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def heartbeat_key(worker_id: str) -> str:
     """The key that is there as long as the worker lives."""
     return f"worker:{worker_id}"
@@ -100,9 +105,9 @@ class JobQueue:
         self.delayed = f"{self.name}:delayed"
         self.dead = f"{self.name}:dead"
         self.workers = f"{self.name}:workers"
-        self._begin, self._settle, self._put_back, self._bury, self._promote, self._recover = (
+        self._begin, self._settle, self._put_back, self._bury, self._promote, self._recover, self._unregister = (
             redis_client.script(self.redis, name)
-            for name in ("begin", "settle", "put_back", "bury", "promote", "recover")
+            for name in ("begin", "settle", "put_back", "bury", "promote", "recover", "unregister")
         )
         self._lock = threading.Lock()  # of `in_hand`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
@@ -172,7 +177,8 @@ class JobQueue:
         """Acknowledge the job and, in the same step, queue the next one and write a note (a hash, its field and
         the value) of what is still to be done; False where the claim was lost: then nothing changes."""
         next_payload = encode(next_job) if next_job else ""
-        keys = [self.working, self.attempts, self.batch_ids, next_queue, note[0]]
+        # where there is nothing to queue or to note, a key that is not used: Redis lets nobody name an empty one
+        keys = [self.working, self.attempts, self.batch_ids, next_queue or self.name, note[0] or self.name]
         return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload, *note[1:]]))
 
     def retry(self, job: Job, delay_seconds: int) -> bool:
@@ -230,6 +236,13 @@ class JobQueue:
         long_gone = int(self.redis.time()[0]) - FORGET_WORKER_SECONDS
         self.redis.zremrangebyscore(self.workers, "-inf", long_gone)
         return taken
+
+    def unregister(self) -> bool:
+        """Forget this worker, which claims no more; False where it may have jobs in hand that others must find."""
+        if self._strays or self._next:  # a claim whose answer was lost may still bring a job into our list
+            return False
+        keys = [self.working, self.workers, heartbeat_key(self.worker_id)]
+        return bool(self._unregister(keys=keys, args=[self.worker_id]))
 
     def register(self) -> None:
         """Enter this worker among those whose list is taken back when they are silent."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 from typing import Self
 
@@ -9,11 +10,14 @@ from tests.child import free_port
 
 
 class CutProxy:
-    """The first connection that brings `cuts[0]` bytes is cut there, and so on; the others pass whole."""
+    """The first connection that brings `cuts[0]` bytes is cut there, and so on; the others pass whole.
 
-    def __init__(self, target_port: int, *cuts: int) -> None:
+    The client sees the end of the connection, or, with `reset`, a connection reset.
+    """
+
+    def __init__(self, target_port: int, *cuts: int, reset: bool = False) -> None:
         self.port, self.target_port = free_port(), target_port
-        self.cuts = list(cuts)
+        self.cuts, self.reset = list(cuts), reset
         self.brought: list[int] = []  # bytes from the server, by connection
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._open: list[socket.socket] = []
@@ -50,6 +54,10 @@ class CutProxy:
                 self.brought[number] += len(data)
                 if self.cuts and self.brought[number] >= self.cuts[0]:
                     self.cuts.pop(0)
+                    if self.reset:
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        client.shutdown(socket.SHUT_RD)  # ends the wait for the client; says nothing to it
+                        client.close()
                     break
                 client.sendall(data)
         for side in (client, server):

@@ -108,6 +108,17 @@ def exit_status(worker: Child, seconds: float = 60) -> int:
     return worker.process.wait(seconds)
 
 
+def refusal(worker: Child) -> str:
+    """The one line of a worker that has ended because of its settings; `example.env` is named behind it."""
+    assert exit_status(worker) == 2, log_of(worker)
+    script = f"{Path(worker.command[-1]).name}: "
+    lines = [line.removeprefix(script) for line in log_of(worker).splitlines() if line.startswith(script)]
+    assert len(lines) == 2, log_of(worker)
+    assert "example.env" in lines[1]
+    assert "Traceback" not in log_of(worker)
+    return lines[0]
+
+
 def dead(redis: Any, queue: str) -> list[dict[str, Any]]:
     """The queue's dead letters."""
     return [json.loads(letter) for letter in redis.lrange(f"{queue}:dead", 0, -1)]

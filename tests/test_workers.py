@@ -50,7 +50,7 @@ def test_the_transfer_worker_writes_the_unpack_job_of_the_contract(fleet: Fleet,
     assert moment.utcoffset() == datetime.timedelta(0)
     assert abs(datetime.datetime.now(datetime.UTC) - moment) < datetime.timedelta(minutes=1)
     wait_for(lambda: not list((fleet.folder / "transfer").rglob("*.tar")), fleet, "the local copy's end")
-    assert object_keys(fleet) == [job["s3_key"]]
+    assert object_keys(fleet, "archives/") == [job["s3_key"]]
 
 
 def test_the_unpack_worker_writes_the_jobs_and_keys_of_the_contract(
