@@ -1,0 +1,1 @@
+"""Faults, on real workers and real servers: what is lost, doubled, stranded or leaked after them."""
