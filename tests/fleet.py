@@ -1,5 +1,6 @@
 """A whole pipeline on this machine: real servers, and the real scripts as processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -132,6 +133,14 @@ class Fleet:
         return subprocess.run(
             command, env=self.environment(**changes), capture_output=True, text=True, check=False, timeout=60
         )
+
+    def scratch_bytes(self) -> int:
+        """The size of everything in scratch, while workers may be at it."""
+        size = 0
+        for path in (self.folder / "scratch").rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                size += path.lstat().st_size if not path.is_dir() else 0
+        return size
 
     def stop_workers(self) -> None:
         """Stop all workers at once. One that does not end is an error, with the tracebacks of its threads."""
