@@ -4,6 +4,7 @@ What a worker never meets in a day is put in on purpose: archives that are cut, 
 copied, deliveries twice, and what hosts and workers leave that died for good ("lost").
 """
 
+import contextlib
 import gzip
 import hashlib
 import itertools
@@ -26,7 +27,7 @@ from tests.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, opus, sam
 from tests.steps import s3_client
 
 LOST_SECONDS = 3600  # how long a lost host or worker has been silent
-CHANGING_SECONDS = 3
+CHANGING_SECONDS = 30  # at most, where its transfer is not put back for a later try
 MOST_WAITING = {"queue:transfer": 3, "queue:unpack": 4}
 MOST_FILES, MOST_OPEN = 16, 10
 
@@ -81,10 +82,14 @@ class Stream:
         """Change the sources that are to change while they are copied."""
         now = time.monotonic()
         for path, _ in self._changing:
-            if path.exists():
-                second = next(self._clock)
+            second = next(self._clock)
+            with contextlib.suppress(FileNotFoundError):
                 os.utime(path, (second, second))
-        self._changing = [(path, end) for path, end in self._changing if now < end]
+        self._changing = [(path, end) for path, end in self._changing if now < end and not self._is_put_back(path)]
+
+    def _is_put_back(self, path: Path) -> bool:
+        job = json.dumps({"remote_path": str(path)})
+        return self.redis.zscore("queue:transfer:delayed", job) is not None
 
     # --- on the EC2 host -------------------------------------------------------------------------------
 
@@ -197,10 +202,12 @@ class Stream:
         self.redis.zadd(f"{queue}:workers", {worker: int(time.time()) - LOST_SECONDS})
 
     def file_delivered_twice(self) -> None:
-        """Files that are delivered twice at once, and again when their batch is long finished."""
+        """Files that are delivered twice at once, with the same job or another one, and again when their batch is
+        long finished."""
         queue = queue_of(self.hosts[0])
         jobs = self._opened(queue)
-        self.redis.rpush(queue, *jobs, *self._late)
+        others = [json.dumps({**json.loads(job), "again": True}) for job in jobs]
+        self.redis.rpush(queue, *self.rng.choice([jobs, others]), *self._late)
         self._late = jobs
 
     def bad_file_job(self) -> None:
