@@ -112,6 +112,7 @@ class JobQueue:
         )
         self._lock = threading.Lock()  # of `in_hand`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
+        self._is_owed_a_claim = False  # one that had no answer: it may come late, and bring a job into our list
         self._next_look = 0.0  # for what an earlier run, a lost reply or a late command has left in our list
 
     def add(self, fields: dict[str, Any]) -> None:
@@ -155,7 +156,7 @@ class JobQueue:
         try:
             payload: str | None = self.redis.blmove(self.name, self.working, wait_seconds, "LEFT", "RIGHT")
         except BaseException:
-            self._next_look = 0.0
+            self._next_look, self._is_owed_a_claim = 0.0, True
             raise
         return payload
 
@@ -242,7 +243,7 @@ class JobQueue:
 
     def unregister(self) -> bool:
         """Forget this worker, which claims no more; False where it may have jobs in hand that others must find."""
-        if self._strays or self._next:  # a claim whose answer was lost may still bring a job into our list
+        if self._is_owed_a_claim:
             return False
         keys = [self.working, self.workers, heartbeat_key(self.worker_id)]
         return bool(self._unregister(keys=keys, args=[self.worker_id]))
