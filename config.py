@@ -141,7 +141,7 @@ S3_CA_BUNDLE = _text("S3_CA_BUNDLE")
 SCRATCH_ROOT = _path("SCRATCH_ROOT", "/data/scratch")
 REQUIRE_SCRATCH_MOUNT = _choice("REQUIRE_SCRATCH_MOUNT", "0", "0", "1") == "1"
 MODELS_ROOT = _path("MODELS_ROOT", "/data/models")
-TRANSFER_ROOT = _path("TRANSFER_ROOT", "/var/tmp/audio-pipeline")
+TRANSFER_ROOT = _path("TRANSFER_ROOT", "/var/tmp/audio-pipeline")  # nosec B108
 
 EC2_HOST = _text("EC2_HOST")
 EC2_PORT = _whole("EC2_PORT", 22, least=1, most=65535)
@@ -218,6 +218,11 @@ def worker_id(role: str) -> str:
 def require(*names: str) -> None:
     """End the process with status 2 and one line for each setting that is missing or cannot be read."""
     missing = [f"{name} is not set" for name in names if not globals()[name]]
+    foreign = [
+        f"{name} is {str(globals()[name])!r}: it belongs to another user, who could read and change what is in it"
+        for name in FOLDERS
+        if name in names and _is_foreign(globals()[name])
+    ]
     unreadable = [
         f"{name} is {globals()[name]!r}: there is no such file that can be read"
         for name in FILES
@@ -239,7 +244,7 @@ def require(*names: str) -> None:
             f"SCRATCH_ROOT is {str(SCRATCH_ROOT)!r}, on the file system of /: no folder on the way to it is a"
             " mount point, and REQUIRE_SCRATCH_MOUNT asks for one"
         ]
-    if problems := [*missing, *unreadable, *unwritable, *unusable, *unmounted, *_wrong]:
+    if problems := [*missing, *unreadable, *unwritable, *foreign, *unusable, *unmounted, *_wrong]:
         refuse(*problems)
 
 
@@ -271,6 +276,11 @@ def _nearest(path: Path) -> Path:
 
 def _is_writable(path: Path) -> bool:
     return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a folder is another user's, as one that was put into /var/tmp before ours."""
+    return path.exists() and path.stat().st_uid not in (0, os.geteuid())
 
 
 def refuse(*problems: str) -> None:

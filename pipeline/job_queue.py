@@ -25,6 +25,7 @@ from pipeline import redis_client
 from pipeline.errors import Permanent
 
 FORGET_WORKER_SECONDS = 7 * 86400
+LOOK_SECONDS = 60  # how often a worker looks whether its list holds what it knows nothing of
 MOST_SHOWN = 500  # characters of a payload in a log
 
 
@@ -111,7 +112,8 @@ class JobQueue:
         )
         self._lock = threading.Lock()  # of `in_hand`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
-        self._strays = True  # an earlier run of this worker, or a lost reply, may have left a job in our list
+        self._is_owed_a_claim = False  # one that had no answer: it may come late, and bring a job into our list
+        self._next_look = 0.0  # for what an earlier run, a lost reply or a late command has left in our list
 
     def add(self, fields: dict[str, Any]) -> None:
         """Append a job."""
@@ -125,7 +127,7 @@ class JobQueue:
         """Take the next job and count the attempt, or give None when there is none for `wait_seconds`.
 
         What an earlier run of this worker had in hand comes first. After a Redis error call it again: a job
-        that was claimed without our knowing is found.
+        that was claimed without our knowing is found, within `LOOK_SECONDS` where the command came late.
         """
         return self.claim_kept() or self._count(self._move(wait_seconds))
 
@@ -151,20 +153,22 @@ class JobQueue:
 
     def _move(self, wait_seconds: float) -> str | None:
         self._promote(keys=[self.delayed, self.name])
-        self._strays = True
-        payload = self.redis.blmove(self.name, self.working, wait_seconds, "LEFT", "RIGHT")
-        self._strays = False
+        try:
+            payload: str | None = self.redis.blmove(self.name, self.working, wait_seconds, "LEFT", "RIGHT")
+        except BaseException:
+            self._next_look, self._is_owed_a_claim = 0.0, True
+            raise
         return payload
 
     def _stray(self) -> str | None:
-        if not self._strays:
+        if time.monotonic() < self._next_look:
             return None
         in_hand = self.in_hand  # as it is before we look: what is settled meanwhile is no stray
         ours = self.redis.lrange(self.working, 0, -1)
         for job in in_hand:
             if job.payload in ours:
                 ours.remove(job.payload)
-        self._strays = len(ours) > 1
+        self._next_look = 0.0 if len(ours) > 1 else time.monotonic() + LOOK_SECONDS
         return ours[0] if ours else None
 
     def settle(
@@ -193,7 +197,7 @@ class JobQueue:
         """Leave the job, uncounted, in our list, for our next run or a later claim of this one; others take it
         once the heartbeat is gone."""
         kept = self._back(job, -1, job.token)
-        self._strays = True
+        self._next_look = 0.0
         return kept
 
     def _back(self, job: Job, delay_seconds: int, uncounted: str) -> bool:
@@ -239,7 +243,7 @@ class JobQueue:
 
     def unregister(self) -> bool:
         """Forget this worker, which claims no more; False where it may have jobs in hand that others must find."""
-        if self._strays or self._next:  # a claim whose answer was lost may still bring a job into our list
+        if self._is_owed_a_claim:
             return False
         keys = [self.working, self.workers, heartbeat_key(self.worker_id)]
         return bool(self._unregister(keys=keys, args=[self.worker_id]))

@@ -1,5 +1,6 @@
 """A whole pipeline on this machine: real servers, and the real scripts as processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -152,6 +153,14 @@ class Fleet:
         with redis.Redis.from_url(self.valkey.url, decode_responses=True) as client:
             denied = [entry for entry in client.acl_log() if entry["reason"] != "auth"]
         assert not denied, f"access/redis.conf is not enough: {denied}"
+
+    def scratch_bytes(self) -> int:
+        """The size of everything in scratch, while workers may be at it."""
+        size = 0
+        for path in (self.folder / "scratch").rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                size += path.lstat().st_size if not path.is_dir() else 0
+        return size
 
     def stop_workers(self) -> None:
         """Stop all workers at once. One that does not end is an error, with the tracebacks of its threads."""

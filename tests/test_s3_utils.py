@@ -303,7 +303,7 @@ def test_memory_does_not_grow_with_the_archive(null_s3: NullS3) -> None:
         assert stored == size
         return peak // 1024
 
-    small, large = peak_mb(200 * 10**6), peak_mb(600 * 10**6)
+    small, large = peak_mb(100 * 10**6), peak_mb(600 * 10**6)
     assert large < small + 50
     assert large < 200
 
