@@ -31,8 +31,8 @@ from tests.fleet import PROJECT, Fleet
 RESULTS = PROJECT / "tests" / "faults" / "results.json"
 KILLS_A_ROUND = 200
 POINTS_A_ROUND = 12  # of each worker
-EPILOG = """Seeds: a part that plays several rounds takes SEED, SEED+1 and so on, and prints each; what has gone wrong
-in a round is tried again with its seed, and with --match for the points of that round.
+EPILOG = """Seeds: a part that plays several rounds takes SEED, SEED+1 and so on, and prints each; what has gone
+wrong in a round is tried again with its seed, and with --match for the points of that round.
 
 Exit status: 0 where nothing was found, 1 where something was, 2 for wrong arguments."""
 
@@ -117,15 +117,11 @@ def at_points(play: Play) -> Iterator[Row]:
     never = [str(point) for point, count in deaths.items() if not count]
     few = [f"{point} ({count})" for point, count in deaths.items() if 0 < count < play.trials]
     reached = len(deaths) - len(never)
-    play.notes.append(
-        f"points: seeds {play.seed} to {seed - 1}, {min(filter(None, deaths.values()), default=0)} kills or more at"
-        f" each of {reached}"
-        + (f"; less than {play.trials} at: {', '.join(few)}" if few else "")
-        + (f"; never came to: {', '.join(never)}" if never else "")
-    )
-    yield table.row(
-        f"SIGKILL before and after every side effect, {reached} points", sum(deaths.values()), found, recovery
-    )
+    play.notes.append(f"seeds {play.seed} to {seed - 1}, {play.trials} kills or more at each of {reached} points")
+    play.notes += [f"fewer at {', '.join(few)}"] if few else []
+    play.notes += [f"none at {', '.join(never)}: no worker came there"] if never else []
+    fault = f"SIGKILL before and after every side effect, {reached} points"
+    yield table.row(fault, sum(deaths.values()), found, recovery)
 
 
 def poison(play: Play) -> Iterator[Row]:
@@ -180,7 +176,7 @@ def arguments() -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="*", choices=[[], *PARTS], help=f"{', '.join(PARTS)}; all by default")
+    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}; all by default")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (1)")
     parser.add_argument("--kills", type=int, default=1000, metavar="N", help="SIGKILLs at random instants (1000)")
     parser.add_argument("--points", type=int, default=20, metavar="N", help="SIGKILLs at each point (20)")
@@ -189,6 +185,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the table as JSON; progress goes to stderr")
     given = parser.parse_args()
+    if unknown := [part for part in given.part if part not in PARTS]:
+        parser.error(f"there is no part {unknown[0]!r}: {', '.join(PARTS)}")
     if min(given.kills, given.points) < 1:
         parser.error("--kills and --points are 1 at least")
     return given
