@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,7 +122,7 @@ def check(
         raise ValueError("two archives have the same content")
     found, settings = Findings(), fleet.settings()
     rows = [Row(*row) for row in fleet.query(_ROWS)]
-    objects = {key: _read(fleet, key) for key in object_keys(fleet)}
+    objects = _objects(fleet)
     letters = _letters(fleet)
     batch_of = _match(archives, objects, rows, found)
     for archive in archives:
@@ -326,9 +327,16 @@ def sound_of(data: bytes) -> bytes | None:
 # --- S3 ------------------------------------------------------------------------------------------------
 
 
-def _read(fleet: Fleet, key: str) -> bytes:
-    data: bytes = s3_client(fleet).get_object(Bucket=fleet.bucket, Key=key)["Body"].read()
-    return data
+def _objects(fleet: Fleet) -> dict[str, bytes]:
+    """Everything in the bucket."""
+    client, keys = s3_client(fleet), object_keys(fleet)
+
+    def read(key: str) -> bytes:
+        data: bytes = client.get_object(Bucket=fleet.bucket, Key=key)["Body"].read()
+        return data
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(keys, pool.map(read, keys), strict=True))
 
 
 def _check_objects(

@@ -373,7 +373,8 @@ class Supervisor:
         running = [slot for slot in self.slots if slot.pid is not None]
         for slot in running:
             assert slot.pid is not None
-            os.kill(slot.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(slot.pid, signal.SIGTERM)
         for slot in running:
             assert slot.pid is not None
             try:

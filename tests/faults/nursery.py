@@ -1,16 +1,15 @@
 """Starts workers fast: a process that has imported what they import forks each of them.
 
 A worker spends most of its start on importing libraries. Here that is done once; the worker itself is a process of
-its own that reads its settings, connects and works as any other (tests/faults/armed.py).
+its own that reads its settings, connects and works as any other (tests/faults/armed.py). onnxruntime, and what
+imports it, is left to the worker: its import starts a thread, which a fork would not have.
 """
 
-import contextlib
 import ctypes
 import faulthandler
 import importlib
 import json
 import os
-import pkgutil
 import select
 import signal
 import subprocess
@@ -21,7 +20,6 @@ from typing import IO
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import boto3
 
-import pipeline
 from tests.faults import armed
 
 POLL_SECONDS = 0.005
@@ -39,6 +37,7 @@ class Nursery:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
         assert self._process.stdin
         assert self._process.stdout
@@ -122,17 +121,25 @@ def _become(words: list[str], environment: dict[str, str], log: str) -> None:
     sys.argv = [armed.__file__, *words]
 
 
+LIBRARIES = ("av", "ctranslate2", "faster_whisper", "ffmpeg", "numpy", "tokenizers")
+MODULES = (
+    "archive", "audio", "batch_ids", "batches", "compression", "conversions", "copies", "copying", "database",
+    "finishing", "remote", "sources", "stale_uploads", "watch", "worker",
+)  # fmt: skip
+
+
 def main() -> None:
-    for module in pkgutil.iter_modules(pipeline.__path__, "pipeline."):
-        importlib.import_module(module.name)
+    for name in (*LIBRARIES, *(f"pipeline.{module}" for module in MODULES)):
+        importlib.import_module(name)
     boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")  # its own data
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise RuntimeError(f"{threads} threads run after the imports: a fork would have one of them")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = _serve()
     if request is not None:
         _become(**request)  # type: ignore[arg-type]
         armed.main()
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(-1, 0)
 
 
 if __name__ == "__main__":

@@ -144,9 +144,9 @@ class Stage:
         return self.redis.get(f"batch:{batch_id}:host") or ""
 
     def has_begun(self, host: str, role: str, batch_id: str) -> bool:
-        """Whether the host has taken the work over: the one transfer, or the one batch."""
+        """Whether the host has taken the work over: the transfer that alpha had in hand, or the batch."""
         if role == "transfer":
-            return bool(self.redis.llen(f"queue:transfer:working:test-{host}-transfer"))
+            return not self.redis.llen("queue:transfer:working:test-alpha-transfer")
         return self.owner(batch_id) == host or is_quiet(self.fleet, self.archives)
 
     def kept(self) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""SIGKILL of real workers, over and over: a dose with fixed seeds. `python -m tests.faults` does it at length."""
+
+import pytest
+
+from tests.faults import kills
+from tests.faults.points import FUNCTIONS, Point, points
+from tests.fleet import Fleet
+
+KILLS = 60
+# To these a worker comes only after some seconds of life, or with luck.
+RARE = {
+    "pipeline.job_queue:JobQueue.recover",
+    "pipeline.job_queue:JobQueue.keep",
+    "pipeline.job_queue:JobQueue.unregister",
+    "pipeline.job_queue:JobQueue.give_back",
+    "pipeline.job_queue:JobQueue.retry",
+    "pipeline.batch_ids:BatchIds.keep",
+    "pipeline.batches:Batches.take_over",
+}
+
+
+def chosen(when: str) -> list[Point]:
+    return [p for role in FUNCTIONS for p in points(role) if p.when == when and p.function not in RARE]
+
+
+def test_nothing_is_lost_whatever_instant_workers_die_at(fleet: Fleet) -> None:
+    result = kills.kill_at_instants(fleet, seed=1, kills=KILLS, tell=print)
+    assert result.findings.lines() == []
+    assert len(result.kills) >= KILLS
+    assert {kill.role for kill in result.kills} == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_nothing_is_lost_whatever_point_workers_die_at(fleet: Fleet, when: str) -> None:
+    result = kills.kill_at_points(fleet, seed=1, trials=1, chosen=chosen(when), tell=print)
+    assert result.findings.lines() == []
+    assert result.unreached == []
+    assert {kill.point for kill in result.kills} >= set(chosen(when))
