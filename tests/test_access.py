@@ -22,7 +22,7 @@ from tests.servers import ACCESS, GuardedS3
 from tests.steps import log_of, rows, wait_for
 
 # What redis-py sends by itself: to connect, to make a transaction, to run a script.
-BY_THE_CLIENT = {"ping", "select", "client|setinfo", "multi", "exec", "evalsha", "script|load"}
+BY_THE_CLIENT = {"ping", "select", "multi", "exec", "evalsha", "script|load"}
 
 
 def guarded(server: GuardedS3) -> dict[str, str]:

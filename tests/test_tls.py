@@ -17,7 +17,7 @@ import config
 import s3_utils
 from pipeline import redis_client
 from pipeline.database import Database
-from pipeline.errors import away
+from pipeline.errors import away, certificate_problem
 from tests.child import wait_until
 from tests.fleet import Fleet
 from tests.recordings import SILENCE, SPEECH, make_tar, opus
@@ -145,6 +145,27 @@ def test_pipelinectl_works_behind_tls_and_names_a_wrong_certificate(fleet: Fleet
             assert done.returncode == status, done.stderr
             assert ("certificate" in done.stderr) == bool(status)
             assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "is_certificate"),
+    [  # as Debian's Redis 7.0 and PostgreSQL 15 have them said
+        (
+            "Error while reading from r:6380 : (1, '[SSL: X] tlsv13 alert certificate required (_ssl.c:2580)')",
+            True,
+        ),
+        ("Error 1 connecting to r:6380. [SSL: X] tlsv1 alert unknown ca (_ssl.c:1006).", True),
+        ("Error 1 connecting to r:6380. [SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006).", True),
+        ("server does not support SSL, but SSL was required\n", True),
+        ('root certificate file "/ca.pem" does not exist\nEither provide the file, use ...\n', True),
+        ("SSL SYSCALL error: EOF detected\n", False),  # a server that ends
+        ("Error 104 connecting to r:6380. [Errno 104] Connection reset by peer.", False),
+        ("Timeout connecting to server", False),
+    ],
+)
+def test_what_is_said_of_certificates_is_told_from_outages(words: str, is_certificate: bool) -> None:
+    expected = words.splitlines()[0] if is_certificate else None
+    assert certificate_problem(RuntimeError(words)) == expected
 
 
 # --- the clients -------------------------------------------------------------------------------------------
