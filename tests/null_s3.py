@@ -1,6 +1,7 @@
 """An S3 that keeps no bytes: sizes and metadata only, so that very large archives can be uploaded to it.
 
-`hold` holds back what is put while it is cleared; `slow` is a pause before each answer to a put.
+`hold` holds back what is put while it is cleared; `slow` is a pause before each answer to a put. The notes of
+which batch a remote file is (`sources/`) are kept, at once and apart from the rest.
 """
 
 import threading
@@ -56,12 +57,23 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(headers={"Content-Length": str(size), "ETag": '"x"', **metadata})
 
     def do_GET(self) -> None:
+        key, _ = self.target()
+        if note := self.server.notes.get(key):
+            self.answer(body=note)
+            return
+        if key:
+            self.answer(404, "<Error><Code>NoSuchKey</Code></Error>")
+            return
         self.answer(
             body="<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
         )
 
     def do_PUT(self) -> None:
         key, query = self.target()
+        if key.startswith("sources/"):
+            self.server.notes[key] = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            self.answer(headers={"ETag": '"x"'})
+            return
         self.server.putting.append(key)
         size = self.discard_body()
         self.server.hold.wait()
@@ -100,6 +112,7 @@ class NullS3(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, tuple[int, dict[str, str]]] = {}
         self.uploads: dict[str, tuple[dict[str, str], list[int]]] = {}
+        self.notes: dict[str, str] = {}
         self.putting: list[str] = []  # the keys of every put that began
         self.hold, self.slow = threading.Event(), 0.0
         self.hold.set()
