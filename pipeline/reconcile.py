@@ -142,7 +142,7 @@ class Reconciler:
     def _batch(self, batch_id: str, archive: str | None, seen: Snapshot, known: Known) -> Finding | None:
         if batch_id in seen.open:
             return self._open_batch(seen.open[batch_id], archive, seen, known)
-        if batch_id in seen.finishing | seen.in_transfer | seen.to_unpack:
+        if any(batch_id in place for place in (seen.finishing, seen.in_transfer, seen.to_unpack)):
             return None
         if known.finished and not known.unsettled:
             return None
