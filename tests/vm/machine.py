@@ -20,6 +20,7 @@ class Disk:
 
     path: Path
     volume_id: str
+    read_only: bool = False
 
     @classmethod
     def empty(cls, path: Path, volume_id: str, gib: float) -> "Disk":
@@ -62,7 +63,8 @@ class Machine:
         """Boot, and return when SSH answers and systemd has ended its start."""
         drives = []
         for number, disk in enumerate(self.disks):
-            drives += ["-drive", f"id=d{number},if=none,format=raw,cache=unsafe,file={disk.path}"]
+            access = "readonly=on" if disk.read_only else "cache=unsafe"
+            drives += ["-drive", f"id=d{number},if=none,format=raw,{access},file={disk.path}"]
             drives += ["-device", f"virtio-blk-pci,drive=d{number},addr={3 + number:#x},serial={disk.volume_id[:20]}"]
         drives += ["-drive", f"id=root,if=none,format=qcow2,cache=unsafe,file={self.root}"]
         drives += ["-device", "virtio-blk-pci,drive=root,addr=0x1e"]

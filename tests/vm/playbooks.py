@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from tests.fleet import PROJECT
+from tests.child import Child
 from tests.vm.machine import Machine
 
 ENVIRONMENT = Path(os.environ.get("ANSIBLE_ENVIRONMENT", PROJECT / "ansible" / ".venv"))
@@ -42,17 +43,14 @@ class Playbooks:
         shutil.copytree(PROJECT / "ansible", folder, ignore=shutil.ignore_patterns(".venv", ".ansible"))
         self.log = folder.with_suffix(".log")
 
-    def write_inventory(self, groups: dict[str, dict[str, Machine]], **variables: Any) -> None:
-        """The inventory; `variables` are every host's."""
-        children = {
-            group: {"hosts": {name: self._host(machine) for name, machine in hosts.items()}}
-            for group, hosts in groups.items()
-        }
-        self._write("inventory.yml", {"all": {"children": children, "vars": variables}})
+    def write_inventory(self, groups: dict[str, dict[str, Variables]]) -> None:
+        """The inventory: groups of hosts with their variables."""
+        self._write("inventory.yml", {"all": {"children": {name: {"hosts": groups[name]} for name in groups}}})
 
     @staticmethod
-    def _host(machine: Machine) -> Variables:
-        return {
+    def host(machine: Machine, **variables: Any) -> Variables:
+        """The variables of a host that is this machine."""
+        return variables | {
             "ansible_host": "127.0.0.1",
             "ansible_port": machine.port,
             "ansible_user": "root",
@@ -78,15 +76,25 @@ class Playbooks:
         """Run a playbook; AssertionError where its output holds a secret."""
         result = Result(self._run("ansible-playbook", f"playbooks/{playbook}.yml", *arguments, timeout=timeout))
         for name, secret in self.secrets.items():
-            for line in filter(None, secret.splitlines()):
-                assert line not in result.text, f"{playbook} {arguments} shows {name}"
+            for line in secret.splitlines():
+                assert line.split("/")[0] not in result.text, f"{playbook} {arguments} shows {name}"
         return result
 
-    def _run(self, program: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def start(self, playbook: str, *arguments: str) -> Child:
+        """Start a playbook run, to be cut off."""
+        command = ["ansible-playbook", f"playbooks/{playbook}.yml", *arguments]
+        child = Child(command, self.log.with_suffix(".cut.log"), folder=self.folder, environment=self._environment())
+        child.start()
+        return child
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
         path = f"{ENVIRONMENT / 'bin'}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        return {**os.environ, "PATH": path, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+
+    def _run(self, program: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [program, *arguments], cwd=self.folder, env=environment, timeout=timeout, check=False,
+            [program, *arguments], cwd=self.folder, env=self._environment(), timeout=timeout, check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         with self.log.open("a") as log:

@@ -17,7 +17,7 @@ from typing import Self
 import redis
 
 from tests.fleet import MODELS, PROJECT, Fleet
-from tests.vm.image import Image, image
+from tests.vm.image import Image, image, run
 from tests.vm.machine import HOST, Disk, Machine
 from tests.vm.playbooks import Playbooks
 
@@ -42,6 +42,7 @@ class World:
         self.data = Disk.empty(folder / "data.raw", VOLUME, DATA_GIB)
         (folder / "machine" / "root.qcow2").unlink(missing_ok=True)
         self.machine = Machine(folder / "machine", self.image, [self.data])
+        self.repository = str(PROJECT)
         self.models = folder / "models"
         self.secrets = {
             "vault_s3_access_key": odd_secret(),
@@ -70,13 +71,13 @@ class World:
     def write_variables(self) -> None:
         """The inventory and group_vars of an operator who has these servers."""
         books, fleet, machine = self.playbooks, self.fleet, self.machine
-        groups = {kind: {NAME: machine} for kind in ("gpu_workers", "transfer_hosts")}
-        books.write_inventory({**groups, "orchestrators": {"orchestrator": machine}})
+        groups = {kind: {NAME: books.host(machine)} for kind in ("gpu_workers", "transfer_hosts")}
+        books.write_inventory({**groups, "orchestrators": {"orchestrator": books.host(machine)}})
         books.change_group_vars(
             "all", s3_endpoint=f"http://{HOST}:{fleet.s3.port}", s3_bucket=fleet.bucket,
             redis_host=HOST, redis_port=fleet.valkey.port, database_host=HOST, database_port=fleet.postgres.port,
             database_user="postgres", database_options="sslmode=disable",
-            deployment_repository=str(PROJECT), model_source_path="/srv/models",
+            deployment_repository=self.repository, model_source_path="/srv/models",
             worker_settings={"SCRATCH_MIN_FREE_MB": 200, "HEARTBEAT_SECONDS": 20},
         )  # fmt: skip
         books.change_group_vars(
@@ -104,8 +105,6 @@ class World:
         with tarfile.open(packed, "w") as tar:
             tar.add(self.models, "models")
         options = [*self.machine.ssh_options(), "-P", str(self.machine.port)]
-        from tests.vm.image import run
-
         run("scp", "-q", *options, str(packed), "root@127.0.0.1:/tmp/models.tar")
         self.machine.ssh("rm -rf /srv/models; tar -C /srv --no-same-owner -xf /tmp/models.tar; rm /tmp/models.tar")
         return hashlib.sha256(manifest.encode()).hexdigest()[:12]
