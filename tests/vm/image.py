@@ -12,7 +12,8 @@ PACKAGES = (
 )
 KERNELS = {"bookworm": "linux-image-cloud-amd64", "jammy": "linux-image-virtual", "noble": "linux-image-virtual"}
 ROOT_START = 2048  # of 512 bytes: the root filesystem is a partition, as in a cloud's image
-AUTHORITIES = Path("/usr/local/share/ca-certificates")  # this machine's own, where a proxy signs what is downloaded
+# This machine's own authorities, where a proxy signs what is downloaded.
+AUTHORITIES = Path("/usr/local/share/ca-certificates")
 NETWORK = "[Match]\nName=en* eth*\n[Network]\nDHCP=yes\n"
 
 
@@ -46,7 +47,14 @@ def fill(root: Path, release: str, made: Image) -> None:
     """Install the release into `root`."""
     packages = f"{PACKAGES},{KERNELS[release]}"
     components = "main" if release == "bookworm" else "main,universe"
-    run("mmdebstrap", "--variant=minbase", f"--components={components}", f"--include={packages}", release, str(root))
+    run(
+        "mmdebstrap",
+        "--variant=minbase",
+        f"--components={components}",
+        f"--include={packages}",
+        release,
+        str(root),
+    )
     (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
     shutil.copy(made.key.with_suffix(".pub"), root / "root/.ssh/authorized_keys")
     (root / "etc/hostname").write_text("vm\n")

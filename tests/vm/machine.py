@@ -47,7 +47,7 @@ def accelerator(kernel: Path) -> list[str]:
 
 
 class Machine:
-    """A machine with a root disk of its own; `disks` lie in earlier PCI slots, so that the root disk comes last."""
+    """A machine with a root disk of its own; `disks` lie in earlier PCI slots: the root disk comes last."""
 
     def __init__(self, folder: Path, image: Image, disks: list[Disk], memory_mib: int = 3072) -> None:
         self.folder, self.image, self.disks, self.memory_mib = folder, image, disks, memory_mib
@@ -65,7 +65,10 @@ class Machine:
         for number, disk in enumerate(self.disks):
             access = "readonly=on" if disk.read_only else "cache=unsafe"
             drives += ["-drive", f"id=d{number},if=none,format=raw,{access},file={disk.path}"]
-            drives += ["-device", f"virtio-blk-pci,drive=d{number},addr={3 + number:#x},serial={disk.volume_id[:20]}"]
+            drives += [
+                "-device",
+                f"virtio-blk-pci,drive=d{number},addr={3 + number:#x},serial={disk.volume_id[:20]}",
+            ]
         drives += ["-drive", f"id=root,if=none,format=qcow2,cache=unsafe,file={self.root}"]
         drives += ["-device", "virtio-blk-pci,drive=root,addr=0x1e"]
         forward = f"user,id=n,hostfwd=tcp:127.0.0.1:{self.port}-:22"

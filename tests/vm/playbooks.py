@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
-from tests.fleet import PROJECT
 from tests.child import Child
+from tests.fleet import PROJECT
 from tests.vm.machine import Machine
 
 ENVIRONMENT = Path(os.environ.get("ANSIBLE_ENVIRONMENT", PROJECT / "ansible" / ".venv"))
@@ -83,7 +83,9 @@ class Playbooks:
     def start(self, playbook: str, *arguments: str) -> Child:
         """Start a playbook run, to be cut off."""
         command = ["ansible-playbook", f"playbooks/{playbook}.yml", *arguments]
-        child = Child(command, self.log.with_suffix(".cut.log"), folder=self.folder, environment=self._environment())
+        child = Child(
+            command, self.log.with_suffix(".cut.log"), folder=self.folder, environment=self._environment()
+        )
         child.start()
         return child
 

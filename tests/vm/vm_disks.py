@@ -11,7 +11,8 @@ from tests.vm.machine import Disk, Machine
 from tests.vm.playbooks import Playbooks, Result
 from tests.vm.world import CACHE
 
-GIB = 2**30
+TWIN = "mkfs.ext4 -q -U 11111111-2222-4333-8444-555555555555 -L audio-data $d"
+SECRETS = ("s3_access_key", "s3_secret_key", "redis_password", "database_password")
 # What is made on the disk (a shell command, $d is the disk), and what the refusal says.
 MADE = {
     "gpt": ("echo 'label: gpt' | sfdisk -q $d", "holds gpt"),
@@ -23,13 +24,15 @@ MADE = {
     "swap": ("mkswap -q $d", "it holds swap"),
     "config-drive": ("mkfs.vfat -n config-2 $d >/dev/null", "it holds vfat"),
     "luks": ("echo secret | cryptsetup -q luksFormat --pbkdf pbkdf2 --iter-time 10 $d -", "it holds crypto_LUKS"),
-    "lvm": ("l=$(losetup -f --show $d); pvcreate -q -ff -y $l >/dev/null 2>&1; s=$?; losetup -d $l; exit $s", "LVM2_member"),
-    "raw-data": ("printf x | dd of=$d bs=1 seek=$((1073741824 - 7)) conv=notrunc status=none", "holds data of no kind"),
+    "lvm": ("l=$(losetup -f --show $d); pvcreate -q -ff -y $l >/dev/null 2>&1; s=$?; losetup -d $l; exit $s",
+            "LVM2_member"),
+    "raw-data": ("printf x | dd of=$d bs=1 seek=$((1073741824 - 7)) conv=notrunc status=none",
+                 "holds data of no kind"),
     "two-kinds": ("mkfs.ext4 -q -L audio-data $d; mkswap -q -L x $d.s; "
                   "dd if=$d.s of=$d bs=1 skip=4086 seek=4086 count=10 conv=notrunc status=none", "it holds "),
     "mounted": ("mkfs.ext4 -q -L audio-data $d", "is mounted on /mnt"),
-    "clone": ("mkfs.ext4 -q -U 11111111-2222-4333-8444-555555555555 -L audio-data $d", "holds the same filesystem"),
-    "clone-of-it": ("mkfs.ext4 -q -U 11111111-2222-4333-8444-555555555555 -L audio-data $d", "holds the same filesystem"),
+    "clone": (TWIN, "holds the same filesystem"),
+    "clone-of-it": (TWIN, "holds the same filesystem"),
     "occupied-mount": ("true", "is mounted on /srv/other"),
     "hidden-files": ("true", "holds files that would be hidden: precious"),
 }  # fmt: skip
@@ -46,8 +49,15 @@ OTHERS = {
     "no-volume": "no disk of volume",
     "a-file": "it is no block device",
 }
-VARIABLES = {"occupied-mount": {"gpu_worker_data_root": "/srv/other"}, "hidden-files": {"gpu_worker_data_root": "/srv/full"}}
-KINDS = {name: said for name, (_, said) in MADE.items()} | {name: said for name, (_, _, said) in SIZED.items()} | OTHERS
+VARIABLES = {
+    "occupied-mount": {"gpu_worker_data_root": "/srv/other"},
+    "hidden-files": {"gpu_worker_data_root": "/srv/full"},
+}
+KINDS = (
+    {name: said for name, (_, said) in MADE.items()}
+    | {name: said for name, (_, _, said) in SIZED.items()}
+    | OTHERS
+)
 
 
 def volume_id(name: str) -> str:
@@ -90,15 +100,23 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result,
             "mount -t tmpfs none /srv/other; touch /srv/full/precious; truncate --size=1G /root/disk"
         )
         root = machine.ssh("findmnt --noheadings --output SOURCE /").strip()
-        devices = {"root-disk": root.rstrip("0123456789"), "root-partition": root, "no-device": "/dev/vdzz", "a-file": "/root/disk"}
+        devices = {
+            "root-disk": root.rstrip("0123456789"),
+            "root-partition": root,
+            "no-device": "/dev/vdzz",
+            "a-file": "/root/disk",
+        }
         before = checksums(disks)
-        playbooks = Playbooks(folder / "ansible", dict.fromkeys(
-            ("vault_s3_access_key", "vault_s3_secret_key", "vault_redis_password", "vault_database_password"), "secret-7391"
-        ))  # fmt: skip
+        secrets = {f"vault_{name}": "not-to-be-shown-7391" for name in SECRETS}
+        playbooks = Playbooks(folder / "ansible", secrets)
         playbooks.make_vault()
         hosts = {}
         for name in KINDS:
-            where = {"gpu_worker_data_device": devices[name]} if name in devices else {"gpu_worker_data_volume_id": volume_id(name)}
+            where = (
+                {"gpu_worker_data_device": devices[name]}
+                if name in devices
+                else {"gpu_worker_data_volume_id": volume_id(name)}
+            )
             hosts[name] = playbooks.host(machine, **where, **VARIABLES.get(name, {}))
         playbooks.write_inventory({"gpu_workers": hosts})
         playbooks.change_group_vars("gpu_workers", gpu_worker_data_gib=1, gpu_worker_device="cpu")
@@ -114,7 +132,9 @@ def test_a_wrong_disk_is_refused_and_stays_as_it_is(
     kind: str, refusals: tuple[Result, dict[str, str], dict[str, str]]
 ) -> None:
     result, before, after = refusals
-    said = " ".join(result.text.partition(f"fatal: [{kind}]")[2].partition("\nfatal:")[0].partition("TASK [")[0].split())
+    said = " ".join(
+        result.text.partition(f"fatal: [{kind}]")[2].partition("\nfatal:")[0].partition("TASK [")[0].split()
+    )
     assert KINDS[kind] in said
     assert result.counts[kind]["failed"] == 1
     assert result.counts[kind]["changed"] == 0

@@ -92,7 +92,8 @@ def send_archive(world: World, folder: Path, number: int) -> None:
 def test_an_archive_goes_through_all_three_workers(world: World, tmp_path: Path) -> None:
     send_archive(world, tmp_path, 1)
     rows = world.fleet.query(
-        "SELECT original_filename, status, text, s3_opus_path FROM audio_files LEFT JOIN transcripts USING (audio_id)"
+        "SELECT original_filename, status, text, s3_opus_path FROM audio_files"
+        " LEFT JOIN transcripts USING (audio_id)"
     )
     assert rows
     done = [row for row in rows if row[1] == "done"]
@@ -111,7 +112,9 @@ def test_the_worker_that_worked_is_closed_to_the_rest(world: World, unit: str) -
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_secrets_are_roots_alone(world: World, unit: str) -> None:
-    shown = world.machine.ssh(f"systemctl show {unit}; systemctl cat {unit}; cat /etc/systemd/system/{unit}.service")
+    shown = world.machine.ssh(
+        f"systemctl show {unit}; systemctl cat {unit}; cat /etc/systemd/system/{unit}.service"
+    )
     for secret in world.secrets.values():
         for line in secret.splitlines():
             assert line.split("/")[0] not in shown
@@ -152,14 +155,18 @@ def test_a_grown_volume_is_used_whole(world: World) -> None:
 def test_a_sync_that_was_cut_off_goes_on_and_switches_once(world: World) -> None:
     large = bytes(20 * 2**20)
     release, old = world.put_models(large=large), world.machine.ssh("readlink /data/models").strip()
-    partial = f"/data/model-releases/{release}.part/spoken-words/.rsync-partial/large"
-    slow = ("-e", "gpu_worker_model_kib_per_second=500")
-    cut = world.playbooks.start("sync-models", *slow)
-    wait_until(lambda: int(world.machine.try_ssh(f"stat --format %s {partial} || pidof rsync >/dev/null && "
-                                                 f"du -b /data/model-releases/{release}.part/spoken-words/.large.* | cut -f1"
-                                                 ).stdout.split()[-1:][0] or 0) > 2**20, "a part of the copy", 600)  # fmt: skip
+    folder = f"/data/model-releases/{release}.part/spoken-words"
+    cut = world.playbooks.start("sync-models", "-e", "gpu_worker_model_kib_per_second=500")
+
+    def arrived() -> int:
+        """What rsync has of it, under the name that it gives to a file on its way."""
+        return int(world.machine.try_ssh(f"stat --format %s {folder}/.large.*").stdout or 0)
+
+    wait_until(lambda: arrived() > 2**20, "a part of the copy", PATIENCE_SECONDS)
     cut.kill()
-    world.machine.try_ssh("pkill -x rsync")
+    world.machine.ssh("pkill -x rsync")
+    kept = int(world.machine.ssh(f"stat --format %s {folder}/.rsync-partial/large"))
+    assert kept > 2**20
     assert world.machine.ssh("readlink /data/models").strip() == old
     result = world.playbooks.play("sync-models")
     assert result.status == 0, result.text[-3000:]

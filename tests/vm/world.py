@@ -98,7 +98,9 @@ class World:
         for name, content in files.items():
             (self.models / "spoken-words" / name).write_bytes(content)
         paths = sorted(path for path in self.models.rglob("*") if path.is_file())
-        sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(self.models)}" for path in paths]
+        sums = [
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(self.models)}" for path in paths
+        ]
         manifest = "\n".join([*sums, ""])
         (self.models / "SHA256SUMS").write_text(manifest)
         packed = self.folder / "models.tar"
@@ -113,8 +115,8 @@ class World:
 def main() -> None:
     """Start it, and wait."""
     with World(Path(sys.argv[1]).absolute(), *sys.argv[2:]) as world:
-        print(f"{world.folder}/ansible; models release {world.put_models()}; "
-              f"ssh {' '.join(world.machine.ssh_options())} -p {world.machine.port} root@127.0.0.1", flush=True)  # fmt: skip
+        ssh = f"ssh {' '.join(world.machine.ssh_options())} -p {world.machine.port} root@127.0.0.1"
+        print(f"{world.playbooks.folder}; models {world.put_models()}; {ssh}", flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
 
 

@@ -13,7 +13,10 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
+Node = dict[str, Any]  # of lsblk
 GIB = 2**30
 BLOCK = 16 * 2**20
 
@@ -22,24 +25,24 @@ class Wrong(Exception):
     """The disk is not to be touched; says why."""
 
 
-def read(*command):
+def read(*command: str) -> str:
     """What a command prints."""
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def tree(node):
+def tree(node: Node) -> Iterator[Node]:
     """A disk of lsblk, and all that is built on it: partitions, LVM, RAID, encryption."""
     yield node
     for child in node.get("children", []):
         yield from tree(child)
 
 
-def mounts(node):
+def mounts(node: Node) -> list[str]:
     """Where it is mounted; [SWAP] for swap that is in use."""
     return [place for place in node["mountpoints"] if place]
 
 
-def check_kind(device, mount):
+def check_kind(device: str, mount: str) -> Node:
     """The disk as lsblk shows it, unless it is in use in any way but ours."""
     if not os.path.exists(device):
         raise Wrong("there is no such disk: is the volume attached?")
@@ -64,13 +67,13 @@ def check_kind(device, mount):
     return disk
 
 
-def signatures(device):
+def signatures(device: str) -> list[tuple[str, str, str]]:
     """What the disk holds as far as libblkid knows it: [(type, label, UUID)]."""
     found = json.loads(read("wipefs", "--no-act", "--json", "--output", "TYPE,LABEL,UUID", device) or "{}")
     return [(one["type"], one["label"], one["uuid"]) for one in found.get("signatures", [])]
 
 
-def check_ours(device, label, uuid, size, gib):
+def check_ours(device: str, label: str, uuid: str, size: int, gib: int) -> None:
     """The filesystem is ours: of the right size, and the only one of its UUID."""
     if size < gib * GIB:
         raise Wrong(f"it has {size / GIB:.2f} GiB and {gib} are expected")
@@ -79,13 +82,13 @@ def check_ours(device, label, uuid, size, gib):
         raise Wrong(f"{', '.join(same)} holds the same filesystem {label} ({uuid}): detach the one that is not in use")
 
 
-def disks():
+def disks() -> list[str]:
     """Every disk of the machine."""
     listed = json.loads(read("lsblk", "--json", "--paths", "--nodeps", "--output", "NAME,TYPE"))["blockdevices"]
     return [disk["name"] for disk in listed if disk["type"] == "disk"]
 
 
-def check_empty(device, size, gib):
+def check_empty(device: str, size: int, gib: int) -> None:
     """The disk has the size that was ordered, and every byte is zero."""
     if not gib * GIB <= size < (gib + 1) * GIB:
         raise Wrong(f"it is empty, has {size / GIB:.2f} GiB, and {gib} are expected")
@@ -101,16 +104,16 @@ def check_empty(device, size, gib):
         raise Wrong(f"only {position} of its {size} bytes could be read")
 
 
-def check_folder(mount):
+def check_folder(mount: str) -> None:
     """Nothing else is mounted where the volume will be, and no file would be hidden by it."""
     if os.path.ismount(mount):
         source = read("findmnt", "--noheadings", "--output", "SOURCE", "--mountpoint", mount).strip()
         raise Wrong(f"{source} is mounted on {mount}")
-    if os.path.isdir(mount) and os.listdir(mount):
-        raise Wrong(f"{mount} on the root disk holds files that would be hidden: {', '.join(sorted(os.listdir(mount))[:5])}")
+    if hidden := sorted(os.listdir(mount)) if os.path.isdir(mount) else []:
+        raise Wrong(f"{mount} on the root disk holds files that would be hidden: {', '.join(hidden[:5])}")
 
 
-def check(device, label, gib, mount):
+def check(device: str, label: str, gib: int, mount: str) -> str:
     """What the disk is: 'empty' or 'ours'. `Wrong` where it is neither."""
     disk = check_kind(device, mount)
     if mount not in mounts(disk):
@@ -126,7 +129,7 @@ def check(device, label, gib, mount):
     return "ours"
 
 
-def main():
+def main() -> int:
     """Check the disk."""
     parser = argparse.ArgumentParser()
     parser.add_argument("device")
