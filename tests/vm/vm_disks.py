@@ -1,6 +1,7 @@
 """Wrong disks of every kind: each is refused in one line that says what it is, and not a byte of it changes."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +84,24 @@ def make(folder: Path) -> dict[str, Disk]:
 
 def checksums(disks: dict[str, Disk]) -> dict[str, str]:
     """What is on them."""
-    return {name: run("sha256sum", str(disk.path)).split()[0] for name, disk in disks.items()}
+    return {name: checksum(disk.path) for name, disk in disks.items()}
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file's size and of its bytes that are no holes, with their places: most of a disk is a hole."""
+    digest, size = hashlib.sha256(str(path.stat().st_size).encode()), path.stat().st_size
+    with path.open("rb") as file:
+        start = 0
+        while start < size:
+            try:
+                start = os.lseek(file.fileno(), start, os.SEEK_DATA)
+            except OSError:  # nothing but a hole to the end
+                break
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            content = os.pread(file.fileno(), end - start, start)
+            digest.update(f"{start}".encode() + content if content.strip(b"\0") else b"")
+            start = end
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
