@@ -88,7 +88,7 @@ def checksums(disks: dict[str, Disk]) -> dict[str, str]:
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file's size and of its bytes that are no holes, with their places: most of a disk is a hole."""
+    """The SHA-256 of a file's size and of what is not a hole, with its place: most of a disk is a hole."""
     digest, size = hashlib.sha256(str(path.stat().st_size).encode()), path.stat().st_size
     with path.open("rb") as file:
         start = 0
