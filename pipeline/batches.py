@@ -69,6 +69,7 @@ class Batches:
         self._settle_file, self._close = script("settle_file"), script("close")
         self._abandon, self._take_over = script("abandon"), script("take_over")
         self._requeue, self._hand_back, self._expire = script("requeue"), script("hand_back"), script("expire")
+        self._drop_queue = script("drop_queue")
 
     def adopt(self, batch_id: str, s3_key: str, job: Job) -> bool:
         """Make the batch this host's own; False where all its files are settled already."""
@@ -210,7 +211,8 @@ class Batches:
     def take_over(self, unpack_queue: str, silent_seconds: int, finished: Callable[[str], None]) -> list[str]:
         """Queue the archives of lost hosts' open batches again; gives the batch ids.
 
-        Batches of theirs that only had to be cleaned up are handed to `finished` and forgotten.
+        Batches of theirs that only had to be cleaned up are handed to `finished` and forgotten. What is left in
+        their transcription queues is dropped: it names files that nobody else has.
         """
         lost = self.lost_hosts(silent_seconds)
         if not lost:
@@ -226,5 +228,9 @@ class Batches:
             keys = [*keys_of(batch_id, "host", "job"), HOSTS, unpack_queue]
             if host in lost and self._take_over(keys=keys, args=[host, silent_seconds]):
                 taken.append(batch_id)
+        for queue, host in self.redis.hgetall(QUEUES).items():
+            if host in lost:
+                keys = [HOSTS, OPEN, queue, f"{queue}:attempts", f"{queue}:delayed", f"{queue}:workers"]
+                self._drop_queue(keys=keys, args=[host, silent_seconds])
         self.redis.zremrangebyscore(HOSTS, "-inf", int(self.redis.time()[0]) - 7 * 86400)
         return taken

@@ -21,8 +21,8 @@ from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar
 from tests.servers import ACCESS, GuardedS3
 from tests.steps import log_of, rows, wait_for
 
-# What redis-py sends by itself: to connect, to make a transaction, to run a script.
-BY_THE_CLIENT = {"ping", "select", "multi", "exec", "evalsha", "script|load"}
+# What redis-py sends by itself: to connect, to make a transaction, to run a script, for incr.
+BY_THE_CLIENT = {"ping", "select", "multi", "exec", "evalsha", "script|load", "incrby"}
 
 
 def guarded(server: GuardedS3) -> dict[str, str]:

@@ -131,6 +131,10 @@ class Instants:
         if ready := slot.marked("ready"):
             self.start_seconds += (ready[-1] - slot.started - self.start_seconds) / 20
 
+    def is_past(self, _slot: Slot) -> bool:
+        """Whether a worker is armed with what is no longer wanted."""
+        return False
+
     def kinds(self) -> list[str]:
         """The archives that are needed beside the usual ones."""
         return []
@@ -176,7 +180,7 @@ class EveryPoint:
         slot.point = self.present(slot.role)
         if slot.point is None:
             return
-        if slot.point.function == "pipeline.job_queue:JobQueue.keep":
+        if slot.point.function in AT_A_STOP:
             slot.ends_at = time.monotonic() + self.rng.uniform(1, 5)
             return
         most = self.most_calls.setdefault(slot.point.function, 3)
@@ -191,9 +195,14 @@ class EveryPoint:
             return
         if slot.dies_at <= time.monotonic():  # it waited for a call that did not come
             self.most_calls[slot.point.function] = 1
+        if not slot.marked("hit"):
             return
         self.deaths[slot.point] += 1
         self.since[slot.point] = time.monotonic()
+
+    def is_past(self, slot: Slot) -> bool:
+        """Whether a worker is armed with what is no longer wanted."""
+        return slot.point is not None and slot.point != self.present(slot.role)
 
     def kinds(self) -> list[str]:
         """The archives that bring the workers to the present points."""
@@ -201,6 +210,7 @@ class EveryPoint:
         return [kind for point in present if point for kind in PROVOKED_BY.get(point.function, ())]
 
 
+AT_A_STOP = ("pipeline.job_queue:JobQueue.keep", "pipeline.job_queue:JobQueue.unregister")
 # Archives without which a worker hardly comes to a function.
 PROVOKED_BY = {
     "pipeline.job_queue:JobQueue.recover": ("of_a_lost_transfer_worker", "of_a_lost_unpack_worker"),
@@ -286,7 +296,7 @@ class Supervisor:
                 self.start(slot, armed)
             elif slot.child.process is not None and slot.child.process.poll() is not None:
                 self.bury(slot, slot.child.process.returncode)
-            elif time.monotonic() >= slot.dies_at:
+            elif time.monotonic() >= slot.dies_at or (armed and self.plan.is_past(slot)):
                 self.kill(slot)
             elif time.monotonic() >= slot.ends_at and slot.marked("ready"):
                 slot.ends_at = math.inf
