@@ -323,13 +323,15 @@ class Worker:
 
         One try may last minutes: when asked to stop, a step that has just found its service away is not begun.
         """
-        wait = 0.5
+        wait, service, since = 0.5, None, time.monotonic()
         while True:
             if self.stop.is_set() and step in self._failing:
                 raise Stopping
             try:
                 result = step(*args, **kwargs)
                 self._failing.discard(step)
+                if service is not None:
+                    log.info("%s is back, after %.0f s", service, time.monotonic() - since)
                 return result
             except Exception as error:
                 service = away(error)

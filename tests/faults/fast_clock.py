@@ -41,10 +41,9 @@ def compiler() -> str | None:
 class FastClock:
     """One clock for all programs that get its `environment`; true time goes on in this process."""
 
-    def __init__(self, folder: Path, speed: float = 1.0) -> None:
-        """Compile the library into `folder` and start the clock there. `RuntimeError` without a C compiler."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.speed, self.file, self.library = speed, folder / "clock", folder / "fast_clock.so"
+    def __init__(self, folder: Path, speed: float = 1.0, name: str = "clock") -> None:
+        """Compile the library into `folder`, and start the clock in a file there. `RuntimeError` without a compiler."""
+        self.speed, self.file, self.library = speed, folder / name, folder / "fast_clock.so"
         if not self.library.exists():
             if (program := compiler()) is None:
                 raise RuntimeError("a C compiler is needed (Debian, Ubuntu: apt install gcc libc6-dev)")
