@@ -27,8 +27,8 @@ from tests.steps import object_keys, s3_client
 
 @dataclass(frozen=True)
 class File:
-    """A file as it lies in its archive, and what is to become of it: done, with this text where one is given, or
-    failed."""
+    """A file as it lies in its archive, and what is to become of it: `done`, with this text where one is given,
+    `failed`, or `settled`, which is either."""
 
     data: bytes
     text: str | None = None
@@ -39,8 +39,9 @@ class File:
 class Archive:
     """An archive as it was put in: by its content it is told from all others.
 
-    `files` by their names, `sha256` of the plain tar, `source` where it lay on the EC2 host (None: it was put into
-    S3). One that is `refused` ends as a dead letter.
+    `files` by their names, `sha256` of what is to be in S3 (the plain tar, where a transfer worker brings it),
+    `source` where it lay on the EC2 host (None: it was put into S3). One that is `refused` ends as a dead letter;
+    it has no `sha256` where it was never anywhere.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Archive:
 def make_archive(path: Path, files: dict[str, File], on_host: bool = True, refused: bool = False) -> Archive:
     """Write a plain tar of the files to `path`, on the EC2 host where `on_host`; gives the archive."""
     make_tar(path, {name: file.data for name, file in files.items()})
-    return Archive(path.name, files, _sha256(path.read_bytes()), path if on_host else None, refused)
+    return Archive(path.name, files, digest(path.read_bytes()), path if on_host else None, refused)
 
 
 @dataclass
@@ -107,13 +108,16 @@ def check(
     archives: Collection[Archive],
     scratch: Collection[Path] = (),
     transfer: Collection[Path] = (),
+    expected_letters: Collection[str] = (),
 ) -> Findings:
     """Compare what is there with what was put in.
 
     `scratch` and `transfer` are the folders of all hosts, where the fleet's settings do not name the only ones.
-    Two archives with the same content are a ValueError: nobody could tell which of them was lost.
+    `expected_letters` are the jobs that are to be given up beside those of archives that are refused and of files
+    that fail. Two archives with the same content are a ValueError: nobody could tell which of them was lost.
     """
-    if len({archive.sha256 for archive in archives}) < len(archives):
+    digests = [archive.sha256 for archive in archives if archive.sha256]
+    if len(set(digests)) < len(digests):
         raise ValueError("two archives have the same content")
     found, settings = Findings(), fleet.settings()
     rows = [Row(*row) for row in fleet.query(_ROWS)]
@@ -126,7 +130,7 @@ def check(
     _check_files(archives, batch_of, rows, objects, found)
     _check_batches(fleet, archives, batch_of, found)
     _check_objects(objects, rows, batch_of, found)
-    _check_letters(letters, archives, batch_of, found)
+    _check_letters(letters, archives, batch_of, expected_letters, found)
     _check_redis(fleet, letters, found)
     _check_uploads(fleet, found)
     _check_folders(
@@ -140,9 +144,12 @@ def is_quiet(fleet: Fleet, archives: Collection[Archive]) -> bool:
 
     What is stranded for good is never quiet: give the waiting an end, and let `check` say what it was.
     """
-    ended = fleet.query("SELECT count(finished_at) FROM batches")[0][0]
+    if fleet.query("SELECT count(finished_at) FROM batches")[0][0] < sum(
+        not archive.refused for archive in archives
+    ):
+        return False
     given_up = [letter for letter in _letters(fleet) if "original_filename" not in letter.job]
-    if ended + len(given_up) < len(archives):
+    if len(given_up) < sum(archive.refused for archive in archives):
         return False
     found = Findings()
     _check_redis(fleet, [], found)
@@ -160,7 +167,7 @@ def _match(
     by_digest = {archive.sha256: archive for archive in archives}
     stored = {key: data for key, data in objects.items() if key.startswith("archives/")}
     for key, data in stored.items():
-        archive = by_digest.get(_sha256(data))
+        archive = by_digest.get(digest(data))
         if archive is None:
             found.doubled.append(f"{key} is none of the archives that were put in")
         else:
@@ -189,15 +196,15 @@ def _check_archive(archive: Archive, batch_ids: list[str], letters: list["Letter
 def _check_source(archive: Archive, after: str, found: Findings) -> None:
     """What the EC2 host has of it, by EC2_AFTER_UPLOAD."""
     path = archive.source
-    if path is None:
+    if path is None or not archive.sha256:
         return
-    there = path.exists()
     if archive.refused or after == "keep":
-        if not there:
+        if not path.exists():
             found.lost.append(f"{archive.name} has disappeared from the EC2 host")
         return
-    if there:
-        found.stranded.append(f"{archive.name} is still on the EC2 host (EC2_AFTER_UPLOAD={after})")
+    for kept in (path, Path(f"{path}.sha256")):
+        if kept.exists():
+            found.stranded.append(f"{kept.name} is still on the EC2 host (EC2_AFTER_UPLOAD={after})")
     if after == "rename" and not path.with_name(f"{path.name}.done").exists():
         found.lost.append(f"{archive.name}.done is not on the EC2 host")
 
@@ -271,7 +278,7 @@ def _check_file(what: str, file: File, rows: list[Row], objects: dict[str, bytes
             found.doubled.append(f"{what} has {row.labels} labels of what it holds")
         if row.status == "processing":
             found.stranded.append(f"{what} is still processing")
-        elif row.status != file.status:
+        elif file.status not in (row.status, "settled"):
             found.lost.append(f"{what} is {row.status}, not {file.status} ({row.error})")
         elif row.status == "failed" and not row.error:
             found.lost.append(f"{what} is failed without a reason")
@@ -384,20 +391,24 @@ def _is_about(letter: Letter, archive: Archive, batch_ids: list[str]) -> bool:
 
 
 def _check_letters(
-    letters: list[Letter], archives: Collection[Archive], batch_of: dict[str, list[str]], found: Findings
+    letters: list[Letter],
+    archives: Collection[Archive],
+    batch_of: dict[str, list[str]],
+    expected: Collection[str],
+    found: Findings,
 ) -> None:
-    """Letters are expected of archives that are refused and of files that fail."""
+    """Letters are expected of archives that are refused and of files that fail, and of the jobs that are named."""
     failing = {
         (batch_id, name)
         for archive in archives
         for batch_id in batch_of.get(archive.name, [])
         for name, file in archive.files.items()
-        if file.status == "failed"
+        if file.status != "done"
     }
     for letter in letters:
         of_file = (letter.job.get("batch_id"), letter.job.get("original_filename")) in failing
         of_archive = any(a.refused and _is_about(letter, a, batch_of.get(a.name, [])) for a in archives)
-        if not of_file and not of_archive:
+        if not of_file and not of_archive and letter.payload not in expected:
             found.stranded.append(f"{letter.queue} gave up {letter.payload}: {letter.error}")
     for (queue, payload), count in Counter((letter.queue, letter.payload) for letter in letters).items():
         if count > 1:
@@ -487,5 +498,6 @@ def _check_folders(scratch: Collection[Path], transfer: Collection[Path], found:
             found.leaked.append(f"a copy is left in TRANSFER_ROOT: {path}")
 
 
-def _sha256(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """The SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

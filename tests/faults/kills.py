@@ -1,0 +1,392 @@
+"""SIGKILL over and over: several workers of each kind, on one or two hosts, over a stream of archives.
+
+A supervisor keeps the workers running, each armed to die at a point or at an instant, and starts what has died at
+once. When enough have died it lets them work until all is quiet, and the checker has the last word.
+
+Kills by chance count as attempts, so MAX_ATTEMPTS is out of reach here: what becomes of a job that kills its
+worker each time is another part (tests/faults/scenarios.py).
+
+Recovery is the time from a kill to the next sign of progress of that role: the next job that any of its workers
+acknowledges (done and handed on, or given up). Where the stream has no job for the role, that waiting is in it.
+"""
+
+import bisect
+import contextlib
+import itertools
+import math
+import os
+import random
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.child import Child, descendants
+from tests.faults import stream
+from tests.faults.checker import Findings, check, is_quiet
+from tests.faults.points import FUNCTIONS, Point, points
+from tests.faults.stream import Stream
+from tests.fleet import PROJECT, Fleet
+
+ARMED = PROJECT / "tests" / "faults" / "armed.py"
+SETTINGS = {
+    "MAX_ATTEMPTS": "1000000",
+    "RETRY_SECONDS": "1",
+    "HEARTBEAT_SECONDS": "4",
+    "HOST_LOST_SECONDS": "8",
+    "EC2_AFTER_UPLOAD": "delete",
+    "EC2_WATCH_SECONDS": "1",
+    "CONVERT_JOBS": "1",
+    "WHISPER_BATCH_SIZE": "4",
+}
+LIVES = 3.0  # how long a worker lives on average that is killed at an instant, in times that one needs to start
+PATIENCE_SECONDS = 10.0  # for a point at a call that may never come; then the first call is asked for
+QUIET_SECONDS = 180.0  # for what is left when the killing has ended
+SWEPT_SECONDS = 60.0  # for what is swept only when it is old enough
+
+
+@dataclass
+class Slot:
+    """A worker that is to run: what it is, and how it is armed now."""
+
+    role: str
+    host: str
+    name: str
+    settings: dict[str, str]
+    marks: Path
+    child: Child | None = None
+    point: Point | None = None
+    which: int = 1
+    started: float = 0.0
+    dies_at: float = math.inf
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self.child is not None
+        assert self.child.process is not None
+        return self.child.process.pid
+
+    def marked(self, what: str, of_this_run: bool = True) -> list[float]:
+        """The times of such marks (s, monotonic), of the run that is going on or of all."""
+        with contextlib.suppress(FileNotFoundError):
+            marks = [line.split() for line in self.marks.read_text().splitlines()]
+            return [
+                float(when)
+                for when, pid, mark in marks
+                if mark == what and (int(pid) == self.pid or not of_this_run)
+            ]
+        return []
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL: when (s, monotonic), of which worker, at which point (None: at a random instant)."""
+
+    when: float
+    role: str
+    worker: str
+    point: Point | None = None
+
+
+@dataclass
+class Result:
+    """What a run has shown."""
+
+    kills: list[Kill]
+    findings: Findings
+    recovery: dict[Kill, float]
+    archives: int
+    files: int
+    seconds: float
+    unreached: list[Point] = field(default_factory=list)
+
+
+class Instants:
+    """Arms each worker to die at a random instant."""
+
+    def __init__(self, rng: random.Random, kills: int) -> None:
+        self.rng, self.left = rng, kills
+        self.start_seconds = 1.0  # of late: other programs on the machine make it more
+
+    def is_done(self) -> bool:
+        """Whether enough have died."""
+        return self.left <= 0
+
+    def arm(self, slot: Slot) -> None:
+        """Say how a worker that is about to start is to die."""
+        slot.dies_at = time.monotonic() + self.rng.expovariate(1 / (LIVES * self.start_seconds))
+
+    def killed(self, slot: Slot) -> None:
+        """Count a death."""
+        self.left -= 1
+        if ready := slot.marked("ready"):
+            self.start_seconds += (ready[-1] - slot.started - self.start_seconds) / 20
+
+    def kinds(self) -> list[str]:
+        """The archives that are needed beside the usual ones."""
+        return []
+
+
+class EveryPoint:
+    """Arms the workers of each role with one of its points, until enough have died there; then with the next."""
+
+    def __init__(self, rng: random.Random, trials: int, chosen: list[Point], patience: float = 120.0) -> None:
+        self.rng, self.trials, self.patience = rng, trials, patience
+        self.deaths: Counter[Point] = Counter()
+        self.waiting = {role: deque(point for point in chosen if point.role == role) for role in FUNCTIONS}
+        self.most_calls: dict[str, int] = {}
+        self.since: dict[Point, float] = {}
+        self.unreached: list[Point] = []
+
+    def present(self, role: str) -> Point | None:
+        """The point at which workers of the role die now; one that nobody comes to is given up after a while."""
+        waiting = self.waiting[role]
+        while waiting:
+            point = waiting[0]
+            now = time.monotonic()
+            self.since.setdefault(point, now)
+            if self.deaths[point] < self.trials:
+                if now - self.since[point] < self.patience:
+                    return point
+                self.unreached.append(point)
+            waiting.popleft()
+        return None
+
+    def is_done(self) -> bool:
+        """Whether enough have died at every point."""
+        return all(self.present(role) is None for role in FUNCTIONS)
+
+    def arm(self, slot: Slot) -> None:
+        """Say how a worker that is about to start is to die."""
+        slot.point = self.present(slot.role)
+        if slot.point is None:
+            return
+        most = self.most_calls.setdefault(slot.point.function, 3)
+        slot.which = self.rng.randint(1, most)
+        slot.dies_at = math.inf
+        if slot.which > 1:  # some functions are called once in a process
+            slot.dies_at = time.monotonic() + PATIENCE_SECONDS
+
+    def killed(self, slot: Slot) -> None:
+        """Count a death."""
+        if slot.point is None:
+            return
+        if slot.dies_at <= time.monotonic():  # it waited for a call that did not come
+            self.most_calls[slot.point.function] = 1
+            return
+        self.deaths[slot.point] += 1
+        self.since[slot.point] = time.monotonic()
+
+    def kinds(self) -> list[str]:
+        """The archives that bring the workers to the present points."""
+        present = [self.present(role) for role in FUNCTIONS]
+        return [kind for point in present if point for kind in PROVOKED_BY.get(point.function, ())]
+
+
+# Archives without which a worker hardly comes to a function.
+PROVOKED_BY = {
+    "pipeline.job_queue:JobQueue.recover": ("of_a_lost_transfer_worker", "of_a_lost_unpack_worker"),
+    "pipeline.job_queue:JobQueue.bury": ("cut", "cut_in_s3", "bad_file_job"),
+    "pipeline.job_queue:JobQueue.retry": ("changing",),
+    "pipeline.job_queue:JobQueue.give_back": ("delivered_twice", "file_delivered_twice"),
+    "pipeline.watch:Watch._queue": ("watched",),
+    "pipeline.watch:Watch.forget": ("missing",),
+    "pipeline.compression:_decompress": ("compressed", "compressed_in_s3"),
+    "pipeline.compression:make_plain": ("compressed", "compressed_in_s3"),
+    "transfer_worker:Transferrer.give_up": ("cut", "missing"),
+    "pipeline.audio:Converter.together": ("many_files",),
+    "pipeline.batches:Batches.abandon": ("cut_in_s3",),
+    "pipeline.scratch:remove_archive": ("miscounted",),
+    "unpack_worker:Unpacker._fail_the_rest": ("miscounted",),
+    "unpack_worker:Unpacker.give_up": ("cut_in_s3",),
+    "pipeline.batches:Batches.take_over": ("of_a_lost_host", "settled_of_a_lost_host"),
+    "gpu_worker:Listener.give_up": ("bad_opus", "bad_file_job"),
+}
+
+
+class Supervisor:
+    """Keeps workers running over a stream of archives, and kills them as `plan` says."""
+
+    def __init__(
+        self, fleet: Fleet, crew: dict[str, dict[str, int]], plan: Instants | EveryPoint, seed: int
+    ) -> None:
+        """`crew`: host -> role -> how many workers."""
+        self.fleet, self.plan, self.rng = fleet, plan, random.Random(seed)
+        fleet.changes = SETTINGS
+        self.folder = fleet.folder
+        (self.folder / "tmp").mkdir()
+        self.slots = list(self._slots(crew))
+        self.stream = Stream(fleet, [*crew], self.folder / next(iter(crew)), self.rng)
+        self.hosts = [*crew]
+        self.kills: list[Kill] = []
+        self.tell: Callable[[str], object] = lambda _: None
+        kinds = dict(stream.KINDS)
+        if len(crew) == 1:
+            kinds |= dict.fromkeys(stream.ONE_HOST_ONLY, 2)
+        self._kinds = [kind for kind, often in kinds.items() for _ in range(often)]
+        self._possible = set(self._kinds)
+        self._next_put = 0.0
+
+    def _slots(self, crew: dict[str, dict[str, int]]) -> Iterator[Slot]:
+        for host, roles in crew.items():
+            settings = {
+                "HOST_NAME": host,
+                "SCRATCH_ROOT": str(self.folder / host),
+                "TRANSCRIBE_QUEUE": stream.queue_of(host),
+                "TRANSFER_ROOT": str(self.folder / "transfer"),
+                "TMPDIR": str(self.folder / "tmp"),
+            }
+            for role, number in itertools.chain.from_iterable(
+                [(role, number) for number in range(count)] for role, count in roles.items()
+            ):
+                name = f"{host}-{role}-{number}"
+                yield Slot(role, host, name, settings, self.folder / f"{name}.marks")
+
+    # --- the run ---------------------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Kill until the plan is done, let the rest be done, check."""
+        begun = time.monotonic()
+        try:
+            while not self.plan.is_done():
+                self.step(armed=True)
+            findings = self.end()
+        finally:
+            self.stop()
+            self.stream.close()
+        archives = self.stream.archives
+        unreached = self.plan.unreached if isinstance(self.plan, EveryPoint) else []
+        files = sum(len(archive.files) for archive in archives)
+        seconds = time.monotonic() - begun
+        return Result(self.kills, findings, self.recovery(), len(archives), files, seconds, unreached)
+
+    def step(self, armed: bool) -> None:
+        """Look after each worker once, and after the stream."""
+        for slot in self.slots:
+            if slot.child is None:
+                self.start(slot, armed)
+            elif slot.child.process is not None and slot.child.process.poll() is not None:
+                self.bury(slot, slot.child.process.returncode)
+            elif time.monotonic() >= slot.dies_at:
+                self.kill(slot)
+        self.stream.tick()
+        if armed and time.monotonic() >= self._next_put and self.stream.wants_more():
+            self._next_put = time.monotonic() + 0.2
+            wanted = [kind for kind in self.plan.kinds() if kind in self._possible]
+            self.stream.put(self.rng.choice(wanted if wanted and self.rng.random() < 0.5 else self._kinds))
+        time.sleep(0.01)
+
+    def start(self, slot: Slot, armed: bool) -> None:
+        """Start a worker, armed as the plan says."""
+        slot.point, slot.which, slot.dies_at, slot.started = None, 1, math.inf, time.monotonic()
+        if armed:
+            self.plan.arm(slot)
+        words: list[str] = []
+        if slot.point is not None:
+            if slot.point.function == "pipeline.copying:Copy._append":  # only after a connection that broke
+                words = ["pipeline.copying:Copy._scp", "after", "1", "LOST"]
+            words += [slot.point.function, slot.point.when, str(slot.which), "KILL"]
+        slot.child = self.fleet.run(
+            [str(ARMED), str(PROJECT / f"{slot.role}_worker.py"), *words],
+            slot.name,
+            MARKS=str(slot.marks),
+            **slot.settings,
+        )
+        self.fleet.workers.remove(slot.child)
+
+    def kill(self, slot: Slot) -> None:
+        """SIGKILL a worker now: alone, as the kernel does when memory is short, or with its children, as systemd
+        does."""
+        assert slot.child is not None
+        if self.rng.random() < 0.5:
+            os.kill(slot.pid, signal.SIGKILL)
+        else:
+            for pid in (slot.pid, *descendants(slot.pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert slot.child.process is not None
+        slot.child.process.wait()
+        self._died(slot, None)
+
+    def bury(self, slot: Slot, status: int) -> None:
+        """Take note of a worker that has ended: killed at its point, or else something is wrong."""
+        assert slot.child is not None
+        if status != -signal.SIGKILL or not slot.marked("hit"):
+            slot.child.require_running()
+        self._died(slot, slot.point)
+
+    def _died(self, slot: Slot, point: Point | None) -> None:
+        self.kills.append(Kill(time.monotonic(), slot.role, slot.name, point))
+        self.plan.killed(slot)
+        slot.child = None
+        if len(self.kills) % 100 == 0:
+            self.tell(f"{len(self.kills)} kills, {len(self.stream.archives)} archives")
+
+    def end(self) -> Findings:
+        """Let everything be done by workers that are not armed; gives what the checker finds."""
+        for slot in self.slots:
+            if slot.child is not None and slot.child.process is not None and slot.child.process.poll() is None:
+                if slot.point is None:
+                    slot.dies_at = math.inf
+                else:
+                    slot.dies_at = 0.0  # it may yet come to its point
+        deadline = time.monotonic() + QUIET_SECONDS
+        while not is_quiet(self.fleet, self.stream.archives) and time.monotonic() < deadline:
+            for _ in range(50):
+                self.step(armed=False)
+        deadline = time.monotonic() + SWEPT_SECONDS
+        while (found := self.check()) and time.monotonic() < deadline:
+            for _ in range(200):
+                self.step(armed=False)
+        return found
+
+    def check(self) -> Findings:
+        """What the checker finds now."""
+        scratch = [self.folder / host for host in self.hosts]
+        return check(self.fleet, self.stream.archives, scratch, expected_letters=self.stream.letters)
+
+    def stop(self) -> None:
+        """End what runs."""
+        self.fleet.workers += [slot.child for slot in self.slots if slot.child is not None]
+        self.fleet.stop_workers()
+
+    # --- what was measured -----------------------------------------------------------------------------
+
+    def recovery(self) -> dict[Kill, float]:
+        """Seconds from each kill to the next acknowledgement by a worker of its role."""
+        acks: dict[str, list[float]] = {role: [] for role in FUNCTIONS}
+        for slot in self.slots:
+            acks[slot.role] += slot.marked("ack", of_this_run=False)
+        for times in acks.values():
+            times.sort()
+        after = {kill: bisect.bisect(acks[kill.role], kill.when) for kill in self.kills}
+        return {
+            kill: acks[kill.role][place] - kill.when
+            for kill, place in after.items()
+            if place < len(acks[kill.role])
+        }
+
+
+TWO_HOSTS = {"alpha": {"transfer": 2, "unpack": 1, "gpu": 2}, "beta": {"unpack": 1, "gpu": 1}}
+ONE_HOST = {"alpha": {"transfer": 2, "unpack": 2, "gpu": 2}}
+
+
+def kill_at_instants(fleet: Fleet, seed: int, kills: int, tell: Callable[[str], object] = str) -> Result:
+    """So many SIGKILLs at random instants, over two hosts."""
+    supervisor = Supervisor(fleet, TWO_HOSTS, Instants(random.Random(f"instants {seed}"), kills), seed)
+    supervisor.tell = tell
+    return supervisor.run()
+
+
+def kill_at_points(
+    fleet: Fleet, seed: int, trials: int, chosen: list[Point] | None = None, tell: Callable[[str], object] = str
+) -> Result:
+    """So many SIGKILLs at each of the points (all of them by default), on one host."""
+    everything = [point for role in FUNCTIONS for point in points(role)]
+    plan = EveryPoint(random.Random(f"points {seed}"), trials, everything if chosen is None else chosen)
+    supervisor = Supervisor(fleet, ONE_HOST, plan, seed)
+    supervisor.tell = tell
+    return supervisor.run()

@@ -1,0 +1,113 @@
+"""Where a worker can be killed: before and after each function that has a side effect, by worker.
+
+tests/faults/test_points.py runs the workers, notes every side effect that they have, and fails where one happens
+outside of these functions: then the function that has it is to be named here.
+"""
+
+from dataclasses import dataclass
+
+_EVERY_WORKER = (
+    "pipeline.worker:Worker._take_identity",
+    "pipeline.worker:Worker._beat",
+    "pipeline.job_queue:JobQueue.register",
+    "pipeline.job_queue:JobQueue.recover",
+    "pipeline.job_queue:JobQueue._move",
+    "pipeline.job_queue:JobQueue._count",
+    "pipeline.job_queue:JobQueue.settle",
+    "pipeline.job_queue:JobQueue.keep",
+    "pipeline.job_queue:JobQueue.bury",
+)
+_FINISHING = (
+    "pipeline.finishing:finish_batches",
+    "pipeline.scratch:locked",
+    "s3_utils:cleanup_scratch",
+    "pipeline.database:Database.finish_batch",
+    "pipeline.batches:Batches.close",
+)
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "transfer": (
+        *_EVERY_WORKER,
+        "pipeline.job_queue:JobQueue.retry",
+        "pipeline.copies:Copies.clear",
+        "pipeline.copies:Copies.sweep",
+        "pipeline.copies:Copies.sweep_others",
+        "pipeline.stale_uploads:abort_stale",
+        "pipeline.watch:Watch._queue",
+        "pipeline.batch_ids:BatchIds.assign",
+        "pipeline.copying:Copy.discard",
+        "pipeline.copying:Copy._scp",
+        "pipeline.copying:Copy._append",
+        "pipeline.scratch:sync",
+        "pipeline.copying:Copy.run",
+        "pipeline.compression:_decompress",
+        "pipeline.compression:make_plain",
+        "s3_utils:upload_archive",
+        "pipeline.watch:Watch.mark",
+        "pipeline.watch:Watch.forget",
+        "pipeline.remote:RemoteHost.tidy",
+        "pipeline.sources:Sources.tidy",
+        "transfer_worker:Transferrer.upload",
+        "transfer_worker:Transferrer.give_up",
+    ),
+    "unpack": (
+        *_EVERY_WORKER,
+        *_FINISHING,
+        "pipeline.job_queue:JobQueue.give_back",
+        "pipeline.audio:Converter.problem",
+        "pipeline.batches:Batches.check_queue",
+        "pipeline.scratch:free_mb",
+        "pipeline.batches:Batches.adopt",
+        "s3_utils:download_archive",
+        "pipeline.compression:_decompress",
+        "pipeline.compression:make_plain",
+        "pipeline.database:Database.open_batch",
+        "pipeline.batches:Batches.open",
+        "pipeline.archive:copy",
+        "pipeline.audio:Converter._run",
+        "pipeline.audio:Converter.to_opus",
+        "pipeline.audio:Converter.together",
+        "pipeline.conversions:Conversions._convert",
+        "pipeline.database:Database.fail_file",
+        "pipeline.batches:Batches.settle",
+        "pipeline.batches:Batches.push",
+        "unpack_worker:Unpacker._unpack",
+        "pipeline.batches:Batches.abandon",
+        "pipeline.scratch:remove_archive",
+        "unpack_worker:Unpacker._fail_the_rest",
+        "unpack_worker:Unpacker.give_up",
+        "pipeline.scratch:sweep",
+        "pipeline.batches:Batches.take_over",
+    ),
+    "gpu": (
+        *_EVERY_WORKER,
+        *_FINISHING,
+        "pipeline.job_queue:JobQueue.give_back",
+        "pipeline.batches:Batches.check_queue",
+        "pipeline.database:Database.start_file",
+        "pipeline.whisper:Whisper.hear",
+        "pipeline.transcriber:Transcriber._end_file",
+        "pipeline.database:Database.save_result",
+        "s3_utils:upload_opus",
+        "pipeline.database:Database.update_audio_s3_path",
+        "pipeline.batches:Batches.settle_job",
+        "pipeline.database:Database.fail_file",
+        "gpu_worker:Listener.give_up",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place: before or after a function of a worker."""
+
+    role: str
+    function: str
+    when: str
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.when} {self.function.partition(':')[2]}"
+
+
+def points(role: str) -> list[Point]:
+    """All of a worker's points, in the order of its functions."""
+    return [Point(role, function, when) for function in FUNCTIONS[role] for when in ("before", "after")]
