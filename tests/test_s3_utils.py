@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import config
 import s3_utils
 from pipeline.errors import Outage, Permanent, away
 from tests.child import free_port
+from tests.faults.proxy import Proxy
 from tests.servers import S3Server
 
 ID = "20250622-143052"
@@ -118,7 +120,7 @@ def test_it_refuses_an_archive_of_another_size(
 ) -> None:
     s3_utils.upload_archive(archive, ID)
     monkeypatch.setattr(s3_utils, "_head", lambda key: {**head(key), "ContentLength": len(BYTES) + 1})
-    with pytest.raises(OSError, match=f"{len(BYTES)} bytes arrived of {len(BYTES) + 1}"):
+    with pytest.raises(Outage, match=f"{len(BYTES)} bytes arrived of {len(BYTES) + 1}"):
         s3_utils.download_archive(KEY, ID)
     assert "archive.tar" not in listing(config.SCRATCH_ROOT / ID)
 
@@ -280,6 +282,50 @@ def test_it_counts_a_server_that_is_down_as_s3_being_away(
     finally:
         s3_utils.get_s3_client.cache_clear()
     assert listing(tmp_path / "scratch" / ID) == []
+
+
+@pytest.fixture
+def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before S3, that `s3_utils` goes through."""
+    with Proxy(s3.port) as proxy:
+        monkeypatch.setattr(config, "S3_ENDPOINT", f"http://127.0.0.1:{proxy.port}")
+        s3_utils.get_s3_client.cache_clear()
+        yield proxy
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("most", [0, 5, 20, 100, 200, 300])
+def test_it_counts_an_answer_that_is_cut_short_as_s3_being_away(
+    proxy: Proxy, archive: Path, most: int
+) -> None:
+    s3_utils.upload_archive(archive, ID)
+    proxy.truncates(most)
+    other = "20250622-143053"
+    for step in (
+        lambda: s3_utils.download_archive(KEY, ID),
+        lambda: s3_utils.archive_bytes(KEY),
+        lambda: s3_utils.upload_archive(archive, other),
+    ):
+        try:
+            step()
+        except Exception as error:
+            assert away(error) == "S3", repr(error)
+    proxy.passes()
+    s3_utils.get_s3_client.cache_clear()
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
+
+
+@pytest.mark.usefixtures("impatient")
+def test_it_uploads_once_what_arrived_and_was_not_answered(proxy: Proxy, tmp_path: Path) -> None:
+    path = tmp_path / "large.tar"
+    path.touch()
+    os.truncate(path, s3_utils.MULTIPART_BYTES + 1)
+    proxy.drops_reply(b"?uploadId=")  # of the first part
+    s3_utils.upload_archive(path, ID)
+    assert proxy.dropped == 1
+    began = sum(proxy.brought)
+    s3_utils.upload_archive(path, ID)
+    assert sum(proxy.brought) - began < 2000
 
 
 # --- scratch --------------------------------------------------------------------------------------------

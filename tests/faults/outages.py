@@ -4,19 +4,16 @@ Each is a context manager that takes the rig: inside of it the service is away.
 """
 
 import contextlib
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from tests.child import Server, free_port
 from tests.faults.checker import Findings
 from tests.faults.proxy import Proxy
-from tests.faults.rig import Rig
+from tests.faults.rig import NAMES, Rig
 
 RECOVERY_SECONDS = 30.0  # in which the first work goes on when a service is back
 GIVEN_UP_SECONDS = 600.0
@@ -34,25 +31,26 @@ class Outage:
         return f"{NAMES[self.service]}: {self.name}"
 
 
-NAMES = {"redis": "Redis", "postgres": "PostgreSQL", "s3": "S3", "disk": "disk"}
-
-
 @dataclass(frozen=True)
 class Trial:
-    """What came of an outage: findings, and the simulated seconds from the service's return to the first progress."""
+    """What came of an outage: findings, and the simulated seconds from the service's return until work went on in every
+    worker that waited for it (None where all was done by then)."""
 
     findings: Findings
-    recovery: float
+    recovery: float | None
 
 
 def attempt(rig: Rig, outage: Outage, seconds: float, archives: int = 6, files: int = 12) -> Trial:
     """Put work in, make the outage for so many simulated seconds when all workers are at it, and see."""
     rig.put_in(archives, files)
     rig.wait_until_all_work()
+    struck = rig.places()
     with outage.during(rig):
         rig.clock.sleep(seconds)
-        before = rig.seen(outage.service)
-    recovery = rig.seconds_to_progress(outage.service, before, GIVEN_UP_SECONDS)
+        before, waiting, done = rig.seen(outage.service), rig.waiting(outage.service, struck), rig.is_quiet()
+    recovery = None
+    if not done:
+        recovery = rig.seconds_to_progress(outage.service, before, waiting, GIVEN_UP_SECONDS)
     return Trial(rig.check(), recovery)
 
 
@@ -160,8 +158,8 @@ def _read_only_disk(rig: Rig, disk: int) -> Iterator[None]:
 
 def _disks() -> Iterator[Outage]:
     for number, name in enumerate(("scratch", "TRANSFER_ROOT")):
-        yield Outage("disk", f"{name} full", partial(_no_space, disk=number))
-        yield Outage("disk", f"{name} read-only", partial(_read_only_disk, disk=number))
+        yield Outage("disk", f"{name} is full", partial(_no_space, disk=number))
+        yield Outage("disk", f"{name} is read-only", partial(_read_only_disk, disk=number))
 
 
 OUTAGES = {

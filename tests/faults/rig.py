@@ -5,8 +5,6 @@ where a setting is about time, but one: MAX_ATTEMPTS is 1, so that an attempt th
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import itertools
 import os
 import random
@@ -25,7 +23,7 @@ from pipeline import redis_client
 from pipeline.database import Database
 from tests.child import Child, wait_until
 from tests.faults import checker
-from tests.faults.checker import Archive, File, Findings
+from tests.faults.checker import Archive, File, Findings, digest
 from tests.faults.fast_clock import FastClock
 from tests.faults.proxy import Proxy
 from tests.fleet import Fleet
@@ -34,6 +32,7 @@ from tests.servers import S3Server, SwiftS3, Valkey
 from tests.steps import object_keys, s3_client
 
 ROLES = ("transfer", "unpack", "gpu")
+NAMES = {"redis": "Redis", "postgres": "PostgreSQL", "s3": "S3", "disk": "the disk"}  # as the workers call them
 QUEUES = ("queue:transfer", "queue:unpack", "queue:transcribe")
 SETTINGS = {
     "MAX_ATTEMPTS": "1",
@@ -115,7 +114,7 @@ class Rig:
             members = {f"{index:02}-{name}": file for index, (name, file) in enumerate(self._recordings(files))}
             pad = {"notes.bin": self.random.randbytes(PAD_BYTES)}
             make_tar(path, {**{name: file.data for name, file in members.items()}, **pad})
-            self.archives.append(Archive(path.name, members, hashlib.sha256(path.read_bytes()).hexdigest(), path))
+            self.archives.append(Archive(path.name, members, digest(path.read_bytes()), path))
             paths.append(str(path))
         done = self.fleet.control("enqueue", *paths)
         if done.returncode != 0:
@@ -178,17 +177,31 @@ class Rig:
     def _seen_disk(self) -> Any:
         return [(str(path), _size(path)) for disk in self.disks for path in sorted(disk.rglob("*")) if path.is_file()]
 
-    def seconds_to_progress(self, service: str, before: Any, most: float) -> float:
-        """Simulated seconds from now until something is not as it was seen before; `most` where nothing changes."""
-        began = self.clock.now()
+    def waiting(self, service: str, since: dict[str, int]) -> list[str]:
+        """The roles whose last word on the service, in their logs after these places, is that it is away."""
+        text = {role: self.log(role)[since[role] :] for role in ROLES}
+        name = NAMES[service]
+        return [role for role in ROLES if text[role].rfind(f"{name} is away") > text[role].rfind(f"{name} is back")]
+
+    def seconds_to_progress(self, service: str, before: Any, waiting: list[str], most: float) -> float:
+        """Simulated seconds from now until something that needs the service is not as it was seen before, and each of
+        the roles that wait for it says that it is back; `most` where that does not come."""
+        began, places, moved = self.clock.now(), self.places(), False
         while (seconds := self.clock.now() - began) < most:
             self.require_workers()
-            now = self.seen(service)
-            before = now if before is None else before
-            if now is not None and now != before:
+            if not moved:
+                now = self.seen(service)
+                before = now if before is None else before
+                moved = now is not None and now != before
+            waiting = [role for role in waiting if f"{NAMES[service]} is back" not in self.log(role)[places[role] :]]
+            if moved and not waiting:
                 return seconds
             time.sleep(0.02)
         return most
+
+    def places(self) -> dict[str, int]:
+        """How much each worker has logged so far."""
+        return {role: len(self.log(role)) for role in ROLES}
 
     def wait_until_quiet(self) -> bool:
         """Wait until all work is done; gives False where nothing moves any more and it is not."""
