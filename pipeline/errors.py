@@ -13,6 +13,7 @@ import redis.exceptions as redis_errors
 from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as S3ConnectionError
+from botocore.parsers import ResponseParserError
 from psycopg2 import errors as sql_errors
 from s3transfer.exceptions import RetriesExceededError as TransferRetriesExceededError
 
@@ -68,6 +69,7 @@ _S3_LOST = (
     IncompleteReadError,
     RetriesExceededError,
     TransferRetriesExceededError,
+    ResponseParserError,
 )
 
 _REDIS_LOST = (

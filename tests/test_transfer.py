@@ -25,7 +25,7 @@ from pipeline.remote import FileState, RemoteHost
 from pipeline.sources import Sources
 from pipeline.worker import Worker
 from tests.child import Child, wait_until
-from tests.cut_proxy import CutProxy
+from tests.faults.proxy import Proxy
 from tests.fleet import PROJECT, Fleet
 from tests.null_s3 import NullS3
 from tests.recordings import SILENCE, make_tar
@@ -186,7 +186,8 @@ def test_a_broken_connection_goes_on_and_uses_up_no_attempt(
 ) -> None:
     tar = make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": os.urandom(100 * 2**20)})
     fleet.control("enqueue", str(tar))
-    with CutProxy(fleet.ssh.port, 85 * 2**20) as proxy:
+    with Proxy(fleet.ssh.port) as proxy:
+        proxy.cut_at = [85 * 2**20]
         known = fleet.folder / "known_hosts"
         known.write_text(fleet.ssh.known_hosts.read_text().replace(f":{fleet.ssh.port} ", f":{proxy.port} "))
         fleet.changes |= {"EC2_PORT": str(proxy.port), "EC2_KNOWN_HOSTS": str(known), "MAX_ATTEMPTS": "1"}
