@@ -106,8 +106,8 @@ _CERTIFICATE = re.compile(
 
 
 def certificate_problem(error: BaseException) -> str | None:
-    """Why the client of Redis, PostgreSQL or S3 and the server do not accept each other's certificate, in one line;
-    None where the error tells of something else."""
+    """Why the client of Redis, PostgreSQL or S3 and the server do not accept each other's certificate, in one
+    line; None where the error tells of something else."""
     return next((line for line in str(error).splitlines() if _CERTIFICATE.search(line)), None)
 
 

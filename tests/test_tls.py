@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trustme
+from redis.exceptions import ConnectionError
 
 import config
 import s3_utils
@@ -151,7 +152,7 @@ def test_pipelinectl_works_behind_tls_and_names_a_wrong_certificate(fleet: Fleet
     ("words", "is_certificate"),
     [  # as Debian's Redis 7.0 and PostgreSQL 15 have them said
         (
-            "Error while reading from r:6380 : (1, '[SSL: X] tlsv13 alert certificate required (_ssl.c:2580)')",
+            "Error while reading from r : (1, '[SSL: X] tlsv13 alert certificate required (_ssl.c:2580)')",
             True,
         ),
         ("Error 1 connecting to r:6380. [SSL: X] tlsv1 alert unknown ca (_ssl.c:1006).", True),
@@ -180,7 +181,7 @@ def test_redis_may_ask_for_our_certificate_too(secured: Secured) -> None:
     ours.private_key_pem.write_to_path(str(key))
     ours.cert_chain_pems[0].write_to_path(str(chain))
     assert redis_client.connect(f"{url}&ssl_certfile={chain}&ssl_keyfile={key}").ping()
-    with pytest.raises(Exception, match=r"certificate required|closed|reset") as caught:
+    with pytest.raises(ConnectionError) as caught:
         redis_client.connect(url).ping()
     assert away(caught.value) == "Redis"
 
