@@ -722,7 +722,9 @@ def test_a_redis_that_was_wiped_is_rebuilt_from_s3_and_postgresql(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one batch being finished, one in transcription and one being unpacked."""
-    fleet.changes = {"TRANSCRIBE_QUEUE": "queue:transcribe:here", "CONVERT_JOBS": "1"}
+    fleet.changes = {
+        "TRANSCRIBE_QUEUE": "queue:transcribe:here", "CONVERT_JOBS": "1", "WHISPER_BATCH_SIZE": "2",
+    }  # fmt: skip
     many = {f"{number}.mp3": SPEECH for number in range(9)}
     for number, files in enumerate([TWO, many, TWO], 1):
         batch_id = f"20250622-00000{number}"
