@@ -21,16 +21,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from tests.child import Child, descendants
+from tests.child import descendants, wait_until
 from tests.faults import stream
 from tests.faults.checker import Findings, check, is_quiet
+from tests.faults.nursery import Nursery
 from tests.faults.points import FUNCTIONS, Point, points
 from tests.faults.stream import Stream
 from tests.fleet import PROJECT, Fleet
 
-ARMED = PROJECT / "tests" / "faults" / "armed.py"
 SETTINGS = {
     "MAX_ATTEMPTS": "1000000",
     "RETRY_SECONDS": "1",
@@ -44,6 +45,7 @@ SETTINGS = {
 LIVES = 3.0  # how long a worker lives on average that is killed at an instant, in times that one needs to start
 PATIENCE_SECONDS = 10.0  # for a point at a call that may never come; then the first call is asked for
 QUIET_SECONDS = 180.0  # for what is left when the killing has ended
+STOP_SECONDS = 30.0
 SWEPT_SECONDS = 60.0  # for what is swept only when it is old enough
 
 
@@ -56,19 +58,13 @@ class Slot:
     name: str
     settings: dict[str, str]
     marks: Path
-    child: Child | None = None
+    log: Path
+    pid: int | None = None  # of the process that runs
     point: Point | None = None
     which: int = 1
     started: float = 0.0
     dies_at: float = math.inf
     ends_at: float = math.inf  # by SIGTERM, which brings it to some of the points
-
-    @property
-    def pid(self) -> int:
-        """Of the process that runs."""
-        assert self.child is not None
-        assert self.child.process is not None
-        return self.child.process.pid
 
     def marked(self, what: str, of_this_run: bool = True) -> list[float]:
         """The times of such marks (s, monotonic), of the run that is going on or of all."""
@@ -244,6 +240,7 @@ class Supervisor:
         fleet.changes = SETTINGS
         self.folder = fleet.folder
         (self.folder / "tmp").mkdir()
+        self.nursery = Nursery(self.folder / "nursery.log")
         self.slots = list(self._slots(crew))
         self.stream = Stream(fleet, [*crew], self.folder / next(iter(crew)), self.rng)
         self.hosts = [*crew]
@@ -269,7 +266,7 @@ class Supervisor:
                 [(role, number) for number in range(count)] for role, count in roles.items()
             ):
                 name = f"{host}-{role}-{number}"
-                yield Slot(role, host, name, settings, self.folder / f"{name}.marks")
+                yield Slot(role, host, name, settings, self.folder / f"{name}.marks", self.folder / f"{name}.log")
 
     # --- the run ---------------------------------------------------------------------------------------
 
@@ -292,13 +289,14 @@ class Supervisor:
     def step(self, armed: bool) -> None:
         """Look after each worker once, and after the stream."""
         for slot in self.slots:
-            if slot.child is None:
+            now = time.monotonic()
+            if slot.pid is None:
                 self.start(slot, armed)
-            elif slot.child.process is not None and slot.child.process.poll() is not None:
-                self.bury(slot, slot.child.process.returncode)
-            elif time.monotonic() >= slot.dies_at or (armed and self.plan.is_past(slot)):
+            elif (status := self.nursery.status(slot.pid)) is not None:
+                self.bury(slot, status)
+            elif now >= slot.dies_at or (armed and self.plan.is_past(slot)):
                 self.kill(slot)
-            elif time.monotonic() >= slot.ends_at and slot.marked("ready"):
+            elif now >= slot.ends_at and slot.marked("ready"):
                 slot.ends_at = math.inf
                 os.kill(slot.pid, signal.SIGTERM)
         self.stream.tick()
@@ -314,47 +312,39 @@ class Supervisor:
         slot.dies_at = slot.ends_at = math.inf
         if armed:
             self.plan.arm(slot)
-        words: list[str] = []
+        words = [str(PROJECT / f"{slot.role}_worker.py")]
         if slot.point is not None:
             if slot.point.function == "pipeline.copying:Copy._append":  # only after a connection that broke
-                words = ["pipeline.copying:Copy._scp", "after", "1", "LOST"]
+                words += ["pipeline.copying:Copy._scp", "after", "1", "LOST"]
             words += [slot.point.function, slot.point.when, str(slot.which), "KILL"]
-        slot.child = self.fleet.run(
-            [str(ARMED), str(PROJECT / f"{slot.role}_worker.py"), *words],
-            slot.name,
-            MARKS=str(slot.marks),
-            **slot.settings,
-        )
-        self.fleet.workers.remove(slot.child)
+        environment = self.fleet.environment(WORKER_ID=f"test-{slot.name}", MARKS=str(slot.marks), **slot.settings)
+        slot.pid = self.nursery.start(words, environment, slot.log)
 
     def kill(self, slot: Slot) -> None:
         """SIGKILL a worker now: alone, as the kernel does when memory is short, or with its children, as systemd
         does."""
-        assert slot.child is not None
-        if self.rng.random() < 0.5:
-            os.kill(slot.pid, signal.SIGKILL)
-        else:
-            for pid in (slot.pid, *descendants(slot.pid)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        assert slot.child.process is not None
-        slot.child.process.wait()
+        assert slot.pid is not None
+        children = descendants(slot.pid) if self.rng.random() < 0.5 else []
+        for pid in (slot.pid, *children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.nursery.wait(slot.pid)
         self._died(slot, None)
 
     def bury(self, slot: Slot, status: int) -> None:
         """Take note of a worker that has ended: killed at its point, or else something is wrong."""
-        assert slot.child is not None
         if status == 0 and slot.point is not None:  # there was nothing to keep at its SIGTERM
-            slot.child = None
+            slot.pid = None
             return
         if status != -signal.SIGKILL or not slot.marked("hit"):
-            slot.child.require_running()
+            log = "\n".join(slot.log.read_text(errors="replace").splitlines()[-20:])
+            raise RuntimeError(f"{slot.name} ended by itself with status {status}:\n{log}")
         self._died(slot, slot.point)
 
     def _died(self, slot: Slot, point: Point | None) -> None:
         self.kills.append(Kill(time.monotonic(), slot.role, slot.name, point))
         self.plan.killed(slot)
-        slot.child = None
+        slot.pid = None
         if time.monotonic() >= self._next_word:
             self._next_word = time.monotonic() + 20
             self.tell(f"{len(self.kills)} kills, {len(self.stream.archives)} archives, {self.plan}")
@@ -362,11 +352,7 @@ class Supervisor:
     def end(self) -> Findings:
         """Let everything be done by workers that are not armed; gives what the checker finds."""
         for slot in self.slots:
-            if slot.child is not None and slot.child.process is not None and slot.child.process.poll() is None:
-                if slot.point is None:
-                    slot.dies_at = math.inf
-                else:
-                    slot.dies_at = 0.0  # it may yet come to its point
+            slot.dies_at = math.inf if slot.point is None else 0.0  # it may yet come to its point
         deadline = time.monotonic() + QUIET_SECONDS
         while not is_quiet(self.fleet, self.stream.archives) and time.monotonic() < deadline:
             for _ in range(50):
@@ -383,9 +369,22 @@ class Supervisor:
         return check(self.fleet, self.stream.archives, scratch, expected_letters=self.stream.letters)
 
     def stop(self) -> None:
-        """End what runs."""
-        self.fleet.workers += [slot.child for slot in self.slots if slot.child is not None]
-        self.fleet.stop_workers()
+        """End what runs; one that does not end at SIGTERM is an error."""
+        running = [slot for slot in self.slots if slot.pid is not None]
+        for slot in running:
+            assert slot.pid is not None
+            os.kill(slot.pid, signal.SIGTERM)
+        for slot in running:
+            assert slot.pid is not None
+            try:
+                wait_until(partial(self._has_ended, slot.pid), f"the end of {slot.name} at SIGTERM", STOP_SECONDS)
+            except TimeoutError:
+                os.kill(slot.pid, signal.SIGABRT)  # for the tracebacks of its threads
+                raise
+        self.nursery.close()
+
+    def _has_ended(self, pid: int) -> bool:
+        return self.nursery.status(pid) is not None
 
     # --- what was measured -----------------------------------------------------------------------------
 

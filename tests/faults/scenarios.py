@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import redis_client
 from tests.child import Child, wait_until
-from tests.faults import kills, stream
+from tests.faults import armed, stream
 from tests.faults.checker import Archive, File, Findings, check, digest, is_quiet
 from tests.fleet import PROJECT, Fleet
 from tests.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
@@ -62,7 +62,7 @@ class Stage:
         }
         for role in roles:
             name = f"{host}-{role}"
-            script = [str(kills.ARMED), str(PROJECT / f"{role.partition('-')[0]}_worker.py"), *words.split()]
+            script = [str(armed.__file__), str(PROJECT / f"{role.partition('-')[0]}_worker.py"), *words.split()]
             child = self.fleet.run(script, name, MARKS=str(self.marks(name)), **settings)
             self.fleet.workers.remove(child)
             self.workers.setdefault(host, {})[role] = child

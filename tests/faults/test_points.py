@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.child import wait_until
-from tests.faults import kills, stream
+from tests.faults import armed, kills, stream
 from tests.faults.checker import check, is_quiet
 from tests.faults.points import FUNCTIONS, points
 from tests.fleet import PROJECT, Fleet
@@ -28,7 +28,7 @@ def effects(servers: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Effects
     servers.changes |= {"SCRATCH_ROOT": str(folder / "alpha"), "TRANSCRIBE_QUEUE": stream.queue_of("alpha")}
     source = stream.Stream(servers, ["alpha"], folder / "alpha", random.Random(1))
     for role in FUNCTIONS:
-        script = [str(kills.ARMED), str(PROJECT / f"{role}_worker.py")]
+        script = [str(armed.__file__), str(PROJECT / f"{role}_worker.py")]
         servers.run(script, role, EFFECTS=str(folder / f"{role}.effects"))
     for worker in servers.workers:
         wait_for_log(worker, "ready")
