@@ -7,12 +7,14 @@ A value that cannot be read, and a required one that is missing, are reported to
 import os
 import re
 import socket
+import ssl
 import sys
 import urllib.parse
 from pathlib import Path
 
 import psycopg2.extensions
 
+from pipeline import scratch
 from pipeline.worker import Limits
 
 # What each part of the pipeline cannot do without: a worker requires the groups that it uses.
@@ -26,6 +28,8 @@ COMPUTE_TYPES = (
 )  # fmt: skip
 FILES = ("EC2_KEY_FILE", "EC2_KNOWN_HOSTS")
 FOLDERS = ("SCRATCH_ROOT", "TRANSFER_ROOT")
+REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")  # none that would turn a check off
+SECRETS = ("REDIS_URL", "DATABASE_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 
 defaults: dict[str, str] = {}  # every variable that the code reads, with its default as text
 _wrong: list[str] = []
@@ -45,7 +49,7 @@ def _path(name: str, default: str) -> Path:
     return Path(text)
 
 
-def _url(name: str, *schemes: str, path: str = ".*") -> str:
+def _url(name: str, *schemes: str, path: str = ".*", login: bool = True) -> str:
     """The variable as a URL of one of the schemes. It may hold a password, so it is not shown."""
     text = _text(name)
     try:
@@ -54,14 +58,21 @@ def _url(name: str, *schemes: str, path: str = ".*") -> str:
         sound = (
             sound
             and bool(url.hostname)
-            and "@" not in url.netloc.rpartition("@")[0]
+            and url.netloc.count("@") <= int(login)
             and re.fullmatch(path, url.path) is not None
+            and (not url.query or (url.scheme == "rediss" and set(_options(url)) <= set(REDIS_OPTIONS)))
         )
     except ValueError:
         sound = False
     if text and not sound:
-        _wrong.append(f"{name} is no URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        limits = f", with no options but {', '.join(REDIS_OPTIONS)} of rediss://" if "rediss" in schemes else ""
+        scheme = " or ".join(f"{scheme}://" for scheme in schemes)
+        _wrong.append(f"{name} is no URL that begins with {scheme}{limits}")
     return text
+
+
+def _options(url: urllib.parse.SplitResult) -> dict[str, str]:
+    return dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
 
 
 def _database_url(name: str) -> str:
@@ -120,15 +131,17 @@ def _device(name: str, default: str) -> tuple[str, int]:
 REDIS_URL = _url("REDIS_URL", "redis", "rediss", path=r"|/\d*")
 DATABASE_URL = _database_url("DATABASE_URL")
 
-S3_ENDPOINT = _url("S3_ENDPOINT", "http", "https")
+S3_ENDPOINT = _url("S3_ENDPOINT", "http", "https", login=False)
 S3_ACCESS_KEY = _text("S3_ACCESS_KEY")
 S3_SECRET_KEY = _text("S3_SECRET_KEY")
 S3_BUCKET = _name("S3_BUCKET", "", "._-")
 S3_REGION = _name("S3_REGION", "us-east-1", "_-")
+S3_CA_BUNDLE = _text("S3_CA_BUNDLE")
 
 SCRATCH_ROOT = _path("SCRATCH_ROOT", "/data/scratch")
+REQUIRE_SCRATCH_MOUNT = _choice("REQUIRE_SCRATCH_MOUNT", "0", "0", "1") == "1"
 MODELS_ROOT = _path("MODELS_ROOT", "/data/models")
-TRANSFER_ROOT = _path("TRANSFER_ROOT", "/var/tmp/audio-pipeline")
+TRANSFER_ROOT = _path("TRANSFER_ROOT", "/var/tmp/audio-pipeline")  # nosec B108
 
 EC2_HOST = _text("EC2_HOST")
 EC2_PORT = _whole("EC2_PORT", 22, least=1, most=65535)
@@ -156,6 +169,7 @@ LIMITS = Limits(
     retry=_whole("RETRY_SECONDS", 30),
     heartbeat=_whole("HEARTBEAT_SECONDS", 30, least=2),
     stall=_whole("STALL_SECONDS", 7200, least=60),
+    clock_skew=_whole("CLOCK_SKEW_SECONDS", 60, least=1),
 )
 HOST_LOST_SECONDS = _whole("HOST_LOST_SECONDS", 900, least=4)
 
@@ -192,6 +206,9 @@ KEEP_BACKLOG_FILES = _whole("KEEP_BACKLOG_FILES", 64, least=1)
 
 LOG_LEVEL = _choice("LOG_LEVEL", "INFO", "DEBUG", "INFO", "WARNING", "ERROR")
 
+for _secret in SECRETS:  # ffmpeg and ssh, which inherit the rest, have no use for them
+    os.environ.pop(_secret, None)
+
 
 def worker_id(role: str) -> str:
     """The name of this process in Redis: WORKER_ID, or host and role (gpu1: on the second GPU)."""
@@ -201,6 +218,11 @@ def worker_id(role: str) -> str:
 def require(*names: str) -> None:
     """End the process with status 2 and one line for each setting that is missing or cannot be read."""
     missing = [f"{name} is not set" for name in names if not globals()[name]]
+    foreign = [
+        f"{name} is {str(globals()[name])!r}: it belongs to another user, who could read and change what is in it"
+        for name in FOLDERS
+        if name in names and _is_foreign(globals()[name])
+    ]
     unreadable = [
         f"{name} is {globals()[name]!r}: there is no such file that can be read"
         for name in FILES
@@ -211,8 +233,40 @@ def require(*names: str) -> None:
         for name in FOLDERS
         if name in names and not _is_writable(there := _nearest(globals()[name]))
     ]
-    if missing or unreadable or unwritable or _wrong:
-        refuse(*missing, *unreadable, *unwritable, *_wrong)
+    unusable = [
+        f"{name} is {path!r}: {problem}"
+        for user, name, path in _certificates()
+        if user in names and (problem := _unusable(path, is_key="key" in name))
+    ]
+    unmounted = []
+    if "SCRATCH_ROOT" in names and REQUIRE_SCRATCH_MOUNT and scratch.mount_point(SCRATCH_ROOT) == Path("/"):
+        unmounted = [
+            f"SCRATCH_ROOT is {str(SCRATCH_ROOT)!r}, on the file system of /: no folder on the way to it is a"
+            " mount point, and REQUIRE_SCRATCH_MOUNT asks for one"
+        ]
+    if problems := [*missing, *unreadable, *unwritable, *foreign, *unusable, *unmounted, *_wrong]:
+        refuse(*problems)
+
+
+def _certificates() -> list[tuple[str, str, str]]:
+    """The files of certificates and keys: the setting that needs each, what names it, and its path."""
+    options = re.findall(rf"[?&]({'|'.join(REDIS_OPTIONS)})=([^&]*)", REDIS_URL)
+    files = [("REDIS_URL", f"{option} of REDIS_URL", urllib.parse.unquote(path)) for option, path in options]
+    return files + [("S3_ENDPOINT", "S3_CA_BUNDLE", S3_CA_BUNDLE)] * bool(S3_CA_BUNDLE)
+
+
+def _unusable(path: str, is_key: bool) -> str:
+    """What is wrong with a file of certificates, or with a key file that is there; nothing where all is well."""
+    try:
+        if is_key:
+            Path(path).open("rb").close()
+        else:
+            ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        return "there is no certificate in it"
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def _nearest(path: Path) -> Path:
@@ -222,6 +276,11 @@ def _nearest(path: Path) -> Path:
 
 def _is_writable(path: Path) -> bool:
     return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a folder is another user's, as one that was put into /var/tmp before ours."""
+    return path.exists() and path.stat().st_uid not in (0, os.geteuid())
 
 
 def refuse(*problems: str) -> None:

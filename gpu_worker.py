@@ -6,6 +6,7 @@ Each may be repeated, so a job that is delivered again goes through them again a
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import device, finishing, worker
+from pipeline import device, finishing, job_queue, worker
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
@@ -30,6 +31,8 @@ from pipeline.worker import Worker
 log = logging.getLogger("gpu")
 
 KEEPERS = 8  # files whose Opus and rows are written at a time
+FRUITLESS_RUNS = 2  # times MAX_ATTEMPTS: more than one file that kills its worker accounts for
+PAUSE_RETRIES = 20  # times RETRY_SECONDS: 10 minutes
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,11 @@ class Listener:
         self.room = threading.BoundedSemaphore(config.KEEP_BACKLOG_FILES)
         self.keepers = ThreadPoolExecutor(KEEPERS, "keep")
         self.failure: BaseException | None = None
+        self.is_counted = self.has_done_one = False  # this run among the fruitless; a file in this run
+        self.fruitless_key = f"{job_queue.heartbeat_key(process.id)}:fruitless"
         process.give_up = self.give_up
-        process.housekeeping = self.finish_batches
+        process.housekeeping = self.keep_house
+        process.brings_work = False  # its files are on this host already
 
     def listen(self, engine: Transcriber[File]) -> None:
         """Feed the engine until the worker is to stop; on the way out, what it has on the device is kept."""
@@ -71,11 +77,13 @@ class Listener:
 
         self.worker.ready_for_more = is_sound
         with self.keepers, engine, self.worker.stopping_on_failure():
+            self.pause_if_fruitless()
             for job in self.worker.jobs():
                 if job.attempts > 1 and any(other is not job for other in self.worker.queue.in_hand):
                     self.worker.outlast(self.worker.queue.keep, job)  # uncounted; claimed again in a moment
                     self.wait_until_idle(is_sound)
                     continue
+                self.worker.outlast(self.count_run)
                 file = None
                 with self.worker.holding(job):
                     file = self.start(job)
@@ -84,6 +92,34 @@ class Listener:
                     self.say_what_is_in_work()
                 if job.attempts > 1:  # its last delivery ended badly: its neighbours must not suffer for it
                     self.wait_until_idle(is_sound)
+        self.worker.outlast(self.forgive_runs)
+
+    def pause_if_fruitless(self) -> None:
+        """Wait where run after run has died without a file done: it is the GPU or the host that fails then, and
+        every run may cost an innocent file one of its attempts."""
+        runs = int(self.worker.outlast(self.worker.redis.get, self.fruitless_key) or 0)
+        if runs < FRUITLESS_RUNS * config.LIMITS.attempts:
+            return
+        seconds = PAUSE_RETRIES * config.LIMITS.retry
+        log.critical(
+            "%d runs in a row have died with no file done: look at the GPU (nvidia-smi, dmesg) and the model;"
+            " waiting %d s before the next file", runs, seconds,
+        )  # fmt: skip
+        self.worker.doing(f"waiting: {runs} runs in a row have died with no file done")
+        if self.worker.stop.wait(seconds):
+            raise Stopping
+
+    def count_run(self) -> None:
+        """Count this run among the fruitless, as it may die of the file that it begins now."""
+        if not self.is_counted:
+            self.worker.redis.incr(self.fruitless_key)
+            self.is_counted = True
+
+    def forgive_runs(self) -> None:
+        """Forget the fruitless runs: a file is done, or this run ends well."""
+        if self.is_counted and not self.has_done_one:
+            self.worker.redis.delete(self.fruitless_key)
+            self.has_done_one = True
 
     def wait_until_idle(self, is_sound: Callable[[], bool]) -> None:
         """Wait until no job is in hand."""
@@ -157,6 +193,7 @@ class Listener:
         queue = self.worker.queue
         settle = self.batches.settle_job
         result = self.worker.outlast(settle, queue, file.job, file.batch_id, file.name, "processed")
+        self.worker.outlast(self.forgive_runs)
         if result == "complete":
             self.worker.outlast(self.finish_batches)
 
@@ -178,6 +215,11 @@ class Listener:
     def check_queue(self) -> str | None:
         """What is wrong with the name of the queue: its jobs name files of this host."""
         return self.batches.check_queue(config.TRANSCRIBE_QUEUE, config.HOST_LOST_SECONDS)
+
+    def keep_house(self) -> None:
+        """Finish settled batches, and stay known as the host of the queue."""
+        self.batches.enter_queue(config.TRANSCRIBE_QUEUE)
+        self.finish_batches()
 
     def finish_batches(self) -> None:
         """Delete the scratch of batches whose files are all settled."""
@@ -260,6 +302,7 @@ def run() -> None:
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
+    os.umask(0o077)  # recordings are nobody else's
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if problem := model_problem(config.MODELS_ROOT / config.WHISPER_MODEL):
         config.refuse(f"WHISPER_MODEL: {problem}")

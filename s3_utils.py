@@ -2,15 +2,18 @@
 
     archives/{batch_id}.tar            uploaded by the transfer worker, with its SHA-256 as metadata
     processed/{date}/{audio_id}.opus   uploaded by the GPU worker, kept for good
+    sources/{digest}.json              which batch a remote file is, so that it never becomes two
 
 Every function may be repeated: it writes the same bytes under the same name. Errors are boto3's own
 (`pipeline.errors.away` tells an outage) or `Permanent` where the object or the batch id is at fault.
 """
 
 import functools
+import hashlib
+import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,14 @@ from typing import Any
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, SSLError
 from botocore.handlers import add_expect_header
 
 import config
 from pipeline import scratch
-from pipeline.batches import check_id
-from pipeline.checksum import sha256
-from pipeline.errors import Outage, Permanent
+from pipeline.batches import check_id, is_id
+from pipeline.checksum import HashedFile, sha256
+from pipeline.errors import Outage, Permanent, certificate_problem
 
 PREFIXES = ("archives/", "processed/")
 MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts
@@ -59,6 +62,7 @@ def get_s3_client() -> Any:
         aws_access_key_id=config.S3_ACCESS_KEY,
         aws_secret_access_key=config.S3_SECRET_KEY,
         region_name=config.S3_REGION,
+        verify=config.S3_CA_BUNDLE or None,
         config=Config(
             signature_version="s3v4",
             s3={"addressing_style": "path"},
@@ -107,7 +111,63 @@ def archive_key(batch_id: str) -> str:
 
 def archive_exists(batch_id: str) -> bool:
     """Whether an archive of this batch id is in S3."""
-    return bool(_head_if_there(archive_key(batch_id)))
+    return exists(archive_key(batch_id))
+
+
+def exists(key: str) -> bool:
+    """Whether there is an object of this key now; a listing may be behind (OpenStack Swift)."""
+    return bool(_head_if_there(key))
+
+
+def note_source(source: str, batch_id: str, is_whole: bool) -> None:
+    """Keep for good which batch a remote file is, and whether its archive is in S3, checked.
+
+    `source` is the file's path and state.
+    """
+    body = json.dumps({"source": source, "batch_id": check_id(batch_id), "is_whole": is_whole}).encode()
+    get_s3_client().put_object(
+        Bucket=config.S3_BUCKET, Key=_source_key(source), Body=body, ContentType="application/json"
+    )
+
+
+def batch_of_source(source: str) -> tuple[str | None, bool]:
+    """The batch that a remote file is, None where it has none yet, and whether its archive is in S3, checked."""
+    try:
+        stored = get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=_source_key(source))
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "NoSuchKey":
+            raise
+        return None, False
+    with stored["Body"] as body:
+        noted = json.loads(body.read())
+    return check_id(noted["batch_id"]), noted["is_whole"] and archive_exists(noted["batch_id"])
+
+
+def _source_key(source: str) -> str:
+    return f"sources/{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()}.json"
+
+
+def archives() -> dict[str, str]:
+    """Every archive in S3: batch id -> S3 key."""
+    found = ((key.removeprefix("archives/").removesuffix(".tar"), key) for key in _keys("archives/"))
+    return {batch_id: key for batch_id, key in found if is_id(batch_id) and key == f"archives/{batch_id}.tar"}
+
+
+def opus_keys() -> Iterator[str]:
+    """The S3 keys of every Opus, ascending."""
+    return _keys("processed/")
+
+
+def delete_opus(key: str) -> None:
+    """Delete an Opus, which may be gone already."""
+    if not key.startswith("processed/"):
+        raise ValueError(f"{key} is no Opus")
+    get_s3_client().delete_object(Bucket=config.S3_BUCKET, Key=key)
+
+
+def _keys(prefix: str) -> Iterator[str]:
+    pages = get_s3_client().get_paginator("list_objects_v2").paginate(Bucket=config.S3_BUCKET, Prefix=prefix)
+    return (item["Key"] for page in pages for item in page.get("Contents", []))
 
 
 def archive_bytes(s3_key: str) -> int:
@@ -137,12 +197,12 @@ def download_archive(s3_key: str, batch_id: str) -> Path:
     size = stored["ContentLength"]
     path, part = folder / "archive.tar", folder / "archive.tar.part"
     try:
-        with follow(f"downloading {s3_key}", size) as moved:
-            get_s3_client().download_file(
-                config.S3_BUCKET, s3_key, str(part), Callback=moved, Config=_transfer(size)
+        with follow(f"downloading {s3_key}", size) as moved, HashedFile(part) as file:
+            # the file can seek: for one that cannot, s3transfer 0.19 waits for ever after ten parts
+            get_s3_client().download_fileobj(
+                config.S3_BUCKET, s3_key, file, Callback=moved, Config=_transfer(size)
             )
-        with follow(f"checking {s3_key}", size) as moved:
-            _check_download(part, s3_key, stored, moved)
+        _check_download(file, s3_key, stored)
         part.rename(path)  # not synced to the disk: what a power cut leaves, the next delivery fetches again
     finally:
         part.unlink(missing_ok=True)
@@ -166,7 +226,7 @@ def cleanup_scratch(batch_id: str) -> None:
 
 
 def check_bucket() -> str | None:
-    """What is wrong with the bucket or the credentials, in one line; None where all is well."""
+    """What is wrong with the bucket, the credentials or the certificate, in one line; None where all is well."""
     try:
         get_s3_client().head_bucket(Bucket=config.S3_BUCKET)
     except ClientError as error:
@@ -175,12 +235,20 @@ def check_bucket() -> str | None:
         if code in reasons:
             return f"S3_BUCKET {config.S3_BUCKET!r} at {config.S3_ENDPOINT}: {reasons[code]}"
         raise
+    except SSLError as error:
+        if problem := certificate_problem(error):
+            return f"S3_ENDPOINT {config.S3_ENDPOINT}: {problem}"
+        raise
     return None
 
 
 def _transfer(size: int) -> TransferConfig:
     return TransferConfig(
-        multipart_threshold=MULTIPART_BYTES + 1, multipart_chunksize=part_bytes(size), max_concurrency=8
+        multipart_threshold=MULTIPART_BYTES + 1,
+        multipart_chunksize=part_bytes(size),
+        max_concurrency=8,
+        io_chunksize=2**20,
+        max_io_queue=16,  # of these pieces, so many wait to be written
     )
 
 
@@ -222,12 +290,11 @@ def _is_stored(key: str, size: int, digest: str) -> bool:
     return bool(stored) and stored["ContentLength"] == size and stored["Metadata"].get("sha256") == digest
 
 
-def _check_download(path: Path, key: str, stored: Any, moved: Callable[[int], object] | None) -> None:
-    size, expected = path.stat().st_size, stored["ContentLength"]
-    if size != expected:  # one of the two answers was cut short, or the archive was replaced between them
-        raise Outage("S3", f"{key}: {size} bytes arrived of {expected}")
+def _check_download(file: HashedFile, key: str, stored: Any) -> None:
+    if file.hashed != stored["ContentLength"]:  # an answer was cut short, or the archive was replaced meanwhile
+        raise Outage("S3", f"{key}: {file.hashed} bytes arrived of {stored['ContentLength']}")
     digest = stored["Metadata"].get("sha256")
-    if digest and sha256(path, moved) != digest:
+    if digest and file.hexdigest() != digest:
         raise OSError(f"{key}: the SHA-256 differs from the one it was uploaded with")
 
 

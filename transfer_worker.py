@@ -7,8 +7,8 @@ EC2_WATCH_SECONDS set, the worker also lists EC2_REMOTE_DIR and queues each file
 One archive is copied at a time, while TRANSFER_AHEAD of those before it go up.
 """
 
-import datetime
 import logging
+import os
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import archive, compression, job_queue, stale_uploads, worker
+from pipeline import archive, batches, compression, job_queue, stale_uploads, worker
 from pipeline.batch_ids import BatchIds
 from pipeline.checksum import sha256
 from pipeline.copies import Copies
@@ -109,14 +109,19 @@ class Transferrer:
             if self.worker.stop.wait(0.05):
                 raise Stopping
 
-    def copy(self, job: Job) -> Arrived:
-        """Bring the archive of a job here, whole."""
+    def copy(self, job: Job) -> Arrived | None:
+        """Bring the archive of a job here, whole; None where it is in S3 already."""
         outlast = self.worker.outlast
         remote_path = job.require(remote_path=str)["remote_path"]
         if "\0" in remote_path:
             raise Permanent(f"remote_path {remote_path!r} is no path: it holds a NUL")
         state = self.tried[job.payload] = outlast(self.remote.stat, remote_path)
-        batch_id = outlast(self.batch_ids.assign, job)
+        batch_id, is_whole = outlast(s3_utils.batch_of_source, _source(remote_path, state))
+        if batch_id and is_whole:
+            log.info("%s is batch %s already", remote_path, batch_id)
+            self.hand_on(job, batch_id, None, remote_path, state)
+            return None
+        batch_id = outlast(self.batch_ids.keep, job, batch_id) if batch_id else outlast(self.batch_ids.assign, job)
         self.wait_for_room(remote_path, state.size)
         copy = Copy(self.remote, remote_path, state, self.copies.path(batch_id))
         try:
@@ -159,18 +164,21 @@ class Transferrer:
                     raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
         outlast(compression.make_plain, arrived.path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(arrived.path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
-        s3_key = outlast(s3_utils.upload_archive, arrived.path, arrived.batch_id)
-        unpack_job = {
-            "batch_id": arrived.batch_id,
-            "s3_key": s3_key,
-            "file_count": len(index.members),
-            "transferred_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
+        source = _source(remote_path, state)
+        outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=False)
+        outlast(s3_utils.upload_archive, arrived.path, arrived.batch_id)
+        outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=True)
+        log.info("%s is batch %s, %d audio files", remote_path, arrived.batch_id, len(index.members))
+        self.hand_on(arrived.job, arrived.batch_id, len(index.members), remote_path, state)
+
+    def hand_on(self, job: Job, batch_id: str, files: int | None, remote_path: str, state: FileState) -> None:
+        """Queue an archive that is in S3 to be unpacked; then its original is done with."""
+        outlast = self.worker.outlast
+        unpack_job = batches.unpack_job(batch_id, s3_utils.archive_key(batch_id), files)
         outlast(self.watch.mark, remote_path, state)
         note = self.sources.note(remote_path, state)
-        if outlast(self.worker.queue.settle, arrived.job, config.UNPACK_QUEUE, unpack_job, note):
-            self.tried.pop(arrived.job.payload, None)
-            log.info("%s is batch %s, %d audio files", remote_path, arrived.batch_id, len(index.members))
+        if outlast(self.worker.queue.settle, job, config.UNPACK_QUEUE, unpack_job, note):
+            self.tried.pop(job.payload, None)
             self.sources.try_to_tidy(remote_path, state)
 
     def give_up(self, job: Job, reason: str) -> None:
@@ -215,6 +223,11 @@ class Transferrer:
         return int(redis.time()[0]) - last > GONE_SECONDS
 
 
+def _source(remote_path: str, state: FileState) -> str:
+    """A remote file as it is known in S3: another size or time makes it another one."""
+    return f"{remote_path}\n{state}"
+
+
 def run() -> None:
     """Work until SIGTERM."""
     worker_id = config.worker_id("transfer")
@@ -231,6 +244,7 @@ def run() -> None:
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
+    os.umask(0o077)  # recordings are nobody else's
     watch = ("EC2_REMOTE_DIR",) if config.EC2_WATCH_SECONDS else ()
     config.require(*config.REDIS, *config.S3, *config.EC2, "TRANSFER_ROOT", *watch)
     if shutil.which("scp") is None:

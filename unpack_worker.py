@@ -6,6 +6,7 @@ once, a file is queued once, and what PostgreSQL holds as done or failed is not 
 
 import contextlib
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -98,6 +99,7 @@ class Unpacker:
         log.info("batch %s: %d audio files, %s", batch_id, total, index.others())
         names = [member.original_filename for member in index.members]
         outlast(self.database.open_batch, batch_id, s3_key, names, self.worker.host)
+        outlast(self.batches.enter_queue, config.TRANSCRIBE_QUEUE)  # a Redis that was wiped has forgotten it
         outlast(self.batches.open, batch_id, total)
         self._convert_all(batch_id, path, self._left_to_do(batch_id, index))
 
@@ -110,6 +112,8 @@ class Unpacker:
             if name in names and name not in counted:
                 outlast(self.batches.settle, batch_id, name, outcome)
                 counted.add(name)
+        for name in set(outlast(self.database.unsettled_files, batch_id)) - names:  # of a retry
+            outlast(self.database.fail_file, batch_id, name, "it is in its archive no more")
         return [member for member in index.members if member.original_filename not in counted]
 
     def _convert_all(self, batch_id: str, path: Path, members: list[Member]) -> None:
@@ -174,6 +178,7 @@ class Unpacker:
 
     def keep_house(self) -> None:
         """Finish settled batches, take over those of lost hosts, remove scratch that nobody owns."""
+        self.batches.enter_queue(config.TRANSCRIBE_QUEUE)
         self.finish_batches()
         finish = self.database.finish_batch
         swept = scratch.sweep(
@@ -222,6 +227,7 @@ def run() -> None:
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
     worker.explain(__doc__)
+    os.umask(0o077)  # recordings are nobody else's
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if shutil.which(config.FFMPEG) is None:
         config.refuse(f"FFMPEG is {config.FFMPEG!r}: there is no such program; install ffmpeg")

@@ -186,6 +186,7 @@ def started(folder: Path) -> Iterator[Fleet]:
         database = Database(fleet.postgres.url)
         database.migrate()
         database.close()
+        fleet.postgres.grant()
         yield fleet
 
 

@@ -8,6 +8,7 @@
     batches:finishing     hash batch id -> host: every file is settled, scratch and keys are still there
     hosts:seen            sorted set of hosts, by last sign of life
     hosts:queues          hash transcribe queue -> the host whose files it names
+    hosts:draining        hash host -> since when it takes no new work
 
 A file is counted once however often it is delivered: its name enters `settled` in the step that moves the
 counter and acknowledges its job. No `total` means that the batch is finished (or not opened yet): a late
@@ -15,6 +16,7 @@ delivery is dropped and nothing is deleted. A batch belongs to the host that unp
 another host still does for it changes nothing here.
 """
 
+import datetime
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from pipeline.errors import LostClaim, Permanent
 from pipeline.job_queue import Job, JobQueue, encode
 
 OPEN, FINISHING, HOSTS, QUEUES = "batches:open", "batches:finishing", "hosts:seen", "hosts:queues"
+DRAINING = "hosts:draining"
 _FIELDS = ("host", "s3_key", "job", "total", "processed", "failed", "settled", "queued")
 
 
@@ -38,6 +41,12 @@ def check_id(batch_id: str) -> str:
     if not is_id(batch_id):
         raise Permanent(f"batch id {batch_id!r} is not one: letters, digits and . _ - only, 100 at most")
     return batch_id
+
+
+def unpack_job(batch_id: str, s3_key: str, file_count: int | None) -> dict[str, Any]:
+    """The job that has an archive unpacked; `file_count` where it is known."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"batch_id": batch_id, "s3_key": s3_key, "file_count": file_count, "transferred_at": now}
 
 
 def keys_of(batch_id: str, *fields: str) -> list[str]:
@@ -59,6 +68,8 @@ class Batches:
         self._adopt, self._open, self._push = script("adopt"), script("open"), script("push")
         self._settle_file, self._close = script("settle_file"), script("close")
         self._abandon, self._take_over = script("abandon"), script("take_over")
+        self._requeue, self._hand_back, self._expire = script("requeue"), script("hand_back"), script("expire")
+        self._drop_queue = script("drop_queue")
 
     def adopt(self, batch_id: str, s3_key: str, job: Job) -> bool:
         """Make the batch this host's own; False where all its files are settled already."""
@@ -96,8 +107,8 @@ class Batches:
 
     def settle(self, batch_id: str, filename: str, outcome: str) -> str:
         """Count a file for which no job is in hand as 'processed' or 'failed'; see `settle_job`."""
-        keys = [*self._counters(batch_id), "", "", ""]
-        return self._settle_file(keys=keys, args=[batch_id, self.host, filename, outcome, "", ""])
+        args = [batch_id, self.host, filename, outcome, "", ""]
+        return self._settle_file(keys=self._counters(batch_id), args=args)
 
     def settle_job(
         self, queue: JobQueue, job: Job, batch_id: str, filename: str, outcome: str, letter: str = ""
@@ -138,9 +149,41 @@ class Batches:
         keys = [*keys_of(batch_id, "host", "total"), OPEN, *keys_of(batch_id, *_FIELDS)]
         return bool(self._abandon(keys=keys, args=[batch_id, self.host]))
 
+    def requeue(self, unpack_queue: str, job: dict[str, Any]) -> bool:
+        """Queue an archive to be unpacked; False where a host has its batch open, or it is being finished."""
+        batch_id = job["batch_id"]
+        keys = [*keys_of(batch_id, "host"), FINISHING, unpack_queue]
+        return bool(self._requeue(keys=keys, args=[batch_id, encode(job)]))
+
+    def hand_back(self, unpack_queue: str, batch_id: str, job: str, *seen: str) -> bool:
+        """Take an open batch from its host and have it unpacked anew, by whichever host comes first.
+
+        `seen` is its host, and its total, processed and failed as they were seen ('' for none, '*' for any);
+        False where it has moved on since.
+        """
+        keys = [*keys_of(batch_id, "host", "total", "processed", "failed"), OPEN, unpack_queue]
+        return bool(self._hand_back(keys=keys, args=[batch_id, *seen, job]))
+
+    def expire(self, batch_id: str, opened: str, host: str) -> bool:
+        """Have its host finish an open batch; False where it was opened again, or moved, since it was seen."""
+        keys = [OPEN, FINISHING, *keys_of(batch_id, "host")]
+        return bool(self._expire(keys=keys, args=[batch_id, opened, host]))
+
+    def is_in_work(self, batch_id: str) -> bool:
+        """Whether a host has a batch open, or it is being finished."""
+        return bool(self.redis.get(f"batch:{batch_id}:host") or self.redis.hexists(FINISHING, batch_id))
+
+    def is_open(self, batch_id: str) -> bool:
+        """Whether a batch is open, on whatever host."""
+        return self.redis.zscore(OPEN, batch_id) is not None
+
+    def is_known(self, host: str) -> bool:
+        """Whether the host was heard within the last week."""
+        return self.redis.zscore(HOSTS, host) is not None
+
     def check_queue(self, queue_name: str, silent_seconds: int) -> str | None:
         """Enter this host as the one whose files the queue names; says so where another live host has it."""
-        self.redis.hsetnx(QUEUES, queue_name, self.host)
+        self.enter_queue(queue_name)
         owner = str(self.redis.hget(QUEUES, queue_name))
         heard = self.redis.zscore(HOSTS, owner)
         if owner != self.host and heard is not None and owner not in self.lost_hosts(silent_seconds):
@@ -150,6 +193,10 @@ class Batches:
             )
         self.redis.hset(QUEUES, queue_name, self.host)
         return None
+
+    def enter_queue(self, queue_name: str) -> None:
+        """Enter this host as the one whose files the queue names, where none is: Redis may have been wiped."""
+        self.redis.hsetnx(QUEUES, queue_name, self.host)
 
     def is_ours(self, batch_id: str) -> bool:
         """Whether this host's scratch of the batch is in use."""
@@ -164,7 +211,8 @@ class Batches:
     def take_over(self, unpack_queue: str, silent_seconds: int, finished: Callable[[str], None]) -> list[str]:
         """Queue the archives of lost hosts' open batches again; gives the batch ids.
 
-        Batches of theirs that only had to be cleaned up are handed to `finished` and forgotten.
+        Batches of theirs that only had to be cleaned up are handed to `finished` and forgotten. What is left in
+        their transcription queues is dropped: it names files that nobody else has.
         """
         lost = self.lost_hosts(silent_seconds)
         if not lost:
@@ -175,10 +223,14 @@ class Batches:
                 self.close(batch_id, host)
         taken = []
         open_batches: list[str] = self.redis.zrange(OPEN, 0, -1)
-        hosts = self.redis.mget([f"batch:{batch_id}:host" for batch_id in open_batches] or ["-"])
+        hosts = self.redis.mget([f"batch:{batch_id}:host" for batch_id in open_batches or ["-"]])
         for batch_id, host in zip(open_batches, hosts, strict=False):
             keys = [*keys_of(batch_id, "host", "job"), HOSTS, unpack_queue]
             if host in lost and self._take_over(keys=keys, args=[host, silent_seconds]):
                 taken.append(batch_id)
+        for queue, host in self.redis.hgetall(QUEUES).items():
+            if host in lost:
+                keys = [HOSTS, OPEN, queue, f"{queue}:attempts", f"{queue}:delayed", f"{queue}:workers"]
+                self._drop_queue(keys=keys, args=[host, silent_seconds])
         self.redis.zremrangebyscore(HOSTS, "-inf", int(self.redis.time()[0]) - 7 * 86400)
         return taken

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-from pipeline.errors import away
+from pipeline.errors import away, certificate_problem
 from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
@@ -63,7 +63,8 @@ class Database:
         self._idle: deque[Any] = deque()
 
     @contextmanager
-    def _transaction(self, answer_seconds: float | None = ANSWER_SECONDS) -> Iterator[Any]:
+    def transaction(self, answer_seconds: float | None = ANSWER_SECONDS) -> Iterator[Any]:
+        """A cursor in a transaction, which ends with the block. A server that is silent so long is away."""
         if not self._room.acquire(timeout=ANSWER_SECONDS):
             raise psycopg2.OperationalError(f"no connection came free within {ANSWER_SECONDS:.0f} s")
         try:
@@ -120,13 +121,13 @@ class Database:
 
     def start_file(self, batch_id: str, original_filename: str) -> AudioRow:
         """The file's row, made where it is missing; its status is 'done' or 'processing' after this."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(_query("start_file"), {"batch_id": batch_id, "original_filename": original_filename})
             return AudioRow(*cursor.fetchone())
 
     def save_result(self, audio_id: int, transcript: Transcript, labels: list[Label]) -> None:
         """Write what was heard: the row's duration and language, the transcript, the labels."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 "UPDATE audio_files SET duration_seconds = %s, language = %s, updated_at = now()"
                 " WHERE audio_id = %s",
@@ -143,7 +144,7 @@ class Database:
 
     def update_audio_s3_path(self, audio_id: int, s3_opus_path: str) -> None:
         """The last step of a file: its Opus is kept, its row is done."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 "UPDATE audio_files SET s3_opus_path = %s, status = 'done', error = NULL, updated_at = now()"
                 " WHERE audio_id = %s",
@@ -153,13 +154,13 @@ class Database:
     def fail_file(self, batch_id: str, original_filename: str, error: str) -> None:
         """Mark a file as failed with the reason, unless it is done."""
         row = {"batch_id": batch_id, "original_filename": original_filename, "error": _storable(error)}
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(_query("fail_file"), row)
 
     def open_batch(self, batch_id: str, s3_key: str, names: list[str], host: str) -> None:
         """Note that an archive with these audio files is being unpacked on `host`; each has its row from here."""
         row = {"batch_id": batch_id, "s3_key": s3_key, "file_count": len(names), "host": host}
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(_query("open_batch"), row)
             cursor.execute(
                 "INSERT INTO audio_files (batch_id, original_filename) SELECT %s, unnest(%s::text[])"
@@ -169,7 +170,7 @@ class Database:
 
     def unsettled_files(self, batch_id: str) -> list[str]:
         """The batch's files that are neither done nor failed."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 "SELECT original_filename FROM audio_files WHERE batch_id = %s AND status = 'processing'"
                 " ORDER BY audio_id",
@@ -179,20 +180,20 @@ class Database:
 
     def finish_batch(self, batch_id: str) -> None:
         """Note that every file of the batch is done or failed."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 "UPDATE batches SET finished_at = now() WHERE batch_id = %s AND finished_at IS NULL", (batch_id,)
             )
 
     def is_finished(self, batch_id: str) -> bool:
         """Whether every file of the batch is done or failed."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute("SELECT 1 FROM batches WHERE batch_id = %s AND finished_at IS NOT NULL", (batch_id,))
             return cursor.fetchone() is not None
 
     def settled_files(self, batch_id: str) -> dict[str, str]:
         """The batch's files that need no more work: name -> 'processed' or 'failed', as Redis counts them."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 "SELECT original_filename, CASE status WHEN 'done' THEN 'processed' ELSE 'failed' END"
                 " FROM audio_files WHERE batch_id = %s AND status IN ('done', 'failed')",
@@ -201,21 +202,23 @@ class Database:
             return dict(cursor.fetchall())
 
     def refusal(self) -> str | None:
-        """Why the server refuses us (password, role, database), in one line; None where it does not."""
+        """Why the server refuses us (password, role, database), or we its certificate, in one line; None where all
+        is well."""
         try:
-            with self._transaction():
+            with self.transaction():
                 return None
         except psycopg2.OperationalError as error:  # a connection that failed carries no code
             reason = str(error).strip().rpartition("\n")[2]
-            if not any(words in reason for words in _REFUSALS):
+            problem = certificate_problem(error)
+            if not problem and not any(words in reason for words in _REFUSALS):
                 raise
-            return f"DATABASE_URL: {reason}"
+            return f"DATABASE_URL: {problem or reason}"
 
     def check_schema(self) -> str | None:
         """What is wrong with the server or its schema, in one line; None where the schema is the code's."""
         if problem := self.refusal():
             return problem
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute("SELECT to_regclass('schema_migrations')")
             applied = set()
             if cursor.fetchone()[0] is not None:
@@ -230,7 +233,7 @@ class Database:
 
     def migrate(self) -> list[str]:
         """Apply the files of `schema/` that are not applied yet, all or none; gives their names."""
-        with self._transaction(answer_seconds=None) as cursor:
+        with self.transaction(answer_seconds=None) as cursor:
             cursor.execute("SET LOCAL statement_timeout = 0")  # an index of a large table takes its time
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             cursor.execute(

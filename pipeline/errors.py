@@ -94,6 +94,21 @@ _SQL_SETUP = (
 )
 
 
+# What clients say of a server's certificate that they do not accept, or of a server without one. At a worker's
+# start the settings are to blame, later the server: `away` has it among the outages.
+_CERTIFICATE = re.compile(
+    r"certificate verify failed|hostname \S+ doesn't match|does not match host name|no certificate or crl found"
+    r"|root certificate file|WRONG_VERSION_NUMBER|does not support SSL",
+    re.IGNORECASE,
+)
+
+
+def certificate_problem(error: BaseException) -> str | None:
+    """Why the client of Redis, PostgreSQL or S3 does not accept the server's certificate, in one line; None where
+    the error tells of something else."""
+    return next((line for line in str(error).splitlines() if _CERTIFICATE.search(line)), None)
+
+
 def away(error: BaseException) -> str | None:
     """Name what is away ("Redis", "PostgreSQL", "S3", "the disk", ...), or None where the job is to blame."""
     if isinstance(error, Outage):

@@ -25,6 +25,7 @@ from pipeline import redis_client
 from pipeline.errors import Permanent
 
 FORGET_WORKER_SECONDS = 7 * 86400
+LOOK_SECONDS = 60  # how often a worker looks whether its list holds what it knows nothing of
 MOST_SHOWN = 500  # characters of a payload in a log
 
 
@@ -39,11 +40,7 @@ class Job:
     @property
     def fields(self) -> dict[str, Any]:
         """The payload's fields; empty where it is not a JSON object."""
-        try:
-            value = json.loads(self.payload)
-        except (ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        return decode(self.payload)
 
     @property
     def shown(self) -> str:
@@ -79,6 +76,15 @@ def encode(fields: dict[str, Any]) -> str:
     return json.dumps(fields)
 
 
+def decode(payload: str) -> dict[str, Any]:
+    """The fields of a job; empty where the text is not a JSON object."""
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def heartbeat_key(worker_id: str) -> str:
     """The key that is there as long as the worker lives."""
     return f"worker:{worker_id}"
@@ -100,13 +106,14 @@ class JobQueue:
         self.delayed = f"{self.name}:delayed"
         self.dead = f"{self.name}:dead"
         self.workers = f"{self.name}:workers"
-        self._begin, self._settle, self._put_back, self._bury, self._promote, self._recover = (
+        self._begin, self._settle, self._put_back, self._bury, self._promote, self._recover, self._unregister = (
             redis_client.script(self.redis, name)
-            for name in ("begin", "settle", "put_back", "bury", "promote", "recover")
+            for name in ("begin", "settle", "put_back", "bury", "promote", "recover", "unregister")
         )
         self._lock = threading.Lock()  # of `in_hand`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
-        self._strays = True  # an earlier run of this worker, or a lost reply, may have left a job in our list
+        self._is_owed_a_claim = False  # one that had no answer: it may come late, and bring a job into our list
+        self._next_look = 0.0  # for what an earlier run, a lost reply or a late command has left in our list
 
     def add(self, fields: dict[str, Any]) -> None:
         """Append a job."""
@@ -120,7 +127,7 @@ class JobQueue:
         """Take the next job and count the attempt, or give None when there is none for `wait_seconds`.
 
         What an earlier run of this worker had in hand comes first. After a Redis error call it again: a job
-        that was claimed without our knowing is found.
+        that was claimed without our knowing is found, within `LOOK_SECONDS` where the command came late.
         """
         return self.claim_kept() or self._count(self._move(wait_seconds))
 
@@ -146,20 +153,22 @@ class JobQueue:
 
     def _move(self, wait_seconds: float) -> str | None:
         self._promote(keys=[self.delayed, self.name])
-        self._strays = True
-        payload = self.redis.blmove(self.name, self.working, wait_seconds, "LEFT", "RIGHT")
-        self._strays = False
+        try:
+            payload: str | None = self.redis.blmove(self.name, self.working, wait_seconds, "LEFT", "RIGHT")
+        except BaseException:
+            self._next_look, self._is_owed_a_claim = 0.0, True
+            raise
         return payload
 
     def _stray(self) -> str | None:
-        if not self._strays:
+        if time.monotonic() < self._next_look:
             return None
         in_hand = self.in_hand  # as it is before we look: what is settled meanwhile is no stray
         ours = self.redis.lrange(self.working, 0, -1)
         for job in in_hand:
             if job.payload in ours:
                 ours.remove(job.payload)
-        self._strays = len(ours) > 1
+        self._next_look = 0.0 if len(ours) > 1 else time.monotonic() + LOOK_SECONDS
         return ours[0] if ours else None
 
     def settle(
@@ -172,7 +181,8 @@ class JobQueue:
         """Acknowledge the job and, in the same step, queue the next one and write a note (a hash, its field and
         the value) of what is still to be done; False where the claim was lost: then nothing changes."""
         next_payload = encode(next_job) if next_job else ""
-        keys = [self.working, self.attempts, self.batch_ids, next_queue, note[0]]
+        # where there is nothing to queue or to note, a key that is not used: Redis lets nobody name an empty one
+        keys = [self.working, self.attempts, self.batch_ids, next_queue or self.name, note[0] or self.name]
         return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload, *note[1:]]))
 
     def retry(self, job: Job, delay_seconds: int) -> bool:
@@ -187,7 +197,7 @@ class JobQueue:
         """Leave the job, uncounted, in our list, for our next run or a later claim of this one; others take it
         once the heartbeat is gone."""
         kept = self._back(job, -1, job.token)
-        self._strays = True
+        self._next_look = 0.0
         return kept
 
     def _back(self, job: Job, delay_seconds: int, uncounted: str) -> bool:
@@ -230,6 +240,13 @@ class JobQueue:
         long_gone = int(self.redis.time()[0]) - FORGET_WORKER_SECONDS
         self.redis.zremrangebyscore(self.workers, "-inf", long_gone)
         return taken
+
+    def unregister(self) -> bool:
+        """Forget this worker, which claims no more; False where it may have jobs in hand that others must find."""
+        if self._is_owed_a_claim:
+            return False
+        keys = [self.working, self.workers, heartbeat_key(self.worker_id)]
+        return bool(self._unregister(keys=keys, args=[self.worker_id]))
 
     def register(self) -> None:
         """Enter this worker among those whose list is taken back when they are silent."""

@@ -100,13 +100,19 @@ class Board:
             self.worker.doing("; ".join(what for what, _ in lines), whole)
 
 
-def amount(count: float) -> str:
+def count(number: int, noun: str) -> str:
+    """The number with its noun: 1 file, 3 files, 2 batches."""
+    ending = "es" if noun.endswith(("ch", "s")) else "s"
+    return f"{number} {noun}{'' if number == 1 else ending}"
+
+
+def amount(size: float) -> str:
     """So many bytes, for people: 12.3 GB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 999.5:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB" if count < 1000 else f"{count:.0f} TB"
+        if abs(size) < 999.5:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB" if size < 1000 else f"{size:.0f} TB"
 
 
 def duration(seconds: float) -> str:

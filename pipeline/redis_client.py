@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pipeline.errors import away
+from pipeline.errors import away, certificate_problem
 
 SOCKET_TIMEOUT_SECONDS = 10  # well above the longest blocking command (`JobQueue.claim`)
 
@@ -32,7 +32,8 @@ def connect(url: str) -> Any:
 
 
 def refusal(client: Any) -> str | None:
-    """Why the server refuses us (password, rights, number of the database), in one line; None where it does not.
+    """Why the server refuses us (password, rights, number of the database), or we its certificate, in one line;
+    None where all is well.
 
     A server that is away is an error as in any other call.
     """
@@ -44,6 +45,10 @@ def refusal(client: Any) -> str | None:
         if away(error):
             raise
         return f"REDIS_URL: the server refuses it: {error}"
+    except redis.ConnectionError as error:
+        if problem := certificate_problem(error):
+            return f"REDIS_URL: {problem}"
+        raise
     return None
 
 

@@ -47,6 +47,15 @@ def _same_file(handle: int, path: Path) -> bool:
         return False
 
 
+def mount_point(path: Path) -> Path:
+    """Where the file system that `path` is on, or is to be made on, is mounted.
+
+    As `os.path.ismount` sees it: a folder that is bound to itself (systemd does so) is no mount point.
+    """
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if os.path.ismount(folder))
+
+
 def free_mb(root: Path) -> int:
     """Free space below `root`, which is made where it is missing, in MiB."""
     root.mkdir(parents=True, exist_ok=True)

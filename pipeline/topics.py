@@ -25,7 +25,7 @@ MOST_PASSAGES = 16  # of one transcript, evenly spread over it: about 8,000 word
 _ROWS_AT_ONCE = 32
 ENTAILS, AGAINST = "entailment", "contradiction"
 _PADDING = ("[PAD]", "<pad>")
-_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}  # nosec B105
 
 
 class Topics:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline import batches, job_queue, redis_client
-from pipeline.errors import Broken, LostClaim, Permanent, Stopping, away
+from pipeline.errors import Broken, LostClaim, Outage, Permanent, Stopping, away
 from pipeline.job_queue import Job, JobQueue
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Limits:
     retry: int = 30  # before a failed job is tried again
     heartbeat: int = 30  # a worker that is silent so long is dead
     stall: int = 7200  # a step that takes so long is stuck: systemd may restart the process
+    clock_skew: int = 60  # the most that our clock and that of Redis may differ
 
 
 class StopFlag:
@@ -92,11 +93,13 @@ class Worker:
         self.stop = StopFlag()
         self.give_up: Callable[[Job, str], Any] = self.bury
         self.ready_for_more: Callable[[], bool] = lambda: True
+        self.brings_work = True  # to this host: not while the host drains
         self.housekeeping: Callable[[], Any] = lambda: None
         self._doing, self._since, self._moved = "starting", time.time(), time.monotonic()
         self._shown = self._doing
         self._next_housekeeping = 0.0
         self._steady_since = time.monotonic()
+        self._ahead = 0.0  # seconds, of our clock before that of Redis
         self._failing: set[Callable[..., Any]] = set()  # steps whose service was away when last tried
         self._beating = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
         self._ended = threading.Event()
@@ -129,6 +132,7 @@ class Worker:
             log.warning("%s", warning)
         self.outlast(self._beat)
         self._beating.start()
+        self.outlast(self._check_clock)
         for check in checks:
             if problem := self.outlast(check):
                 raise Misconfigured(problem)
@@ -144,12 +148,14 @@ class Worker:
         if self._beating.is_alive():
             self._beating.join()
         try:
-            for job in [] if crashed else list(self.queue.in_hand):
-                self.queue.keep(job)
+            if not crashed:
+                for job in list(self.queue.in_hand):
+                    self.queue.keep(job)
+                self.queue.unregister()
         except Exception as error:
             if not away(error):
                 raise
-            log.warning("Redis is away (%s): the attempt in hand counts", error)
+            log.warning("Redis is away (%s): an attempt in hand counts", error)
         log.info("%s stopped", self.id)
 
     def _take_identity(self) -> None:
@@ -204,9 +210,12 @@ class Worker:
         return json.dumps(state)
 
     def _beat(self) -> None:
+        asked = time.time()
+        seconds, microseconds = self.redis.time()
+        self._ahead = _ahead(asked, seconds + microseconds / 1e6, time.time())
         steps = self.redis.pipeline(transaction=False)
         steps.set(job_queue.heartbeat_key(self.id), self._state(), ex=self.limits.heartbeat)
-        steps.zadd(batches.HOSTS, {self.host: int(self.redis.time()[0])})
+        steps.zadd(batches.HOSTS, {self.host: seconds})
         steps.execute()
         self.queue.register()
 
@@ -226,6 +235,17 @@ class Worker:
             if time.monotonic() - self._moved < self.limits.stall:
                 notify("WATCHDOG=1")
 
+    def _check_clock(self) -> None:
+        """`Outage` while our clock, as the last heartbeat has found it, is wrong: dates come from it, S3 takes no
+        signature that is 15 minutes off, and NTP will mend it."""
+        if abs(self._ahead) > self.limits.clock_skew:
+            where = "ahead of" if self._ahead > 0 else "behind"
+            raise Outage(
+                "the clock",
+                f"this host is {abs(self._ahead):.0f} s {where} Redis, {self.limits.clock_skew} s are allowed"
+                " (CLOCK_SKEW_SECONDS)",
+            )
+
     def steady_seconds(self) -> float:
         """How long Redis has heard us without a break. After an outage everybody's heartbeat is gone for a
         moment: who is dead shows only when the living have had the time to be heard again."""
@@ -243,17 +263,28 @@ class Worker:
             if not self.queue.in_hand:
                 self.doing("idle")
             self.keep_house()
-            if self.ready_for_more():
+            self.outlast(self._check_clock)
+            draining = self.brings_work and self.outlast(self._is_draining)
+            if not draining and self.ready_for_more():
                 job = self.outlast(self.queue.claim, CLAIM_SECONDS)
             elif (job := self.outlast(self.queue.claim_kept)) is None:
                 self.stop.wait(CLAIM_SECONDS)
             if job is None:
                 continue
-            if job.attempts > self.limits.attempts:
+            if draining or (self.brings_work and self.outlast(self._is_draining)):
+                self.outlast(self.queue.give_back, job)  # of an earlier run, or just claimed: another host's now
+            elif job.attempts > self.limits.attempts:
                 with self.holding(job):
                     raise Permanent(f"the worker died {job.attempts - 1} times while it had this job in hand")
             else:
                 yield job
+
+    def _is_draining(self) -> bool:
+        """Whether this host is to take no new work (`pipelinectl drain`)."""
+        draining = bool(self.redis.hexists(batches.DRAINING, self.host))
+        if draining and not self.queue.in_hand:
+            self.doing("draining: takes no new work")
+        return draining
 
     def keep_house(self) -> None:
         """Run the role's housekeeping now and then; what goes wrong there stops no job."""
@@ -344,6 +375,12 @@ class Worker:
             if self.stop.wait(wait * random.uniform(0.5, 1)):  # not all workers at the same moment
                 raise Stopping
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+
+def _ahead(asked: float, theirs: float, answered: float) -> float:
+    """How far our clock is ahead of another (negative: behind), at the least, where it was asked for its time and
+    gave `theirs` before we had it: a slow answer looks like no skew."""
+    return max(asked - theirs, 0.0) or min(answered - theirs, 0.0)
 
 
 def _started(pid: int) -> str | None:

@@ -14,7 +14,7 @@ from pipeline import redis_client
 from pipeline.database import Database
 from pipeline.job_queue import JobQueue
 from tests.fleet import Fleet
-from tests.servers import MotoS3, S3Server, SwiftS3
+from tests.servers import GuardedS3, MotoS3, S3Server, SwiftS3
 
 SWIFT_BIN = Path(os.environ.get("SWIFT_BIN", Path(__file__).parent.parent / ".venv-swift" / "bin"))
 
@@ -26,6 +26,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         database = Database(fleet.postgres.url)
         database.migrate()
         database.close()
+        fleet.postgres.grant()
         yield fleet
 
 
@@ -35,6 +36,7 @@ def fleet(servers: Fleet, tmp_path: Path) -> Iterator[Fleet]:
     servers.clean(tmp_path)
     yield servers
     servers.stop_workers()
+    servers.check()
 
 
 @pytest.fixture
@@ -57,6 +59,13 @@ def database(fleet: Fleet) -> Iterator[Database]:
     database = Database(fleet.postgres.url)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="module")
+def guarded_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedS3]:
+    """An S3 that checks credentials, and what they allow."""
+    with GuardedS3(tmp_path_factory.mktemp("guarded")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

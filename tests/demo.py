@@ -104,6 +104,7 @@ def run(given: argparse.Namespace, folder: Path, console: Console) -> bool:
         for path, target in zip(archives, remote, strict=True):
             shutil.copyfile(path, target)
         require(fleet, "migrate")
+        fleet.postgres.grant()
         console.print("starting transfer_worker.py, unpack_worker.py and gpu_worker.py ...")
         for role in ("transfer", "unpack", "gpu"):
             fleet.worker(role)

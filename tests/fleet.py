@@ -1,5 +1,6 @@
 """A whole pipeline on this machine: real servers, and the real scripts as processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import psycopg2
 import redis
 
 from tests.child import STOP_SECONDS, Child
-from tests.servers import MotoS3, Postgres, SshHost, Valkey
+from tests.servers import HUSH, MotoS3, Postgres, SshHost, Valkey
 
 PROJECT = Path(__file__).resolve().parent.parent
 MODELS = PROJECT / "tests" / "models"
@@ -25,6 +26,11 @@ def ffmpeg_program() -> str:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError:
         raise SystemExit("ffmpeg is needed (Debian, Ubuntu: apt install ffmpeg)") from None
+
+
+def refuse_secrets(where: str, text: str) -> None:
+    """AssertionError where the text holds a password or secret of the servers."""
+    assert HUSH not in text, f"a secret in {where}: {text[max(0, text.index(HUSH) - 300) :][:600]}"
 
 
 class Fleet:
@@ -63,6 +69,7 @@ class Fleet:
         """Empty Redis and the tables, and take a new bucket and a new folder."""
         with redis.Redis.from_url(self.valkey.url) as client:
             client.flushall()
+            client.acl_log_reset()
         self.query("TRUNCATE audio_files, transcripts, classifications, batches RESTART IDENTITY")
         self.changes = {}
         self.folder, self.bucket = folder, f"test-{uuid.uuid4().hex[:12]}"
@@ -83,8 +90,8 @@ class Fleet:
     def settings(self) -> dict[str, str]:
         """The settings of every worker, as example.env names them."""
         return {
-            "REDIS_URL": self.valkey.url,
-            "DATABASE_URL": self.postgres.url,
+            "REDIS_URL": self.valkey.worker_url,
+            "DATABASE_URL": self.postgres.worker_url,
             "S3_ENDPOINT": self.s3.endpoint,
             "S3_ACCESS_KEY": self.s3.access_key,
             "S3_SECRET_KEY": self.s3.secret_key,
@@ -127,11 +134,33 @@ class Fleet:
         return child
 
     def control(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Run pipelinectl to its end."""
+        """Run pipelinectl to its end; `migrate` as the owner of the tables."""
         command = [sys.executable, str(PROJECT / "pipelinectl.py"), *arguments]
-        return subprocess.run(
+        if "migrate" in arguments:
+            changes = {"DATABASE_URL": self.postgres.url, **changes}
+        done = subprocess.run(
             command, env=self.environment(**changes), capture_output=True, text=True, check=False, timeout=60
         )
+        refuse_secrets("pipelinectl", done.stdout + done.stderr)
+        return done
+
+    def check(self) -> None:
+        """AssertionError where a secret stands in the log of a worker, or something was denied that it needs."""
+        for log in self.folder.glob("*.log"):
+            text = log.read_text(errors="replace")
+            refuse_secrets(log.name, text)
+            assert "permission denied for" not in text, f"access/postgresql.sql is not enough: {log}"
+        with redis.Redis.from_url(self.valkey.url, decode_responses=True) as client:
+            denied = [entry for entry in client.acl_log() if entry["reason"] != "auth"]
+        assert not denied, f"access/redis.conf is not enough: {denied}"
+
+    def scratch_bytes(self) -> int:
+        """The size of everything in scratch, while workers may be at it."""
+        size = 0
+        for path in (self.folder / "scratch").rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                size += path.lstat().st_size if not path.is_dir() else 0
+        return size
 
     def stop_workers(self) -> None:
         """Stop all workers at once. One that does not end is an error, with the tracebacks of its threads."""

@@ -96,7 +96,7 @@ def send(name: str) -> None:
 
 
 if __name__ == "__main__":
-    point, when, which, name, script = sys.argv[1:]
+    point, when, which, name, script, *arguments = sys.argv[1:]
     strike(point, when, which, name)
-    sys.argv = [script]
+    sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

@@ -1,6 +1,8 @@
-"""An S3 that keeps no bytes: sizes and metadata only, so that very large archives can be uploaded to it.
+"""An S3 that keeps no bytes: sizes and metadata only, so that very large archives can be uploaded to it. What it
+gives back is zeros.
 
-`hold` holds back what is put while it is cleared; `slow` is a pause before each answer to a put.
+`hold` holds back what is put while it is cleared; `slow` is a pause before each answer to a put; `refusing` is the
+status that what is asked for is refused with.
 """
 
 import threading
@@ -56,9 +58,27 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(headers={"Content-Length": str(size), "ETag": '"x"', **metadata})
 
     def do_GET(self) -> None:
-        self.answer(
-            body="<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
-        )
+        key, query = self.target()
+        if "uploads" in query:
+            self.answer(
+                body="<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
+            )
+        elif self.server.refusing:
+            self.answer(self.server.refusing)
+        else:
+            self.send_zeros(self.server.objects[key][0])
+
+    def send_zeros(self, size: int) -> None:
+        start, end = self.headers["Range"].removeprefix("bytes=").split("-")
+        first = int(start)
+        left = min(int(end or size) + 1, size) - first
+        self.send_response(206)
+        self.send_header("Content-Length", str(left))
+        self.send_header("Content-Range", f"bytes {first}-{first + left - 1}/{size}")
+        self.send_header("ETag", '"x"')
+        self.end_headers()
+        while left:
+            left -= self.wfile.write(bytes(min(left, 2**20)))
 
     def do_PUT(self) -> None:
         key, query = self.target()
@@ -102,6 +122,7 @@ class NullS3(ThreadingHTTPServer):
         self.uploads: dict[str, tuple[dict[str, str], list[int]]] = {}
         self.putting: list[str] = []  # the keys of every put that began
         self.hold, self.slow = threading.Event(), 0.0
+        self.refusing = 0
         self.hold.set()
 
     @property

@@ -6,12 +6,15 @@ with the end of its log when it does not. The servers end when this process does
 thread (tests/child.py says why).
 """
 
+import hashlib
 import importlib.util
+import json
 import os
 import pwd
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Self
 
@@ -26,15 +29,25 @@ from tests import swift_aio
 from tests.child import Child, Server, is_open
 from tests.ssh_servers import Sshd, SshHost, sshd_path
 
-__all__ = ["MotoS3", "Postgres", "SshHost", "Sshd", "SwiftS3", "Valkey", "sshd_path"]
+__all__ = ["GuardedS3", "MotoS3", "Postgres", "SshHost", "Sshd", "SwiftS3", "Valkey", "sshd_path"]
+
+ACCESS = Path(__file__).resolve().parent.parent / "access"
+HUSH = "hush-"  # how every password and secret begins: it must stand in no log
+REDIS_PASSWORD, POSTGRES_PASSWORD, S3_SECRET = f"{HUSH}of-redis", f"{HUSH}of-postgresql", f"{HUSH}of-s3"
 
 
 class Valkey(Server):
-    """Valkey 9 with the settings that the pipeline asks for."""
+    """Valkey 9 with the settings that the pipeline asks for, and the user of access/redis.conf."""
 
     @property
     def url(self) -> str:
+        """For the tests, which may do everything."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def worker_url(self) -> str:
+        """For the workers, which may do what access/redis.conf says."""
+        return self.url.replace("redis://", f"redis://audio-pipeline:{REDIS_PASSWORD}@")
 
     def _set_up(self) -> list[Child]:
         options = {
@@ -49,6 +62,9 @@ class Valkey(Server):
         command = [str(get_binary_path())]
         for name, value in options.items():
             command += [f"--{name}", value]
+        (user,) = (line for line in (ACCESS / "redis.conf").read_text().splitlines() if line.startswith("user "))
+        digest = hashlib.sha256(REDIS_PASSWORD.encode()).hexdigest()
+        command += f"--{user}".replace("PASSWORD_SHA256", digest).split()
         return [Child(command, self.folder / "valkey.log")]
 
     def _ready(self) -> bool:
@@ -68,14 +84,20 @@ def postgres_programs() -> Path:
 
 
 class Postgres(Server):
-    """PostgreSQL 18 with an empty database `pipeline`; it trusts every local user.
+    """PostgreSQL 18 with an empty database `pipeline`; it trusts every local user but the workers'.
 
     fsync is off: a killed server keeps everything, a machine that loses its power would not.
     """
 
     @property
     def url(self) -> str:
+        """For the owner of the tables."""
         return self._url("pipeline")
+
+    @property
+    def worker_url(self) -> str:
+        """For the workers, which may do what access/postgresql.sql says, once it is applied."""
+        return self.url.replace("postgres@", f"audio_pipeline:{POSTGRES_PASSWORD}@")
 
     def _url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -95,7 +117,21 @@ class Postgres(Server):
         super().start()
         if is_new:
             self.new_database("pipeline")
+            self.execute(f"CREATE ROLE audio_pipeline LOGIN PASSWORD '{POSTGRES_PASSWORD}'")
         return self
+
+    def execute(self, sql: str, database: str = "pipeline") -> None:
+        """Run statements as the owner of the tables."""
+        connection = psycopg2.connect(self._url(database))
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(sql)
+        finally:
+            connection.close()
+
+    def grant(self, database: str = "pipeline") -> None:
+        """Let the workers do what access/postgresql.sql says; the tables have to be there."""
+        self.execute((ACCESS / "postgresql.sql").read_text(), database)
 
     def _set_up(self) -> list[Child]:
         programs, data = postgres_programs(), self.folder / "data"
@@ -108,6 +144,8 @@ class Postgres(Server):
             with (self.folder / "initdb.log").open("ab") as log:
                 command = ["setpriv", *as_user, *initdb, "--username=postgres", f"--pgdata={data}"]
                 subprocess.run(command, cwd=self.folder, stdout=log, stderr=log, check=True)
+            rules = data / "pg_hba.conf"
+            rules.write_text(f"host all audio_pipeline 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         settings = {"fsync": "off", "unix_socket_directories": "", "max_connections": "200"}
         command = [str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(self.port)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
@@ -168,11 +206,39 @@ class MotoS3(S3Server):
     """moto's S3: it takes any key and secret, and forgets everything when it ends."""
 
     access_key = "test"
-    secret_key = "testing"
+    secret_key = S3_SECRET
 
     def _set_up(self) -> list[Child]:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         return [Child(command, self.folder / "moto.log")]
+
+
+class GuardedS3(MotoS3):
+    """moto's S3 that checks signatures, with one bucket, and a key that may do what access/s3-policy.json says."""
+
+    bucket = "recordings"
+
+    def start(self) -> Self:
+        super().start()
+        self.create_bucket(self.bucket)
+        iam = boto3.client(
+            "iam", endpoint_url=self.endpoint, region_name="us-east-1",
+            aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key,
+        )  # fmt: skip
+        iam.create_user(UserName="worker")
+        policy = json.loads((ACCESS / "s3-policy.json").read_text().replace("BUCKET", self.bucket))
+        policy["Statement"][0]["Action"].append("s3:HeadBucket")  # which is ListBucket's everywhere else
+        iam.put_user_policy(UserName="worker", PolicyName="worker", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName="worker")["AccessKey"]
+        self.access_key, self.secret_key = key["AccessKeyId"], key["SecretAccessKey"]
+        guard = urllib.request.Request(
+            f"{self.endpoint}/moto-api/reset-auth",
+            data=b"0",
+            headers={"Content-Type": "text/plain"},
+            method="POST",
+        )
+        urllib.request.urlopen(guard).close()
+        return self
 
 
 class SwiftS3(S3Server):

@@ -74,6 +74,45 @@ def open_batch(fleet: Fleet, redis: Any, host: str, files: dict[str, bytes], bat
     return list(redis.lrange("queue:transcribe", 0, -1))
 
 
+def add_batch(
+    fleet: Fleet, batch_id: str = BATCH, files: int = 1, finished: bool = True, s3_key: str = ""
+) -> None:
+    """A batch's row as it is once its archive was opened; with finished, as it is at the end."""
+    fleet.query(
+        "INSERT INTO batches (batch_id, s3_key, file_count, host, finished_at)"
+        " VALUES (%s, %s, %s, 'here', CASE WHEN %s THEN now() END)",
+        batch_id, s3_key or f"archives/{batch_id}.tar", files, finished,
+    )  # fmt: skip
+
+
+def add_file(
+    fleet: Fleet, name: str, status: str, error: str | None = None, batch_id: str = BATCH, when: str = "now"
+) -> int:
+    """A file's row, with its S3 key where it is done; gives its audio id."""
+    ((audio_id,),) = fleet.query(
+        "INSERT INTO audio_files (batch_id, original_filename, status, error, updated_at)"
+        " VALUES (%s, %s, %s, %s, %s) RETURNING audio_id",
+        batch_id, name, status, error, when,
+    )  # fmt: skip
+    if status == "done":
+        key = f"processed/2025-06-22/{audio_id}.opus"
+        fleet.query("UPDATE audio_files SET s3_opus_path = %s WHERE audio_id = %s", key, audio_id)
+    return int(audio_id)
+
+
+def add_letter(redis: Any, queue: str, job: str, error: str = "broken", time: str = "2025-06-22T14:30:52Z") -> str:
+    """A dead letter as the worker that gave up a job writes it."""
+    letter = json.dumps({"job": job, "error": error, "attempts": 3, "worker": "w", "time": time})
+    redis.rpush(f"{queue}:dead", letter)
+    return letter
+
+
+def put(fleet: Fleet, *keys: str) -> None:
+    """Objects in the fleet's bucket."""
+    for key in keys:
+        s3_client(fleet).put_object(Bucket=fleet.bucket, Key=key, Body=b"x")
+
+
 def is_idle(redis: Any, queue: str) -> bool:
     """Whether nothing waits, is delayed or is in work in the queue."""
     workers = redis.zrange(f"{queue}:workers", 0, -1)
@@ -106,6 +145,17 @@ def exit_status(worker: Child, seconds: float = 60) -> int:
     """How the worker ended; waits for it."""
     assert worker.process is not None
     return worker.process.wait(seconds)
+
+
+def refusal(worker: Child) -> str:
+    """The one line of a worker that has ended because of its settings; `example.env` is named behind it."""
+    assert exit_status(worker) == 2, log_of(worker)
+    script = f"{Path(worker.command[-1]).name}: "
+    lines = [line.removeprefix(script) for line in log_of(worker).splitlines() if line.startswith(script)]
+    assert len(lines) == 2, log_of(worker)
+    assert "example.env" in lines[1]
+    assert "Traceback" not in log_of(worker)
+    return lines[0]
 
 
 def dead(redis: Any, queue: str) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline import redis_client
 from pipeline.batch_ids import RESERVED_SECONDS, BatchIds
-from pipeline.job_queue import Job, JobQueue
+from pipeline.errors import LostClaim
+from pipeline.job_queue import Job, JobQueue, encode
 from tests.fleet import Fleet
 
 NOON = datetime.datetime(2026, 11, 24, 12, 0, 0, tzinfo=datetime.UTC)
@@ -37,6 +38,13 @@ def claim(queue: JobQueue, path: str) -> Job:
     queue.add({"remote_path": path})
     job = queue.claim(0.1)
     assert job is not None
+    return job
+
+
+def hold(queue: JobQueue, path: str) -> Job:
+    """A job for the path in the worker's own list, as it may be in several at once."""
+    job = Job(encode({"remote_path": path}), 1, "t")
+    queue.redis.rpush(queue.working, job.payload)
     return job
 
 
@@ -74,9 +82,8 @@ def worker(fleet: Fleet, number: int) -> Iterator[tuple[BatchIds, JobQueue]]:
 
 def test_fifty_jobs_of_one_second_get_fifty_ids(fleet: Fleet) -> None:
     def work(number: int) -> list[str]:
-        with worker(fleet, number) as (ids, _):
-            jobs = [Job(f'{{"remote_path": "/{number}/{path}.tar"}}', 1, "t") for path in range(10)]
-            return [ids.assign(job, NOON) for job in jobs]
+        with worker(fleet, number) as (ids, queue):
+            return [ids.assign(hold(queue, f"/{number}/{path}.tar"), NOON) for path in range(10)]
 
     with ThreadPoolExecutor(5) as pool:
         given = [batch_id for some in pool.map(work, range(5)) for batch_id in some]
@@ -87,8 +94,8 @@ def test_fifty_jobs_of_one_second_get_fifty_ids(fleet: Fleet) -> None:
 
 def test_one_job_delivered_to_several_workers_gets_one_id(fleet: Fleet) -> None:
     def work(number: int) -> str:
-        with worker(fleet, number) as (ids, _):
-            return ids.assign(Job("{}", 1, "t"), NOON + datetime.timedelta(seconds=number))
+        with worker(fleet, number) as (ids, queue):
+            return ids.assign(hold(queue, "/a.tar"), NOON + datetime.timedelta(seconds=number))
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(work, range(8)))) == 1
@@ -163,3 +170,21 @@ def test_the_loss_of_the_reservations_gives_no_kept_id(redis: Any, queue: JobQue
     redis.flushall()
     ids = BatchIds(redis, queue, kept.__contains__)
     assert ids.assign(claim(queue, "/b.tar"), NOON) not in kept
+
+
+def test_a_worker_that_has_lost_the_job_gets_no_second_id_for_it(
+    redis: Any, queue: JobQueue, queue_of: Callable[[str], JobQueue]
+) -> None:
+    late, heir = BatchIds(redis, queue, nothing), BatchIds(redis, queue_of("w2"), nothing)
+    queue.register()
+    job = claim(queue, "/a.tar")
+    heir.queue.recover()  # the first worker is silent
+    again = heir.queue.claim(0.1)
+    assert again is not None
+    first = heir.assign(again, NOON)
+    assert late.assign(job, NOON) == first  # the same, as long as the job is in work
+    assert heir.queue.settle(again)
+    for give in (lambda: late.assign(job, NOON), lambda: late.keep(job, first)):
+        with pytest.raises(LostClaim):
+            give()
+    assert not redis.exists(queue.batch_ids)

@@ -303,6 +303,50 @@ def test_it_queues_a_lost_hosts_archive_again_once(redis: Any, ours: Batches, th
         theirs.push(ID, TRANSCRIBE, file_job("2.mp3"))
 
 
+def leave_jobs(redis: Any) -> list[str]:
+    """The queue of another host with a job waiting, in hand, delayed and buried; gives its keys, sorted."""
+    queue = JobQueue(redis, f"{TRANSCRIBE}:there", "gpu")
+    redis.hset(batches.QUEUES, queue.name, "there")
+    queue.register()
+    for name in ("in-hand", "delayed", "dead", "waiting"):
+        queue.add(file_job(name))
+    for end in (lambda _: True, lambda job: queue.retry(job, 60), lambda job: queue.bury(job, "why")):
+        job = queue.claim(0.01)
+        assert job is not None
+        end(job)
+    return sorted(redis.keys(f"{queue.name}*"))
+
+
+def test_it_drops_what_is_left_in_the_queue_of_a_lost_host(redis: Any, ours: Batches, theirs: Batches) -> None:
+    opened(theirs, 1)
+    assert len(leave_jobs(redis)) == 6
+    heard(redis, "there", LONG + 1)
+    assert take_over(ours) == ([ID], [])
+    assert redis.keys(f"{TRANSCRIBE}:there*") == [f"{TRANSCRIBE}:there:dead"]
+    assert redis.exists(TRANSCRIBE)  # which is no lost host's
+
+
+@pytest.mark.parametrize("why", ["the host is heard", "a batch is the host's"])
+def test_it_keeps_the_queue_of_a_host_that_may_work_on(
+    redis: Any, ours: Batches, theirs: Batches, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    keys = leave_jobs(redis)
+    heard(redis, "there", LONG + 1)
+    lost = ours.lost_hosts(LONG)
+    monkeypatch.setattr(ours, "lost_hosts", lambda _: lost)  # it was, a moment ago
+    monkeypatch.setattr(redis, "zrange", lambda *_: [])
+    if why == "the host is heard":
+        heard(redis, "there", LONG - 5)
+    else:
+        opened(theirs, 1)
+    assert take_over(ours) == ([], [])
+    assert sorted(redis.keys(f"{TRANSCRIBE}:there*")) == keys
+    monkeypatch.undo()
+    heard(redis, "there", LONG + 1)
+    take_over(ours)
+    assert redis.keys(f"{TRANSCRIBE}:there*") == [f"{TRANSCRIBE}:there:dead"]
+
+
 def test_it_starts_anew_even_where_the_lost_host_itself_unpacks_again(redis: Any, theirs: Batches) -> None:
     opened(theirs, 2)
     theirs.settle(ID, "0.mp3", "processed")

@@ -92,7 +92,7 @@ WRONG = {
     "WHISPER_DEVICE": "gpu", "WHISPER_COMPUTE_TYPE": "float17", "WHISPER_TASK": "summarise",
     "WHISPER_BATCH_SIZE": "all", "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models",
     "OPUS_BITRATE_KBPS": "257", "STALL_SECONDS": "", "WORKER_ID": "../others", "S3_BUCKET": "my bucket",
-    "S3_REGION": "bad region",
+    "S3_REGION": "bad region", "CLOCK_SKEW_SECONDS": "0", "REQUIRE_SCRATCH_MOUNT": "yes",
 }  # fmt: skip
 
 
@@ -154,6 +154,18 @@ def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path, role: str) -> None
     assert str(tmp_path / "file") in line
 
 
+@ROLES
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, role: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    name = "TRANSFER_ROOT" if role == "transfer" else "SCRATCH_ROOT"
+    root = tmp_path / "theirs"
+    root.mkdir(mode=0o777)
+    os.chown(root, 65534, 65534)
+    (line,) = complaints(run(role, tmp_path, **{**READY, name: str(root)}))
+    assert line.startswith(f"{name} is {str(root)!r}: it belongs to another user")
+
+
 def test_two_queues_of_one_name_are_refused(tmp_path: Path) -> None:
     (line,) = complaints(run("unpack", tmp_path, **{**READY, "UNPACK_QUEUE": "queue:transfer"}))
     assert "have to differ" in line
@@ -188,6 +200,10 @@ ADDRESSES = [
     ("REDIS_URL", "redis://127.0.0.1:6379/name"),
     ("S3_ENDPOINT", "s3.example.org"),
     ("S3_ENDPOINT", "http://"),
+    ("S3_ENDPOINT", "https://user:hunter2@127.0.0.1"),  # it stands in errors
+    ("REDIS_URL", "rediss://user:hunter2@127.0.0.1:6379/0?ssl_cert_reqs=none"),  # no check may be turned off
+    ("REDIS_URL", "rediss://user:hunter2@127.0.0.1:6379/0?ssl_check_hostname=false"),
+    ("REDIS_URL", "redis://user:hunter2@127.0.0.1:6379/0?ssl_ca_certs=/etc/ssl/certs/ca-certificates.crt"),
     ("DATABASE_URL", "postgresql://127.0.0.1/x?frob=hunter2"),
     ("DATABASE_URL", "user:hunter2@127.0.0.1/x"),
 ]
@@ -197,6 +213,19 @@ ADDRESSES = [
 def test_an_address_that_is_none_is_named_without_its_password(tmp_path: Path, name: str, value: str) -> None:
     (line,) = complaints(run("unpack", tmp_path, **{**READY, name: value, "SCRATCH_ROOT": str(tmp_path)}))
     assert name in line
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("missing", "No such file or directory"), ("empty", "there is no certificate in it")]
+)
+def test_a_file_of_certificates_that_cannot_be_used_is_named(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "empty").touch()
+    path = str(tmp_path / name)
+    url = f"rediss://user:hunter2@127.0.0.1:9/0?ssl_ca_certs={path}&ssl_certfile={path}&ssl_keyfile={path}"
+    lines = complaints(run("transfer", tmp_path, **{**READY, "REDIS_URL": url, "S3_CA_BUNDLE": path}))
+    options = ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"][: 3 if name == "missing" else 2]
+    names = [f"{option} of REDIS_URL" for option in options]
+    assert lines == [f"{given} is {path!r}: {reason}" for given in [*names, "S3_CA_BUNDLE"]]
 
 
 # --- help --------------------------------------------------------------------------------------------------

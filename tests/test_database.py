@@ -326,7 +326,7 @@ def test_the_next_host_is_tried_where_the_first_is_silent(fleet: Fleet, monkeypa
 
 
 def test_the_server_gives_up_before_we_do(database: Database) -> None:
-    with database._transaction() as cursor:
+    with database.transaction() as cursor:
         cursor.execute("SHOW statement_timeout")
         assert cursor.fetchone() == ("25s",)
 
@@ -334,14 +334,14 @@ def test_the_server_gives_up_before_we_do(database: Database) -> None:
 def test_where_no_connection_comes_free_postgresql_is_away(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.database.ANSWER_SECONDS", 0.2)
     database = Database(fleet.postgres.url, connections=1)
-    with database._transaction(), pytest.raises(psycopg2.OperationalError, match="came free") as caught:
+    with database.transaction(), pytest.raises(psycopg2.OperationalError, match="came free") as caught:
         database.start_file(BATCH, "a.mp3")
     assert away(caught.value) == "PostgreSQL"
     database.close()
 
 
 def test_a_server_that_falls_silent_is_away(fleet: Fleet, database: Database) -> None:
-    with pytest.raises(psycopg2.OperationalError, match="no answer"), database._transaction(0.5) as cursor:
+    with pytest.raises(psycopg2.OperationalError, match="no answer"), database.transaction(0.5) as cursor:
         cursor.execute("SELECT pg_sleep(20)")
     assert database.start_file(BATCH, "a.mp3").status == "processing"
 

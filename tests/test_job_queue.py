@@ -612,3 +612,52 @@ def test_it_keeps_every_job_through_any_order_of_events(redis: Any) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+# --- unregister --------------------------------------------------------------------------------------------
+
+
+def test_a_worker_with_nothing_in_hand_is_forgotten(redis: Any, queue_of: Queues) -> None:
+    queue = queue_of("w1")
+    queue.register()
+    redis.set(job_queue.heartbeat_key("w1"), "{}")
+    assert queue.claim(0.01) is None
+    assert queue.unregister()
+    assert not redis.exists(job_queue.heartbeat_key("w1"))
+    assert redis.zrange("queue:test:workers", 0, -1) == []
+
+
+def test_a_worker_that_keeps_a_job_is_not_forgotten(redis: Any, queue_of: Queues) -> None:
+    queue = queue_of("w1")
+    queue.register()
+    queue.add({"n": 1})
+    job = queue.claim(0.1)
+    assert job is not None
+    queue.keep(job)
+    assert not queue.unregister()
+    assert queue_of("w2").recover() == {"w1": 1}
+
+
+def test_a_worker_whose_claim_was_not_answered_is_not_forgotten(
+    redis: Any, queue_of: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = queue_of("w1")
+    queue.register()
+    assert queue.claim(0.01) is None
+
+    def lost(*_: object) -> None:
+        raise ConnectionErrorOfRedis("lost")
+
+    monkeypatch.setattr(queue.redis, "blmove", lost)
+    with pytest.raises(ConnectionErrorOfRedis):
+        queue.claim(0.01)
+    assert not queue.unregister()
+
+
+def test_jobs_that_arrive_in_the_list_unawares_keep_the_worker_known(redis: Any, queue_of: Queues) -> None:
+    queue = queue_of("w1")
+    queue.register()
+    assert queue.claim(0.01) is None
+    redis.rpush(queue.working, '{"n": 1}')
+    assert not queue.unregister()
+    assert redis.zrange("queue:test:workers", 0, -1) == ["w1"]

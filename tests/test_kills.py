@@ -43,8 +43,11 @@ TRANSFER = [
     "pipeline.compression:_decompress after 1",
     "pipeline.compression:make_plain after 1",
     "pipeline.archive:index after 1",
+    "s3_utils:batch_of_source after 1",
+    "s3_utils:note_source after 1",
     "s3_utils:upload_archive before 1",
     "s3_utils:upload_archive after 1",
+    "s3_utils:note_source after 2",
     "pipeline.watch:Watch.mark after 1",
     "pipeline.job_queue:JobQueue.settle before 1",
     "pipeline.job_queue:JobQueue.settle after 1",
@@ -144,7 +147,7 @@ def test_it_transfers_once_whatever_step_it_dies_at(fleet: Fleet, redis: Any, po
 
     strike(fleet, "transfer", point, signal, is_done)
     jobs = [json.loads(payload) for payload in redis.lrange("queue:unpack", 0, -1)]
-    assert sorted(object_keys(fleet)) == sorted(f"archives/{job['batch_id']}.tar" for job in jobs)
+    assert sorted(object_keys(fleet, "archives/")) == sorted(f"archives/{job['batch_id']}.tar" for job in jobs)
     assert len({job["s3_key"] for job in jobs}) == len(jobs) == len(tars)
     assert {job["file_count"] for job in jobs} == {len(FILES)}
     assert not dead(redis, "queue:transfer")

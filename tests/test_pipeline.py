@@ -265,6 +265,27 @@ def test_a_file_that_kills_its_worker_takes_no_neighbour_with_it(fleet: Fleet, r
     assert found == {**dict.fromkeys(good, ("done", None)), "call05-poison.mp3": ("failed", reason)}
 
 
+def test_a_gpu_that_fails_on_every_file_costs_few_of_them(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "1", "RETRY_SECONDS": "5"}
+    open_batch(fleet, redis, "this-host", {f"call{number}.mp3": opus(SILENCE) for number in range(9)})
+    strike = [str(PROJECT / "tests" / "kill_at.py"), "pipeline.windows:ends_whole", "before", "1", "KILL"]
+    for _ in range(2):
+        victim = fleet.run([*strike, str(PROJECT / "gpu_worker.py")], "gpu")
+        assert exit_status(victim) == -9
+        fleet.workers.remove(victim)
+    settled = len(redis.smembers(f"batch:{BATCH}:settled"))
+    third = fleet.worker("gpu")
+    wait_for_log(third, "2 runs in a row have died with no file done: look at the GPU")
+    wait_for(lambda: "waiting: 2 runs" in redis.get("worker:test-gpu"), fleet, "its status")
+    assert len(redis.smembers(f"batch:{BATCH}:settled")) == settled
+    third.stop()
+    fleet.workers.remove(third)
+    fleet.changes["RETRY_SECONDS"] = "0"
+    fleet.worker("gpu")
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    assert redis.get("worker:test-gpu:fruitless") is None
+
+
 def test_an_archive_whose_unpacking_kills_its_worker_ends_with_every_file_settled(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

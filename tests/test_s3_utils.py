@@ -3,7 +3,10 @@
 import hashlib
 import inspect
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from hypothesis import strategies as st
 
 import config
 import s3_utils
-from pipeline.errors import Outage, Permanent, away
+from pipeline.errors import Outage, Permanent, Stopping, away
 from tests.child import free_port
 from tests.faults.proxy import Proxy
+from tests.fleet import PROJECT
+from tests.null_s3 import NullS3
 from tests.servers import S3Server
 
 ID = "20250622-143052"
@@ -171,6 +176,145 @@ def test_it_makes_no_key_and_no_folder_of_a_hostile_id(
     assert listing(archive.parent) == ["local.tar"]
 
 
+# --- the way down ---------------------------------------------------------------------------------------
+
+PARTS = bytes(os.urandom(2**20) * 23)  # 23 parts of 1 MiB, more than s3transfer has in flight
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_utils, "LEAST_PART_BYTES", 2**20)
+
+
+def put_parts(body: bytes = PARTS) -> None:
+    put(KEY, body, sha256=hashlib.sha256(PARTS).hexdigest())
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_it_brings_many_parts_down_and_counts_their_bytes(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_parts()
+    followed: dict[str, list[int]] = {}
+
+    def follow(what: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
+        assert total == len(PARTS)
+        return nullcontext(followed.setdefault(what, []).append)
+
+    monkeypatch.setattr(s3_utils, "follow", follow)
+    path = s3_utils.download_archive(KEY, ID)
+    assert path.read_bytes() == PARTS
+    assert list(followed) == [f"downloading {KEY}"]
+    assert sum(followed[f"downloading {KEY}"]) == len(PARTS)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("place", [0, 12 * 2**20 + 5, len(PARTS) - 1])
+def test_it_notices_a_changed_byte_in_any_part(s3: S3Server, place: int) -> None:
+    changed = bytearray(PARTS)
+    changed[place] ^= 1
+    put_parts(bytes(changed))
+    with pytest.raises(OSError, match="the SHA-256 differs"):
+        s3_utils.download_archive(KEY, ID)
+    assert listing(config.SCRATCH_ROOT / ID) == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_worker_that_is_to_stop_ends_a_download_and_leaves_nothing(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_parts()
+
+    def moved(_count: int) -> None:
+        raise Stopping
+
+    monkeypatch.setattr(s3_utils, "follow", lambda _what, _total: nullcontext(moved))
+    with pytest.raises(Stopping):
+        s3_utils.download_archive(KEY, ID)
+    assert listing(config.SCRATCH_ROOT / ID) == []
+
+
+@pytest.fixture
+def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before S3, that `s3_utils` goes through."""
+    with Proxy(s3.port) as proxy:
+        monkeypatch.setattr(config, "S3_ENDPOINT", f"http://127.0.0.1:{proxy.port}")
+        s3_utils.get_s3_client.cache_clear()
+        yield proxy
+
+
+@pytest.fixture
+def cut(proxy: Proxy, request: pytest.FixtureRequest) -> Proxy:
+    """The proxy, which ends connections as it is told, or resets them."""
+    proxy.cut_resets = request.param
+    return proxy
+
+
+@pytest.mark.usefixtures("small_parts", "impatient")
+@pytest.mark.parametrize("cut", [False, True], indirect=True, ids=["ended", "reset"])
+def test_parts_that_break_off_are_fetched_again(cut: Proxy) -> None:
+    put_parts()
+    cut.cut_at = [300_000, 700_000, 1_000_000]
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == PARTS
+    assert cut.cut_at == []
+
+
+@pytest.mark.usefixtures("small_parts", "impatient")
+@pytest.mark.parametrize("cut", [False, True], indirect=True, ids=["ended", "reset"])
+def test_a_body_that_is_cut_each_time_is_s3_being_away(cut: Proxy) -> None:
+    put_parts()
+    cut.cut_at = [300_000] * 1000
+    with pytest.raises(Exception, match=r".") as caught:
+        s3_utils.download_archive(KEY, ID)
+    assert away(caught.value) == "S3"
+    assert listing(config.SCRATCH_ROOT / ID) == []
+
+
+@pytest.fixture
+def null_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NullS3]:
+    """An S3 that gives zeros."""
+    with NullS3() as server:
+        for name, value in (("ENDPOINT", server.endpoint), ("ACCESS_KEY", "key"), ("SECRET_KEY", "secret")):
+            monkeypatch.setattr(config, f"S3_{name}", value)
+        monkeypatch.setattr(config, "S3_BUCKET", "bucket")
+        monkeypatch.setattr(config, "SCRATCH_ROOT", tmp_path / "scratch")
+        s3_utils.get_s3_client.cache_clear()
+        yield server
+    s3_utils.get_s3_client.cache_clear()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_503_is_s3_being_away(null_s3: NullS3) -> None:
+    null_s3.objects[KEY], null_s3.refusing = (100, {}), 503
+    with pytest.raises(botocore.exceptions.ClientError, match="503") as caught:
+        s3_utils.download_archive(KEY, ID)
+    assert away(caught.value) == "S3"
+    assert listing(config.SCRATCH_ROOT / ID) == []
+
+
+DOWNLOAD = f"""
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+import s3_utils
+print(s3_utils.download_archive({KEY!r}, {ID!r}).stat().st_size)
+print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_memory_does_not_grow_with_the_archive(null_s3: NullS3) -> None:
+    def peak_mb(size: int) -> int:
+        """The memory of a process that downloads so many bytes."""
+        null_s3.objects[KEY] = (size, {})
+        settings = {name: str(getattr(config, name)) for name in (*config.S3, "SCRATCH_ROOT")}
+        command = [sys.executable, "-c", DOWNLOAD]
+        done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
+        stored, peak = map(int, done.stdout.split())
+        assert stored == size
+        return peak // 1024
+
+    small, large = peak_mb(100 * 10**6), peak_mb(600 * 10**6)
+    assert large < small + 50
+    assert large < 200
+
+
 # --- parts ----------------------------------------------------------------------------------------------
 
 
@@ -284,20 +428,18 @@ def test_it_counts_a_server_that_is_down_as_s3_being_away(
     assert listing(tmp_path / "scratch" / ID) == []
 
 
-@pytest.fixture
-def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before S3, that `s3_utils` goes through."""
-    with Proxy(s3.port) as proxy:
-        monkeypatch.setattr(config, "S3_ENDPOINT", f"http://127.0.0.1:{proxy.port}")
-        s3_utils.get_s3_client.cache_clear()
-        yield proxy
+def is_done_or_away(step: Callable[[], object]) -> bool:
+    """Whether the step succeeds, or fails for no other reason than that S3 is away."""
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        return away(error) == "S3"
+    return True
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("most", [0, 5, 20, 100, 200, 300])
-def test_it_counts_an_answer_that_is_cut_short_as_s3_being_away(
-    proxy: Proxy, archive: Path, most: int
-) -> None:
+def test_it_counts_an_answer_that_is_cut_short_as_s3_being_away(proxy: Proxy, archive: Path, most: int) -> None:
     s3_utils.upload_archive(archive, ID)
     proxy.truncates(most)
     other = "20250622-143053"
@@ -306,10 +448,7 @@ def test_it_counts_an_answer_that_is_cut_short_as_s3_being_away(
         lambda: s3_utils.archive_bytes(KEY),
         lambda: s3_utils.upload_archive(archive, other),
     ):
-        try:
-            step()
-        except Exception as error:
-            assert away(error) == "S3", repr(error)
+        assert is_done_or_away(step)
     proxy.passes()
     s3_utils.get_s3_client.cache_clear()
     assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES

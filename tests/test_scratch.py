@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +387,34 @@ def test_it_is_ended_by_one_of_many_at_once(fleet: Fleet, ending: Ending) -> Non
     for thread in threads:
         thread.join()
     assert deleted == [ID]
+
+
+# --- the volume -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    """A small volume of its own, mounted at `data`."""
+    data = tmp_path / "data"
+    data.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(data)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this user may not mount a small disk")
+    yield data
+    subprocess.run(["umount", "-R", str(data)], check=True)
+
+
+def test_it_finds_the_mount_point_at_or_above_a_folder_that_may_not_be_there_yet(volume: Path) -> None:
+    for path in (volume, volume / "scratch", volume / "scratch" / "deeper"):
+        assert scratch.mount_point(path) == volume
+    (volume / "link").symlink_to("/")
+    assert scratch.mount_point(volume / "link" / "no-such-folder") == Path("/")
+    assert scratch.mount_point(volume.parent / "other") == scratch.mount_point(volume.parent) != volume
+
+
+def test_a_folder_that_is_bound_to_itself_is_no_mount_point(volume: Path) -> None:
+    """As systemd binds each of a unit's ReadWritePaths=, also where the volume is missing."""
+    bound = volume / "bound"
+    bound.mkdir()
+    subprocess.run(["mount", "--bind", str(bound), str(bound)], check=True)
+    assert scratch.mount_point(bound / "scratch") == volume

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.conversions import TOGETHER
 from tests import tiny_onnx
 from tests.fleet import MODELS, PROJECT, Fleet
 from tests.hostile import COMPRESSORS
@@ -50,7 +51,7 @@ def test_the_transfer_worker_writes_the_unpack_job_of_the_contract(fleet: Fleet,
     assert moment.utcoffset() == datetime.timedelta(0)
     assert abs(datetime.datetime.now(datetime.UTC) - moment) < datetime.timedelta(minutes=1)
     wait_for(lambda: not list((fleet.folder / "transfer").rglob("*.tar")), fleet, "the local copy's end")
-    assert object_keys(fleet) == [job["s3_key"]]
+    assert object_keys(fleet, "archives/") == [job["s3_key"]]
 
 
 def test_the_unpack_worker_writes_the_jobs_and_keys_of_the_contract(
@@ -149,6 +150,28 @@ def test_a_compressed_archive_in_s3_is_unpacked_and_what_is_ignored_is_counted(
     wait_for(lambda: is_idle(redis, "queue:unpack") and redis.llen("queue:transcribe") == 1, fleet, "the file")
     assert f"batch {BATCH}: 1 audio files, 3 others ignored: 2 .txt, 1 .jpg\n" in log_of(worker)
     assert [path.name for path in (fleet.folder / "scratch" / BATCH).iterdir()] == ["a.opus"]
+
+
+def test_scratch_holds_the_archive_and_the_opus_and_never_every_source(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = make_tar(tmp_path / "monday.tar", {f"call{number:02}.mp3": SPEECH for number in range(80)})
+    upload(fleet, monkeypatch, tar)
+    redis.rpush("queue:unpack", unpack_job(file_count=80))
+    peak = 0
+
+    def is_unpacked() -> bool:
+        nonlocal peak
+        peak = max(peak, fleet.scratch_bytes())
+        return redis.llen("queue:transcribe") == 80 and is_idle(redis, "queue:unpack")
+
+    fleet.worker("unpack", CONVERT_JOBS="1")
+    wait_for(is_unpacked, fleet, "the files")
+    archive = tar.stat().st_size
+    opus_files = sum(path.stat().st_size for path in (fleet.folder / "scratch" / BATCH).glob("*.opus"))
+    in_flight = TOGETHER * len(SPEECH)
+    assert 2 * in_flight < archive // 4
+    assert archive + opus_files // 2 < peak < archive + opus_files + 2 * in_flight
 
 
 def test_an_archive_with_fewer_files_than_its_job_says_is_refused(

@@ -335,10 +335,16 @@ def _check_objects(
     objects: dict[str, bytes], rows: list[Row], batch_of: dict[str, list[str]], found: Findings
 ) -> None:
     """Objects that no row names."""
+    batch_ids = {batch_id for ids in batch_of.values() for batch_id in ids}
     named = {row.key for row in rows if row.status == "done"}
     with_object = {row.audio_id for row in rows if row.status == "done" and row.key in objects}
     for key in objects.keys() - named:
         if key.startswith("archives/"):
+            continue
+        if key.startswith("sources/"):
+            batch_id = json.loads(objects[key])["batch_id"]
+            if batch_id not in batch_ids:
+                found.leaked.append(f"{key} in S3 names {batch_id}, which is no batch")
             continue
         stem = Path(key).stem
         if key.startswith("processed/") and stem.isdecimal() and int(stem) in with_object:

@@ -61,6 +61,7 @@ class Slot:
     which: int = 1
     started: float = 0.0
     dies_at: float = math.inf
+    ends_at: float = math.inf  # by SIGTERM, which brings it to some of the points
 
     @property
     def pid(self) -> int:
@@ -107,9 +108,14 @@ class Result:
 class Instants:
     """Arms each worker to die at a random instant."""
 
+    pause = 0.2  # seconds from one archive to the next, at least
+
     def __init__(self, rng: random.Random, kills: int) -> None:
         self.rng, self.left = rng, kills
         self.start_seconds = 1.0  # of late: other programs on the machine make it more
+
+    def __str__(self) -> str:
+        return f"{self.left} to come, {self.start_seconds:.1f} s to start"
 
     def is_done(self) -> bool:
         """Whether enough have died."""
@@ -125,6 +131,10 @@ class Instants:
         if ready := slot.marked("ready"):
             self.start_seconds += (ready[-1] - slot.started - self.start_seconds) / 20
 
+    def is_past(self, _slot: Slot) -> bool:
+        """Whether a worker is armed with what is no longer wanted."""
+        return False
+
     def kinds(self) -> list[str]:
         """The archives that are needed beside the usual ones."""
         return []
@@ -132,6 +142,8 @@ class Instants:
 
 class EveryPoint:
     """Arms the workers of each role with one of its points, until enough have died there; then with the next."""
+
+    pause = 0.4
 
     def __init__(self, rng: random.Random, trials: int, chosen: list[Point], patience: float = 120.0) -> None:
         self.rng, self.trials, self.patience = rng, trials, patience
@@ -155,6 +167,10 @@ class EveryPoint:
             waiting.popleft()
         return None
 
+    def __str__(self) -> str:
+        present = [str(self.present(role)) for role in FUNCTIONS]
+        return f"{sum(map(len, self.waiting.values()))} points to come, now {', '.join(present)}"
+
     def is_done(self) -> bool:
         """Whether enough have died at every point."""
         return all(self.present(role) is None for role in FUNCTIONS)
@@ -163,6 +179,9 @@ class EveryPoint:
         """Say how a worker that is about to start is to die."""
         slot.point = self.present(slot.role)
         if slot.point is None:
+            return
+        if slot.point.function in AT_A_STOP:
+            slot.ends_at = time.monotonic() + self.rng.uniform(1, 5)
             return
         most = self.most_calls.setdefault(slot.point.function, 3)
         slot.which = self.rng.randint(1, most)
@@ -176,9 +195,14 @@ class EveryPoint:
             return
         if slot.dies_at <= time.monotonic():  # it waited for a call that did not come
             self.most_calls[slot.point.function] = 1
+        if not slot.marked("hit"):
             return
         self.deaths[slot.point] += 1
         self.since[slot.point] = time.monotonic()
+
+    def is_past(self, slot: Slot) -> bool:
+        """Whether a worker is armed with what is no longer wanted."""
+        return slot.point is not None and slot.point != self.present(slot.role)
 
     def kinds(self) -> list[str]:
         """The archives that bring the workers to the present points."""
@@ -186,11 +210,13 @@ class EveryPoint:
         return [kind for point in present if point for kind in PROVOKED_BY.get(point.function, ())]
 
 
+AT_A_STOP = ("pipeline.job_queue:JobQueue.keep", "pipeline.job_queue:JobQueue.unregister")
 # Archives without which a worker hardly comes to a function.
 PROVOKED_BY = {
     "pipeline.job_queue:JobQueue.recover": ("of_a_lost_transfer_worker", "of_a_lost_unpack_worker"),
     "pipeline.job_queue:JobQueue.bury": ("cut", "cut_in_s3", "bad_file_job"),
     "pipeline.job_queue:JobQueue.retry": ("changing",),
+    "pipeline.job_queue:JobQueue.settle": ("file_delivered_twice",),
     "pipeline.job_queue:JobQueue.give_back": ("delivered_twice", "file_delivered_twice"),
     "pipeline.watch:Watch._queue": ("watched",),
     "pipeline.watch:Watch.forget": ("missing",),
@@ -228,7 +254,7 @@ class Supervisor:
             kinds |= dict.fromkeys(stream.ONE_HOST_ONLY, 2)
         self._kinds = [kind for kind, often in kinds.items() for _ in range(often)]
         self._possible = set(self._kinds)
-        self._next_put = 0.0
+        self._next_put = self._next_word = 0.0
 
     def _slots(self, crew: dict[str, dict[str, int]]) -> Iterator[Slot]:
         for host, roles in crew.items():
@@ -270,18 +296,22 @@ class Supervisor:
                 self.start(slot, armed)
             elif slot.child.process is not None and slot.child.process.poll() is not None:
                 self.bury(slot, slot.child.process.returncode)
-            elif time.monotonic() >= slot.dies_at:
+            elif time.monotonic() >= slot.dies_at or (armed and self.plan.is_past(slot)):
                 self.kill(slot)
+            elif time.monotonic() >= slot.ends_at and slot.marked("ready"):
+                slot.ends_at = math.inf
+                os.kill(slot.pid, signal.SIGTERM)
         self.stream.tick()
         if armed and time.monotonic() >= self._next_put and self.stream.wants_more():
-            self._next_put = time.monotonic() + 0.2
+            self._next_put = time.monotonic() + self.plan.pause
             wanted = [kind for kind in self.plan.kinds() if kind in self._possible]
             self.stream.put(self.rng.choice(wanted if wanted and self.rng.random() < 0.5 else self._kinds))
         time.sleep(0.01)
 
     def start(self, slot: Slot, armed: bool) -> None:
         """Start a worker, armed as the plan says."""
-        slot.point, slot.which, slot.dies_at, slot.started = None, 1, math.inf, time.monotonic()
+        slot.point, slot.which, slot.started = None, 1, time.monotonic()
+        slot.dies_at = slot.ends_at = math.inf
         if armed:
             self.plan.arm(slot)
         words: list[str] = []
@@ -314,6 +344,9 @@ class Supervisor:
     def bury(self, slot: Slot, status: int) -> None:
         """Take note of a worker that has ended: killed at its point, or else something is wrong."""
         assert slot.child is not None
+        if status == 0 and slot.point is not None:  # there was nothing to keep at its SIGTERM
+            slot.child = None
+            return
         if status != -signal.SIGKILL or not slot.marked("hit"):
             slot.child.require_running()
         self._died(slot, slot.point)
@@ -322,8 +355,9 @@ class Supervisor:
         self.kills.append(Kill(time.monotonic(), slot.role, slot.name, point))
         self.plan.killed(slot)
         slot.child = None
-        if len(self.kills) % 100 == 0:
-            self.tell(f"{len(self.kills)} kills, {len(self.stream.archives)} archives")
+        if time.monotonic() >= self._next_word:
+            self._next_word = time.monotonic() + 20
+            self.tell(f"{len(self.kills)} kills, {len(self.stream.archives)} archives, {self.plan}")
 
     def end(self) -> Findings:
         """Let everything be done by workers that are not armed; gives what the checker finds."""

@@ -15,6 +15,7 @@ _EVERY_WORKER = (
     "pipeline.job_queue:JobQueue._count",
     "pipeline.job_queue:JobQueue.settle",
     "pipeline.job_queue:JobQueue.keep",
+    "pipeline.job_queue:JobQueue.unregister",
     "pipeline.job_queue:JobQueue.bury",
 )
 _FINISHING = (
@@ -34,6 +35,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.stale_uploads:abort_stale",
         "pipeline.watch:Watch._queue",
         "pipeline.batch_ids:BatchIds.assign",
+        "pipeline.batch_ids:BatchIds.keep",
         "pipeline.copying:Copy.discard",
         "pipeline.copying:Copy._scp",
         "pipeline.copying:Copy._append",
@@ -41,6 +43,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.copying:Copy.run",
         "pipeline.compression:_decompress",
         "pipeline.compression:make_plain",
+        "s3_utils:note_source",
         "s3_utils:upload_archive",
         "pipeline.watch:Watch.mark",
         "pipeline.watch:Watch.forget",
@@ -55,6 +58,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.job_queue:JobQueue.give_back",
         "pipeline.audio:Converter.problem",
         "pipeline.batches:Batches.check_queue",
+        "pipeline.batches:Batches.enter_queue",
         "pipeline.scratch:free_mb",
         "pipeline.batches:Batches.adopt",
         "s3_utils:download_archive",
@@ -83,6 +87,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         *_FINISHING,
         "pipeline.job_queue:JobQueue.give_back",
         "pipeline.batches:Batches.check_queue",
+        "pipeline.batches:Batches.enter_queue",
         "pipeline.database:Database.start_file",
         "pipeline.whisper:Whisper.hear",
         "pipeline.transcriber:Transcriber._end_file",
@@ -91,6 +96,8 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.database:Database.update_audio_s3_path",
         "pipeline.batches:Batches.settle_job",
         "pipeline.database:Database.fail_file",
+        "gpu_worker:Listener.count_run",
+        "gpu_worker:Listener.forgive_runs",
         "gpu_worker:Listener.give_up",
     ),
 }

@@ -4,6 +4,7 @@ What a worker never meets in a day is put in on purpose: archives that are cut, 
 copied, deliveries twice, and what hosts and workers leave that died for good ("lost").
 """
 
+import contextlib
 import gzip
 import hashlib
 import itertools
@@ -26,7 +27,7 @@ from tests.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, opus, sam
 from tests.steps import s3_client
 
 LOST_SECONDS = 3600  # how long a lost host or worker has been silent
-CHANGING_SECONDS = 3
+CHANGING_SECONDS = 30  # at most, where its transfer is not put back for a later try
 MOST_WAITING = {"queue:transfer": 3, "queue:unpack": 4}
 MOST_FILES, MOST_OPEN = 16, 10
 
@@ -46,6 +47,7 @@ class Stream:
         self.letters: list[str] = []
         self.folder = fleet.ssh.folder / "by-hand"  # which the watch does not look at
         self.folder.mkdir(exist_ok=True)
+        self._late: list[str] = []
         self._numbers = itertools.count(1)
         self._changing: list[tuple[Path, float]] = []
         self._clock = itertools.count(1_700_000_000)
@@ -80,10 +82,14 @@ class Stream:
         """Change the sources that are to change while they are copied."""
         now = time.monotonic()
         for path, _ in self._changing:
-            if path.exists():
-                second = next(self._clock)
+            second = next(self._clock)
+            with contextlib.suppress(FileNotFoundError):
                 os.utime(path, (second, second))
-        self._changing = [(path, end) for path, end in self._changing if now < end]
+        self._changing = [(path, end) for path, end in self._changing if now < end and not self._is_put_back(path)]
+
+    def _is_put_back(self, path: Path) -> bool:
+        job = json.dumps({"remote_path": str(path)})
+        return self.redis.zscore("queue:transfer:delayed", job) is not None
 
     # --- on the EC2 host -------------------------------------------------------------------------------
 
@@ -187,39 +193,28 @@ class Stream:
 
     def bad_opus(self) -> None:
         """A batch that is unpacked, one of whose Opus files cannot be read."""
-        host, queue = self.hosts[0], queue_of(self.hosts[0])
-        number = next(self._numbers)
-        files = {f"{number}-good.mp3": File(SILENCE, ""), f"{number}-bad.mp3": File(DAMAGED, status="failed")}
-        batch_id, count = self._in_s3(files)
-        own = Batches(self.redis, host)
-        folder = self.scratch / batch_id
-        folder.mkdir(parents=True)
-        own.adopt(batch_id, archive_key(batch_id), Job(unpack_job(batch_id, count), 1, ""))
-        self.database.open_batch(batch_id, archive_key(batch_id), [*files], host)
-        own.open(batch_id, count)
-        for name, file in files.items():
-            path = folder / f"{Path(name).stem}.opus"
-            path.write_bytes(opus(SILENCE) if file.status == "done" else b"no Opus")
-            own.push(batch_id, queue, file_job(batch_id, path, name))
+        self._opened(queue_of(self.hosts[0]))
+
+    def of_a_lost_gpu_worker(self) -> None:
+        """Files that a worker had in hand that died for good."""
+        queue, worker = queue_of(self.hosts[0]), f"lost-{next(self._numbers)}"
+        self._opened(f"{queue}:working:{worker}")
+        self.redis.zadd(f"{queue}:workers", {worker: int(time.time()) - LOST_SECONDS})
+
+    def file_delivered_twice(self) -> None:
+        """Files that are delivered twice at once, with the same job or another one, and again when their batch is
+        long finished."""
+        queue = queue_of(self.hosts[0])
+        jobs = self._opened(queue)
+        others = [json.dumps({**json.loads(job), "again": True}) for job in jobs]
+        self.redis.rpush(queue, *self.rng.choice([jobs, others]), *self._late)
+        self._late = jobs
 
     def bad_file_job(self) -> None:
         """A job of the transcription queue that is none."""
         job = json.dumps({"batch_id": "no batch", "number": next(self._numbers)})
         self.letters.append(job)
         self.redis.rpush(queue_of(self.hosts[0]), job)
-
-    def file_delivered_twice(self) -> None:
-        """A file's job, if one waits, for the second time."""
-        queue = queue_of(self.rng.choice(self.hosts))
-        job = self.redis.lindex(queue, 0)
-        if job and "original_filename" in json.loads(job):
-            self.redis.lpush(queue, job)
-
-    def of_a_lost_gpu_worker(self) -> None:
-        """A file that a worker had in hand that died for good."""
-        queue = queue_of(self.rng.choice(self.hosts))
-        if job := self.redis.lpop(queue):
-            self._lose_worker(queue, job)
 
     # --- the pieces ------------------------------------------------------------------------------------
 
@@ -268,6 +263,25 @@ class Stream:
         self.s3.put_object(Bucket=self.fleet.bucket, Key=archive_key(batch_id), Body=stored, Metadata=metadata)
         return batch_id, len(files)
 
+    def _opened(self, queue: str) -> list[str]:
+        """A batch that the first host has unpacked, with a good and a bad Opus; its jobs, which are in `queue`."""
+        number = next(self._numbers)
+        files = {f"{number}-good.mp3": File(SILENCE, ""), f"{number}-bad.mp3": File(DAMAGED, status="failed")}
+        batch_id, count = self._in_s3(files)
+        own, folder = Batches(self.redis, self.hosts[0]), self.scratch / batch_id
+        folder.mkdir(parents=True)
+        own.adopt(batch_id, archive_key(batch_id), Job(unpack_job(batch_id, count), 1, ""))
+        self.database.open_batch(batch_id, archive_key(batch_id), [*files], own.host)
+        own.open(batch_id, count)
+        jobs = []
+        for name, file in files.items():
+            path = folder / f"{Path(name).stem}.opus"
+            path.write_bytes(opus(SILENCE) if file.status == "done" else b"no Opus")
+            fields = {"batch_id": batch_id, "audio_id": None, "opus_path": str(path), "original_filename": name}
+            own.push(batch_id, queue, fields)
+            jobs.append(json.dumps(fields))
+        return jobs
+
     def _enqueue(self, archive: Archive) -> None:
         Watch(self.redis, "queue:transfer").enqueue(str(archive.source))
 
@@ -309,8 +323,3 @@ def unpack_job(batch_id: str, file_count: int) -> str:
     """A job of queue:unpack."""
     job = {"batch_id": batch_id, "s3_key": archive_key(batch_id), "file_count": file_count}
     return json.dumps({**job, "transferred_at": "2026-01-01T00:00:00+00:00"})
-
-
-def file_job(batch_id: str, path: Path, name: str) -> dict[str, Any]:
-    """The fields of a job of a transcription queue."""
-    return {"batch_id": batch_id, "audio_id": None, "opus_path": str(path), "original_filename": name}

@@ -1,0 +1,6 @@
+-- What the PostgreSQL role of the workers and of pipelinectl may do, all but `migrate`: that is the owner's of the
+-- tables. The owner makes the role once (CREATE ROLE audio_pipeline LOGIN; then \password audio_pipeline in psql), and
+-- applies this after each migrate.
+GRANT SELECT, INSERT, UPDATE ON audio_files, transcripts, batches TO audio_pipeline;
+GRANT SELECT, INSERT, DELETE ON classifications TO audio_pipeline;
+GRANT SELECT ON schema_migrations TO audio_pipeline;

@@ -1,0 +1,153 @@
+"""What failed for good: files in PostgreSQL, dead letters in Redis, and the reason of each."""
+
+import datetime
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline import batches
+from pipeline.archive import is_storable
+from pipeline.batches import is_id
+from pipeline.database import Database
+from pipeline.job_queue import decode
+
+
+@dataclass(frozen=True)
+class FailedFile:
+    """A row that is failed; `failed_at` in UTC."""
+
+    batch_id: str
+    original_filename: str
+    error: str
+    failed_at: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A job that was given up; `id` names the letter, `letter` is its text in `{queue}:dead`."""
+
+    id: str
+    queue: str
+    job: str
+    error: str
+    attempts: int
+    worker: str
+    time: str
+    letter: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The job's fields; empty where it is no JSON object."""
+        return decode(self.job)
+
+    @property
+    def file(self) -> tuple[str, str] | None:
+        """The batch and name of the file that the job was for; None where it was for no file."""
+        batch_id, name = self.fields.get("batch_id"), self.fields.get("original_filename")
+        if not isinstance(batch_id, str) or not isinstance(name, str):
+            return None
+        return (batch_id, name) if is_id(batch_id) and is_storable(name) else None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which failures: those of a batch, of a queue, whose reason has the text in it, since a time (UTC)."""
+
+    batch_id: str = ""
+    queue: str = ""
+    reason: str = ""
+    since: datetime.datetime | None = None
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether a dead letter is one of them."""
+        return (
+            (not self.batch_id or letter.fields.get("batch_id") == self.batch_id)
+            and (not self.queue or letter.queue == self.queue)
+            and self.reason.lower() in letter.error.lower()
+            and (self.since is None or letter.time >= f"{self.since:%Y-%m-%dT%H:%M:%SZ}")
+        )
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Failed files, the latest first, and the dead letters of jobs that were not for one of them."""
+
+    files: list[FailedFile]
+    jobs: list[DeadLetter]
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Each reason with its number, the most frequent first."""
+        errors = [*(file.error for file in self.files), *(job.error for job in self.jobs)]
+        return Counter(errors).most_common()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The failures for JSON."""
+        jobs = [{name: value for name, value in asdict(job).items() if name != "letter"} for job in self.jobs]
+        return {"files": [asdict(file) for file in self.files], "jobs": jobs}
+
+
+def all_queues(redis: Any, names: Iterable[str]) -> list[str]:
+    """The queues, and the transcription queues that hosts have entered."""
+    return list(dict.fromkeys([*names, *sorted(redis.hkeys(batches.QUEUES))]))
+
+
+def dead_letters(redis: Any, queues: list[str]) -> list[DeadLetter]:
+    """Every dead letter of the queues."""
+    steps = redis.pipeline(transaction=False)
+    for queue in queues:
+        steps.lrange(f"{queue}:dead", 0, -1)
+    return [
+        _parsed(queue, letter) for queue, found in zip(queues, steps.execute(), strict=True) for letter in found
+    ]
+
+
+def _parsed(queue: str, letter: str) -> DeadLetter:
+    """The letter; one that is none, in a list that somebody else has written to, has itself as its job."""
+    try:
+        of = json.loads(letter)
+        fields = (str(of["job"]), str(of["error"]), int(of["attempts"]), str(of["worker"]), str(of["time"]))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        fields = (letter, "not a dead letter", 0, "", "")
+    digest = hashlib.sha256(f"{queue}\0{letter}".encode("utf-8", "surrogateescape")).hexdigest()
+    return DeadLetter(digest[:12], queue, *fields, letter)
+
+
+def read_failures(redis: Any, database: Database, queues: list[str], wanted: Filter) -> Failures:
+    """The failures that the filter takes. A queue in the filter leaves the dead letters only."""
+    letters = [letter for letter in dead_letters(redis, queues) if wanted.takes(letter)]
+    if wanted.queue:
+        return Failures([], letters)
+    known = failed_among(database, [letter.file for letter in letters if letter.file])
+    jobs = [letter for letter in letters if letter.file not in known]
+    return Failures(failed_files(database, wanted), sorted(jobs, key=lambda letter: letter.time, reverse=True))
+
+
+def failed_files(database: Database, wanted: Filter) -> list[FailedFile]:
+    """The rows that are failed, the latest first."""
+    query = (
+        "SELECT batch_id, original_filename, coalesce(error, ''),"
+        " to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+        " FROM audio_files WHERE status = 'failed'"
+        " AND (%(batch_id)s = '' OR batch_id = %(batch_id)s)"
+        " AND strpos(lower(coalesce(error, '')), lower(%(reason)s)) > 0"
+        " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
+        " ORDER BY updated_at DESC, audio_id DESC"
+    )
+    with database.transaction() as cursor:
+        cursor.execute(query, {"batch_id": wanted.batch_id, "reason": wanted.reason, "since": wanted.since})
+        return [FailedFile(*row) for row in cursor.fetchall()]
+
+
+def failed_among(database: Database, files: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of the files (batch id, name) whose row is failed."""
+    query = (
+        "SELECT batch_id, original_filename FROM audio_files"
+        " JOIN unnest(%s::text[], %s::text[]) AS asked(batch_id, original_filename)"
+        " USING (batch_id, original_filename) WHERE status = 'failed'"
+    )
+    with database.transaction() as cursor:
+        cursor.execute(query, ([batch_id for batch_id, _ in files], [name for _, name in files]))
+        return set(cursor.fetchall())

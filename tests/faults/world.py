@@ -1,0 +1,176 @@
+"""Worker processes on a real Valkey beside the model of it: what the tests of the model share."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.batches import HOSTS, Batches
+from pipeline.job_queue import Job, JobQueue, heartbeat_key
+from tests.faults.lines import DONE, Away, Client, Gone, Line
+from tests.faults.model import LOST, Dump, Model, Queue, load_scripts
+
+UNPACK = "queue:unpack"
+FOREGONE = 10**6  # steps of a line that does not end
+
+
+@dataclass
+class Process:
+    """One run of a worker."""
+
+    id: str
+    host: str
+    queue: JobQueue
+    batches: Batches
+    state: str  # what its heartbeat says
+    claiming: Line | None = None  # the one thread that claims
+    left_over: list[str] = field(default_factory=list)  # by the run before it
+    has_twin: bool = False  # another run has the same id, and lives
+    handles: list[Job] = field(default_factory=list)  # every job that it was given
+
+
+class World:
+    """Valkey, its model, and the processes. `plain` is a client of the empty server, for the test's own steps."""
+
+    def __init__(self, plain: Any, queues: Iterable[str]) -> None:
+        self.plain = plain
+        plain.flushall()
+        self.model = Model(load_scripts(plain), {name: Queue(name) for name in queues})
+        self.client = Client(self.observe, connection_pool=plain.connection_pool)
+        self._dump = Dump(plain)
+        self.processes: dict[str, Process] = {}
+        self.lines: list[Line] = []  # those that have not ended
+        self.runs, self.alive = 0, set[str]()  # of processes, by their state
+        self.events = 0  # commands that the server has done
+
+    # --- processes -------------------------------------------------------------------------------------
+
+    def process(self, worker: str, host: str, queue: str) -> Process:
+        """A run of a worker that has not entered yet."""
+        self.runs += 1
+        state = f"run {self.runs}"
+        self.alive.add(state)
+        return Process(worker, host, JobQueue(self.client, queue, worker), Batches(self.client, host), state)
+
+    def enter(self, process: Process) -> None:
+        """The process has its identity: it is the worker from here. One that lives on under the same is a twin."""
+        if twin := self.processes.pop(process.id, None):
+            twin.has_twin = process.has_twin = True
+            self.processes[f"{twin.id}, {twin.state}"] = twin
+        process.left_over = list(self.model.queues[process.queue.name].of(process.id))
+        self.processes[process.id] = process
+        self.beat(process)()
+
+    def begin(self, worker: str, host: str, queue: str) -> Process:
+        """Start a worker, or start it again."""
+        process = self.process(worker, host, queue)
+        self.end(self.spawn(process, "start", lambda: self.enter(process)))
+        return process
+
+    def beat(self, process: Process) -> Callable[[], None]:
+        """What the heartbeat thread does, as work for a line."""
+
+        def work() -> None:
+            self.client.set(heartbeat_key(process.id), process.state)
+            self.client.zadd(HOSTS, {process.host: int(self.plain.time()[0])})
+            process.queue.register()
+
+        return work
+
+    def fall_silent(self, worker: str) -> None:
+        """The worker's heartbeat runs out, whether it lives or not."""
+        self.plain.delete(heartbeat_key(worker))
+        self.model.heartbeats.pop(worker, None)
+
+    def lose_host(self, host: str) -> None:
+        """The host was not heard for long."""
+        if host in self.model.hosts:
+            self.plain.zadd(HOSTS, {host: int(self.plain.time()[0]) - LOST - 1})
+            self.model.hosts[host] = "lost"
+
+    def die(self, process: Process) -> None:
+        """Kill the process where it stands."""
+        self.kill(process)
+        self.alive.discard(process.state)
+        self.processes = {name: other for name, other in self.processes.items() if other is not process}
+
+    def kill(self, process: Process) -> None:
+        """Kill the lines of the process where they stand."""
+        for line in [line for line in self.lines if line.process is process]:
+            line.die()
+            self._look(line)
+
+    def time_passes(self) -> None:
+        """Every delay is over."""
+        for queue in self.model.queues.values():
+            if made := queue.time_passes():
+                self.plain.zadd(f"{queue.name}:delayed", dict(made))
+
+    def close(self) -> None:
+        """Kill every line."""
+        for line in list(self.lines):
+            line.die()
+
+    # --- lines -----------------------------------------------------------------------------------------
+
+    def spawn(self, process: Process, name: str, work: Callable[[], Any]) -> Line:
+        """A new line of the process, standing before its first step."""
+        line = Line(process, f"{process.id} {name}", work)
+        self.lines.append(line)
+        self._look(line)
+        return line
+
+    def step(self, line: Line, fate: str = DONE) -> None:
+        """Let the line take its next step."""
+        line.step(fate)
+        self._look(line)
+
+    def run(self, line: Line, steps: int, fate: str = DONE) -> None:
+        """Let the line take so many steps, and go on to the first after them that can have this fate."""
+        while not line.ended and (steps > 0 or fate != DONE):
+            if steps <= 0 and fate in line.fates:
+                self.step(line, fate)
+                return
+            self.step(line)
+            steps -= 1
+
+    def end(self, *lines: Line) -> None:
+        """Let the lines go on in turn, without faults, until all have ended."""
+        left = list(lines)
+        for _ in range(FOREGONE):
+            left = [line for line in left if not line.ended]
+            if not left:
+                return
+            for line in left:
+                self.step(line)
+        raise AssertionError(f"these do not end: {[str(line) for line in left]}")
+
+    def _look(self, line: Line) -> None:
+        if not line.ended:
+            return
+        self.lines.remove(line)
+        if line.process.claiming is line:
+            line.process.claiming = None
+        if line.error is not None and not isinstance(line.error, (Away, Gone)):
+            raise line.error
+
+    # --- what happened ---------------------------------------------------------------------------------
+
+    def observe(self, process: Process, command: tuple[Any, ...], answer: Any) -> None:
+        """After each command that the server has done for a process."""
+        self.events += 1
+        if command[0] == "BLMOVE" and not process.has_twin:
+            assert not process.left_over, f"{process.id} claims before it has taken up what its last run left"
+        self.model.observe(process, command, answer)
+        for other in self.processes.values():
+            queue = self.model.queues[other.queue.name]
+            other.left_over = [job for job in other.left_over if job in queue.of(other.id)]
+
+    def check(self) -> None:
+        """Redis is as the model says, and the model as it must always be."""
+        real, expected = self._dump.content(), self.model.content()
+        assert real == expected, {
+            key: (real.get(key), expected.get(key))
+            for key in sorted(real.keys() | expected.keys())
+            if real.get(key) != expected.get(key)
+        }
+        self.model.check()
