@@ -291,9 +291,8 @@ def _is_stored(key: str, size: int, digest: str) -> bool:
 
 
 def _check_download(file: HashedFile, key: str, stored: Any) -> None:
-    size, expected = file.hashed, stored["ContentLength"]
-    if size != expected:  # one of the two answers was cut short, or the archive was replaced between them
-        raise Outage("S3", f"{key}: {size} bytes arrived of {expected}")
+    if file.hashed != stored["ContentLength"]:  # an answer was cut short, or the archive was replaced meanwhile
+        raise Outage("S3", f"{key}: {file.hashed} bytes arrived of {stored['ContentLength']}")
     digest = stored["Metadata"].get("sha256")
     if digest and file.hexdigest() != digest:
         raise OSError(f"{key}: the SHA-256 differs from the one it was uploaded with")

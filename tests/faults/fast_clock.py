@@ -42,7 +42,7 @@ class FastClock:
     """One clock for all programs that get its `environment`; true time goes on in this process."""
 
     def __init__(self, folder: Path, speed: float = 1.0, name: str = "clock") -> None:
-        """Compile the library into `folder`, and start the clock in a file there. `RuntimeError` without a compiler."""
+        """Compile the library into `folder` and start the clock there; `RuntimeError` without a compiler."""
         self.speed, self.file, self.library = speed, folder / name, folder / "fast_clock.so"
         if not self.library.exists():
             if (program := compiler()) is None:

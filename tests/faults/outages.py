@@ -33,8 +33,8 @@ class Outage:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of an outage: findings, and the simulated seconds from the service's return until work went on in every
-    worker that waited for it (None where all was done by then)."""
+    """What came of an outage: findings, and the simulated seconds from the service's return until work went on in
+    every worker that waited for it (None where all was done by then)."""
 
     findings: Findings
     recovery: float | None

@@ -12,7 +12,7 @@ What becomes of its connections is switched while it runs:
     answers    HTTP: every request is answered with this status, whatever it asks
 
 And once, to one connection: `drops_reply` to the next request that holds these bytes; `cut_at`, a list of byte
-counts: the first connection that brings so many from the server ends there, and so on.
+counts: the first connection that brings so many from the server ends there (`cut_resets`: with RST), and so on.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.cut_at: list[int] = []
-        self.cuts_with_reset = False  # by RST rather than FIN, at `cut_at`
+        self.cut_resets = False
         self.brought: list[int] = []  # bytes from the server, by connection
         self.dropped = 0  # replies
         self._fault, self._seconds, self._status = "passes", 0.0, 0
@@ -192,7 +192,7 @@ class Proxy:
                 return
             if (excess := self._excess(of)) is not None:
                 writer.write(data[: max(0, len(data) - excess)])
-                of.end(self.cuts_with_reset)
+                of.end(with_reset=self.cut_resets)
                 return
             writer.write(data)
             await writer.drain()

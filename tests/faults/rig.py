@@ -1,4 +1,4 @@
-"""The whole pipeline with a proxy before Redis, PostgreSQL and S3, on a clock that may run faster; and work for it.
+"""The whole pipeline with a proxy before Redis, PostgreSQL and S3, on a clock that may run faster, and its work.
 
 The workers know the services by the proxies only; the tests look past them. The settings are those of production
 where a setting is about time, but one: MAX_ATTEMPTS is 1, so that an attempt that is counted for an outage shows.
@@ -11,13 +11,13 @@ import random
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-import botocore.exceptions
 import psycopg2
 import redis
+from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline import redis_client
 from pipeline.database import Database
@@ -28,7 +28,7 @@ from tests.faults.fast_clock import FastClock
 from tests.faults.proxy import Proxy
 from tests.fleet import Fleet
 from tests.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
-from tests.servers import S3Server, SwiftS3, Valkey
+from tests.servers import SwiftS3, Valkey
 from tests.steps import object_keys, s3_client
 
 ROLES = ("transfer", "unpack", "gpu")
@@ -74,7 +74,7 @@ class Rig:
         self.fleet = Fleet(folder)
         self.fleet.valkey = FastValkey(folder / "valkey", self.clock.environment)
         if swift_bin:
-            self.fleet.s3 = SwiftS3(folder / "swift", swift_bin)
+            self.fleet.s3 = SwiftS3(folder / "swift", swift_bin)  # type: ignore[assignment]
         self.archives: list[Archive] = []
         self.numbers = itertools.count(1)
         self.disks = [folder / "scratch", folder / "transfer"]
@@ -154,12 +154,7 @@ class Rig:
         """What changes with the work that needs the service; None where it cannot be asked."""
         try:
             return getattr(self, f"_seen_{service}")()
-        except (
-            redis.RedisError,
-            psycopg2.Error,
-            botocore.exceptions.BotoCoreError,
-            botocore.exceptions.ClientError,
-        ):
+        except (redis.RedisError, psycopg2.Error, BotoCoreError, ClientError):
             return None
 
     def _seen_redis(self) -> Any:
@@ -180,31 +175,27 @@ class Rig:
         return object_keys(self.fleet), [_size(path) for path in self.disks[0].glob("*/archive.tar*")]
 
     def _seen_disk(self) -> Any:
-        return [
-            (str(path), _size(path)) for disk in self.disks for path in sorted(disk.rglob("*")) if path.is_file()
-        ]
+        paths = (path for disk in self.disks for path in sorted(disk.rglob("*")))
+        return [(str(path), _size(path)) for path in paths if path.is_file()]
 
     def waiting(self, service: str, since: dict[str, int]) -> list[str]:
         """The roles whose last word on the service, in their logs after these places, is that it is away."""
-        text = {role: self.log(role)[since[role] :] for role in ROLES}
-        name = NAMES[service]
-        return [
-            role for role in ROLES if text[role].rfind(f"{name} is away") > text[role].rfind(f"{name} is back")
-        ]
+        away, back = f"{NAMES[service]} is away", f"{NAMES[service]} is back"
+        logs = {role: self.log(role)[since[role] :] for role in ROLES}
+        return [role for role, log in logs.items() if log.rfind(away) > log.rfind(back)]
 
     def seconds_to_progress(self, service: str, before: Any, waiting: list[str], most: float) -> float:
-        """Simulated seconds from now until something that needs the service is not as it was seen before, and each of
-        the roles that wait for it says that it is back; `most` where that does not come."""
+        """Simulated seconds from now until something that needs the service is not as it was seen before, and each
+        of the roles that wait for it says that it is back; `most` where that does not come."""
         began, places, moved = self.clock.now(), self.places(), False
+        back = f"{NAMES[service]} is back"
         while (seconds := self.clock.now() - began) < most:
             self.require_workers()
             if not moved:
                 now = self.seen(service)
                 before = now if before is None else before
                 moved = now is not None and now != before
-            waiting = [
-                role for role in waiting if f"{NAMES[service]} is back" not in self.log(role)[places[role] :]
-            ]
+            waiting = [role for role in waiting if back not in self.log(role)[places[role] :]]
             if moved and not waiting:
                 return seconds
             time.sleep(0.02)
@@ -214,10 +205,17 @@ class Rig:
         """How much each worker has logged so far."""
         return {role: len(self.log(role)) for role in ROLES}
 
+    def is_quiet(self) -> bool:
+        """Whether all is done, as far as it can be asked, and the disks are empty."""
+        try:
+            return checker.is_quiet(self.fleet, self.archives) and not self._seen_disk()
+        except (redis.RedisError, psycopg2.Error):
+            return False
+
     def wait_until_quiet(self) -> bool:
         """Wait until all work is done; gives False where nothing moves any more and it is not."""
         last, moved = None, time.monotonic()
-        while not checker.is_quiet(self.fleet, self.archives) or self._seen_disk():
+        while not self.is_quiet():
             self.require_workers()
             now = [self.seen(service) for service in ("redis", "postgres", "s3", "disk")]
             if now != last:
@@ -248,7 +246,7 @@ class Rig:
         return (self.folder / f"{role}.log").read_text(errors="replace")
 
     def slowest(self, since: dict[str, int]) -> dict[str, int]:
-        """By role, the longest wait for a service, in simulated seconds, that is in the logs after these places."""
+        """By role, the longest wait for a service, in simulated seconds, in the logs after these places."""
         waits = {role: [int(found) for found in _BACK.findall(self.log(role)[since[role] :])] for role in ROLES}
         return {role: max(seconds) for role, seconds in waits.items() if seconds}
 
