@@ -375,7 +375,7 @@ def test_a_batch_open_here_and_finished_in_postgresql_is_closed(
         redis.delete("hosts:seen")
     assert mend(only(compare(), "left open"))
     if known:  # its host finishes it: the scratch is there
-        assert batches.finishing() == [BATCH]
+        assert (batches.finishing(), compare()) == ([BATCH], [])
         batches.close(BATCH)
     assert list(redis.scan_iter("batch:*")) == list(redis.scan_iter("batches:*")) == []
     assert compare() == []
@@ -516,6 +516,22 @@ def test_a_file_whose_opus_is_gone_is_worked_on_again(
     assert mend(found)
     assert {name: row[0] for (_, name), row in rows(fleet).items()} == {"0.mp3": "done", "1.mp3": "processing"}
     assert not finished(fleet)
+    assert queued(redis) == [ARCHIVE_JOB]
+    assert compare() == []
+
+
+@pytest.mark.usefixtures("lost")
+def test_a_batch_with_two_things_amiss_is_queued_once(
+    fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]]
+) -> None:
+    add_file(fleet, "2.mp3", "processing")
+    found = compare()
+    assert [finding.kind for finding in found] == ["unqueued", "opus gone"]
+    assert [mend(finding) for finding in found] == [True, True]
+    assert {name: row[0] for (_, name), row in rows(fleet).items() if row[0] == "processing"} == {
+        "1.mp3": "processing",
+        "2.mp3": "processing",
+    }
     assert queued(redis) == [ARCHIVE_JOB]
     assert compare() == []
 
