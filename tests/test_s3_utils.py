@@ -120,6 +120,11 @@ def test_it_takes_an_archive_that_carries_no_sha256(s3: S3Server) -> None:
     assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
 
 
+def test_it_brings_an_empty_archive_down(s3: S3Server) -> None:
+    put(KEY, b"", sha256=hashlib.sha256(b"").hexdigest())
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == b""
+
+
 def test_it_refuses_an_archive_of_another_size(
     s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
