@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 
+import pipelinectl
 import s3_utils
 from pipeline.batches import Batches
 from pipeline.database import Database
@@ -399,25 +400,26 @@ USAGE = [
     ["drain"], ["reconcile", "now"], ["retry", "--job"],
 ]  # fmt: skip
 REFUSED = [
-    (["retry"], "name a batch"), (["retry", ""], "name a batch"),
-    (["retry", BATCH, "--reason", "x"], "name a batch"), (["retry", "--job", "x", "--queue", "y"], "name a batch"),
+    (["retry", ""], "name a batch"), (["retry", BATCH, "--reason", "x"], "name a batch"),
     (["retry", "--job", "\x1b[2J"], "no dead letter \\x1b"),
-    (["retry", "--job", "\udcff"], "no dead letter"), (["reconcile", "--delete-orphans"], "--apply"),
+    (["reconcile", "--delete-orphans"], "--apply"),
 ]  # fmt: skip
 COMPLAINTS = [
-    (["retry", "../x"], "is not one", 1), (["retry", "\udcff"], "is not one", 1),
-    (["retry", BATCH], "no failed files", 1), (["retry", BATCH, "\x1b[2J\n.mp3"], "\\x1b[2J .mp3 has not", 1),
-    (["drain", "gpu-99"], "no worker of gpu-99", 2), (["drain", "\x1b[2J"], "no worker of \\x1b[2J", 2),
-    (["drain", ""], "no worker of", 2),
+    (["retry", "\udcff"], "is not one", 1), (["retry", BATCH, "\x1b[2J\n.mp3"], "\\x1b[2J .mp3 has not", 1),
+    (["drain", "\x1b[2J\udcff"], "no worker of \\x1b[2J", 2),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", USAGE, ids=lambda arguments: repr(arguments)[:40])
+def test_what_cannot_be_read_gives_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        pipelinectl.parser().parse_args(arguments)
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out) == (2, "")
+    assert told.err.startswith("usage: ")
 
 
 def test_what_is_typed_wrong_is_one_line_and_never_a_traceback(fleet: Fleet, redis: Any) -> None:
-    for arguments in USAGE:
-        done = control(fleet, *arguments)
-        assert (done.returncode, done.stdout) == (2, ""), arguments
-        assert done.stderr.startswith("usage: pipelinectl.py"), done.stderr[-500:]
-        assert_harmless(done.stderr)
     for arguments, reason in REFUSED:
         line = refusal(control(fleet, *arguments))
         assert reason in line

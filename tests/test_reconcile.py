@@ -627,6 +627,13 @@ def test_a_double_is_kept_while_the_other_one_is_gone(fleet: Fleet, compare: Cal
     assert (found["doubled"].subject, found["doubled"].repair) == (double, None)
 
 
+def test_rows_and_keys_are_paired_in_one_pass() -> None:
+    rows_ = [(key, number, BATCH) for number, key in enumerate("bdfg")]
+    assert list(reconcile._unpaired(rows_, "abceghi")) == ["a", "c", rows_[1], "e", rows_[2], "h", "i"]
+    assert list(reconcile._unpaired([], "ab")) == ["a", "b"]
+    assert list(reconcile._unpaired(rows_, "")) == rows_
+
+
 def test_objects_are_compared_in_pieces(
     fleet: Fleet, compare: Callable[[], list[Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
