@@ -45,7 +45,7 @@ class World:
         self.repository = str(PROJECT)
         self.models = folder / "models"
         self.secrets = {
-            "vault_s3_access_key": odd_secret(),
+            "vault_s3_access_key": secrets.token_hex(12),  # it is part of a header
             "vault_s3_secret_key": odd_secret(),
             "vault_redis_password": odd_secret(),
             "vault_database_password": odd_secret(),
