@@ -279,7 +279,7 @@ def reconcile(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        Console().print(_table("amiss", rows, ("kind", "subject", "what", "remedy", "outcome")))
+        Console().print(_table("amiss", rows, ("kind", "subject", "what", "remedy", "outcome"), arguments.limit))
         if not arguments.apply:
             print("nothing was changed: --apply mends what has a remedy")
     else:
@@ -404,7 +404,8 @@ def parser() -> argparse.ArgumentParser:
         "--delete-orphans", action="store_true", help="with --apply: delete Opus without a row too"
     )
     mending.add_argument("--yes", action="store_true", help="do not ask before deleting")
-    mending.add_argument("--json", action="store_true", help="for scripts")
+    mending.add_argument("--limit", type=_count, default=200, metavar="N", help="rows of the table (200)")
+    mending.add_argument("--json", action="store_true", help="for scripts; everything")
     mending.set_defaults(run=reconcile)
     emptying = commands.add_parser("drain", help="have a host take no new work", description=DRAIN)
     emptying.add_argument("host", help="its HOST_NAME, as `status` shows it")

@@ -11,6 +11,7 @@ Every function may be repeated: it writes the same bytes under the same name. Er
 import functools
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError, SSLError
+from botocore.handlers import add_expect_header
 
 import config
 from pipeline import scratch
@@ -31,6 +33,13 @@ from pipeline.errors import Outage, Permanent, certificate_problem
 PREFIXES = ("archives/", "processed/")
 MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts
 LEAST_PART_BYTES = 16 * 2**20
+# What an answer of S3 must have, by the request.
+_IN_ANSWERS = {
+    "HeadObject": "ContentLength",
+    "GetObject": "ContentLength",
+    "CreateMultipartUpload": "UploadId",
+    "UploadPart": "ETag",
+}
 MOST_PARTS = 1000  # OpenStack Swift's limit; AWS allows 10,000
 Follow = Callable[[str, int], AbstractContextManager[Callable[[int], object] | None]]
 
@@ -47,7 +56,7 @@ follow: Follow = _unwatched
 @functools.cache
 def get_s3_client() -> Any:
     """The S3 client, one for the process: it is made for use by several threads."""
-    return boto3.client(
+    client = boto3.client(
         "s3",
         endpoint_url=config.S3_ENDPOINT,
         aws_access_key_id=config.S3_ACCESS_KEY,
@@ -62,11 +71,30 @@ def get_s3_client() -> Any:
             response_checksum_validation="when_required",
             retries={"mode": "standard", "max_attempts": 3},
             connect_timeout=10,
-            read_timeout=60,
+            # of silence: Swift answers within 10 s or gives up, and says every 10 s that it still joins the parts
+            read_timeout=20,
             tcp_keepalive=True,
             max_pool_connections=16,
         ),
     )
+    # Its waiting for "100 Continue" hangs for ever where the connection ends in that line, and mixes up answers
+    # (https://github.com/boto/botocore/issues/3755).
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    client.meta.events.register("after-call.s3", _refuse_what_was_cut)
+    return client
+
+
+def _refuse_what_was_cut(model: Any, parsed: dict[str, Any], http_response: Any, **_: Any) -> None:
+    """`Outage` where the connection ended in the headers of an answer, which http.client takes for their end.
+
+    s3transfer would wait for ever for what it does not find there.
+    """
+    if http_response.status_code >= 300:
+        return
+    needed = _IN_ANSWERS.get(model.name)
+    span = parsed.get("ContentRange", "bytes 0-0/0")
+    if (needed and needed not in parsed) or not re.fullmatch(r"bytes \d+-\d+/\d+", span):
+        raise Outage("S3", f"the answer to {model.name} was cut short")
 
 
 def part_bytes(size: int) -> int:
@@ -88,13 +116,7 @@ def archive_exists(batch_id: str) -> bool:
 
 def exists(key: str) -> bool:
     """Whether there is an object of this key now; a listing may be behind (OpenStack Swift)."""
-    try:
-        get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "404":
-            raise
-        return False
-    return True
+    return bool(_head_if_there(key))
 
 
 def note_source(source: str, batch_id: str, is_whole: bool) -> None:
@@ -156,12 +178,13 @@ def archive_bytes(s3_key: str) -> int:
 def upload_archive(local_path: Path, batch_id: str) -> str:
     """Upload an archive with its SHA-256 and make sure that it arrived whole; gives its S3 key."""
     key = archive_key(batch_id)
-    with follow(f"reading {key}", local_path.stat().st_size) as moved:
+    size = local_path.stat().st_size
+    with follow(f"reading {key}", size) as moved:
         digest = sha256(local_path, moved)
-    _upload(local_path, key, {"sha256": digest}, "application/x-tar")
-    stored = get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
-    if stored["ContentLength"] != local_path.stat().st_size or stored["Metadata"].get("sha256") != digest:
-        raise Outage("S3", f"{key} in S3 is not what was uploaded ({stored['ContentLength']} bytes)")
+    if not _is_stored(key, size, digest):  # of an earlier try, whose answer was lost
+        _upload(local_path, key, {"sha256": digest}, "application/x-tar")
+        if not _is_stored(key, size, digest):
+            raise Outage("S3", f"{key} in S3 is not what was uploaded")
     return key
 
 
@@ -171,12 +194,14 @@ def download_archive(s3_key: str, batch_id: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     scratch.remove_archive(folder)  # of a download that was killed
     stored = _head(s3_key)
+    size = stored["ContentLength"]
     path, part = folder / "archive.tar", folder / "archive.tar.part"
     try:
-        transfer = _transfer(stored["ContentLength"])
-        with follow(f"downloading {s3_key}", stored["ContentLength"]) as moved, HashedFile(part) as file:
+        with follow(f"downloading {s3_key}", size) as moved, HashedFile(part) as file:
             # the file can seek: for one that cannot, s3transfer 0.19 waits for ever after ten parts
-            get_s3_client().download_fileobj(config.S3_BUCKET, s3_key, file, Callback=moved, Config=transfer)
+            get_s3_client().download_fileobj(
+                config.S3_BUCKET, s3_key, file, Callback=moved, Config=_transfer(size)
+            )
         _check_download(file, s3_key, stored)
         part.rename(path)  # not synced to the disk: what a power cut leaves, the next delivery fetches again
     finally:
@@ -242,19 +267,32 @@ def _upload(path: Path, key: str, metadata: dict[str, str], content_type: str) -
 
 def _head(key: str) -> Any:
     """What S3 knows of the object; `Permanent` where the bucket is there and the object is not."""
+    if stored := _head_if_there(key):
+        return stored
+    if problem := check_bucket():
+        raise Outage("S3", problem)
+    raise Permanent(f"{key} is not in the bucket {config.S3_BUCKET}")
+
+
+def _head_if_there(key: str) -> Any:
+    """What S3 knows of the object; None where it is not there."""
     try:
         return get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") != "404":
             raise
-        if problem := check_bucket():
-            raise Outage("S3", problem) from error
-        raise Permanent(f"{key} is not in the bucket {config.S3_BUCKET}") from error
+        return None
+
+
+def _is_stored(key: str, size: int, digest: str) -> bool:
+    """Whether S3 has the object with this size and this SHA-256."""
+    stored = _head_if_there(key)
+    return bool(stored) and stored["ContentLength"] == size and stored["Metadata"].get("sha256") == digest
 
 
 def _check_download(file: HashedFile, key: str, stored: Any) -> None:
-    if file.hashed != stored["ContentLength"]:
-        raise OSError(f"{key}: {file.hashed} bytes arrived of {stored['ContentLength']}")
+    if file.hashed != stored["ContentLength"]:  # an answer was cut short, or the archive was replaced meanwhile
+        raise Outage("S3", f"{key}: {file.hashed} bytes arrived of {stored['ContentLength']}")
     digest = stored["Metadata"].get("sha256")
     if digest and file.hexdigest() != digest:
         raise OSError(f"{key}: the SHA-256 differs from the one it was uploaded with")

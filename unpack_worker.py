@@ -26,7 +26,7 @@ from pipeline.worker import Worker
 log = logging.getLogger("unpack")
 
 STEADY_SECONDS = 300  # with Redis, before silence of other hosts is believed
-ROOM_SECONDS = 60  # before a job whose archive finds no room is tried again, here or elsewhere
+ROOM_SECONDS = 15  # before a job whose archive finds no room is tried again, here or elsewhere
 BUSY_SECONDS = 15  # before a job whose batch another process of this host has locked is tried again
 
 

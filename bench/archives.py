@@ -7,14 +7,17 @@
 unpack   the real unpack worker (download, index, conversion, queueing) beside `xargs -P` with the same ffmpeg and
          options on the MP3s already extracted; short files of 2 to 7 s, and long ones of 10 minutes
 files    the cost of a file in archives of 100 to 20,000 files
-s3       upload_archive and download_archive (with their SHA-256) beside the AWS CLI and rclone, on OpenStack Swift
+s3       uploads and downloads with their SHA-256, beside the AWS CLI and rclone, on OpenStack Swift;
+         as a process, its start (imports) counted as theirs is, and in a process that runs already, as a worker
 transfer the real transfer worker beside scp, then the AWS CLI, archive after archive; `--mb` in all
 
 A ratio is the peer's time divided by ours in the same round; over 1 is faster. The tables give the median round.
+Written to bench/results: a table for each part, and of all of them the numbers (archives.json) and a chart.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -27,10 +30,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
 from bench import corpus, report
+from bench.report import Panel
 from pipeline.database import Database
 from tests.fleet import PROJECT, Fleet, ffmpeg_program
 from tests.recordings import SHORT, sample
@@ -86,8 +91,9 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def ours(fleet: Fleet, tar: Path, folder: Path, files: int) -> dict[str, float]:
-    """The worker's wall time for one archive, from its job to the last file queued."""
+def ours(fleet: Fleet, tar: Path, folder: Path, files: int, weigh: bool = False) -> dict[str, float]:
+    """The worker's wall time for one archive, from its job to the last file queued. `weigh` gives what scratch
+    holds at its peak, and the Opus, instead: that takes time."""
     fleet.clean(folder)
     fleet.changes = {"UNPACK_BACKLOG_FILES": "1000000", "SCRATCH_MIN_FREE_MB": "1", "HOST_NAME": "bench"}
     upload = f"import s3_utils; s3_utils.upload_archive(__import__('pathlib').Path({str(tar)!r}), {BATCH!r})"
@@ -100,8 +106,17 @@ def ours(fleet: Fleet, tar: Path, folder: Path, files: int) -> dict[str, float]:
         client.rpush("queue:unpack", json.dumps(job))
         _until(lambda: bool(client.llen("queue:transcribe")), worker.require_running)
         first = time.perf_counter() - start
-        _until(lambda: client.llen("queue:transcribe") == files, worker.require_running)
+        peak = 0
+        while client.llen("queue:transcribe") < files:
+            worker.require_running()
+            if weigh:
+                peak = max(peak, fleet.scratch_bytes())
+            time.sleep(0.002)
         wall = time.perf_counter() - start
+    if weigh:
+        fleet.stop_workers()
+        opus = sum(path.stat().st_size for path in (folder / "scratch" / BATCH).glob("*.opus"))
+        return {"peak_mb": peak / 1e6, "opus_mb": opus / 1e6}
     assert worker.process is not None
     status = Path(f"/proc/{worker.process.pid}/status").read_text()
     memory = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
@@ -136,15 +151,18 @@ def xargs(files: dict[str, bytes], folder: Path) -> dict[str, float]:
     return {"seconds": wall}
 
 
-def unpack(given: argparse.Namespace, folder: Path) -> Iterator[str]:
+def unpack(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
     """Short and long files."""
     corpora = {}
     if given.short:
         corpora[f"{given.short} short files"] = short_mp3s(given.short)
     if given.long:
         corpora[f"{given.long} files of 10 minutes"] = long_mp3s(folder / "corpus", given.long)
-    yield "| | unpack worker | `xargs -P` ffmpeg | ratio | first file queued | memory |"
-    yield "|---|---|---|---|---|---|"
+    yield (
+        "| | unpack worker | `xargs -P` ffmpeg | ratio | first file queued | memory "
+        "| scratch at its peak | archive and Opus |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
     with started(folder) as fleet:
         for kind, files in corpora.items():
             tar = write_tar(folder / "bench.tar", files)
@@ -154,17 +172,21 @@ def unpack(given: argparse.Namespace, folder: Path) -> Iterator[str]:
                 mine = ours(fleet, tar, fresh(folder), len(files))
                 rounds.append([mine, before or xargs(files, fresh(folder))])
                 say(kind, rounds[-1])
+            weight = ours(fleet, tar, fresh(folder), len(files), weigh=True)
             us, them = rounds[0][0], rounds[0][1]
             us = {key: statistics.median(one[0][key] for one in rounds) for key in us}
             them = {key: statistics.median(one[1][key] for one in rounds) for key in them}
             ratio = statistics.median(one[1]["seconds"] / one[0]["seconds"] for one in rounds)
             yield (
                 f"| {kind} | {us['seconds']:.1f} s | {them['seconds']:.1f} s | {ratio:.2f} | "
-                f"after {us['first_s']:.2f} s ({us['first_s'] / us['seconds']:.1%}) | {us['memory_mb']:.0f} MB |"
+                f"after {us['first_s']:.2f} s ({us['first_s'] / us['seconds']:.1%}) | {us['memory_mb']:.0f} MB | "
+                f"{weight['peak_mb']:.1f} MB | {tar.stat().st_size / 1e6:.1f} + {weight['opus_mb']:.1f} MB |"
             )
+            speeds = [[len(files) / one["seconds"] for one in pair] for pair in zip(*rounds, strict=True)]
+            yield Panel(kind, "files converted in a second", dict(zip(("ours", "xargs"), speeds, strict=True)))
 
 
-def files(given: argparse.Namespace, folder: Path) -> Iterator[str]:
+def files(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
     """The cost of a file."""
     yield "| files in the archive | unpack worker | for a file | first file queued | memory |"
     yield "|---|---|---|---|---|"
@@ -202,7 +224,7 @@ def say(kind: str, results: list[dict[str, float]]) -> None:
 # --- EC2 to S3 ---------------------------------------------------------------------------------------------
 
 
-def transfer(given: argparse.Namespace, folder: Path) -> Iterator[str]:
+def transfer(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
     """The transfer worker beside scp and the AWS CLI, one after the other, with the same sshd and Swift."""
     count, size = 12, given.mb * 10**6 // 12
     yield f"| {count} archives of {size // 10**6} MB | seconds | ratio |"
@@ -224,6 +246,10 @@ def transfer(given: argparse.Namespace, folder: Path) -> Iterator[str]:
     ratio = statistics.median(sum(one[1:]) / one[0] for one in rounds)
     yield f"| transfer worker | {ours:.1f} | {slower:.2f} of the slower half |"
     yield f"| scp, then the AWS CLI: {copies:.1f} and {uploads:.1f} | {copies + uploads:.1f} | {ratio:.2f} |"
+    megabytes = count * size / 10**6
+    speeds = {"ours": [megabytes / one[0] for one in rounds]}
+    speeds["scp, then aws"] = [megabytes / sum(one[1:]) for one in rounds]
+    yield Panel(f"{count} archives of {size // 10**6} MB, EC2 to S3", "MB in a second", speeds)
 
 
 def transferred(fleet: Fleet, tars: list[Path]) -> float:
@@ -262,6 +288,10 @@ def halves(fleet: Fleet, tars: list[Path], folder: Path) -> tuple[float, float]:
 OURS = """
 import pathlib, sys, config, s3_utils
 config.SCRATCH_ROOT = pathlib.Path(sys.argv[3])
+if "running" in sys.argv:
+    s3_utils.get_s3_client()
+    print("ready", flush=True)
+    sys.stdin.readline()
 if sys.argv[1] == "up":
     s3_utils.upload_archive(pathlib.Path(sys.argv[2]), "20250622-143052")
 else:
@@ -269,35 +299,32 @@ else:
 """
 
 
-def s3(given: argparse.Namespace, folder: Path) -> Iterator[str]:
-    """Upload and download on Swift, each program as a process."""
+def s3(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
+    """Upload and download on Swift."""
     path = folder / "random.tar"
     with path.open("wb") as file:
         for _ in range(given.mb):
             file.write(os.urandom(10**6))
-    yield f"| {given.mb} MB | ours | AWS CLI | rclone | ratio to the faster |"
-    yield "|---|---|---|---|---|"
+    yield f"| {given.mb} MB | ours | ours, running | AWS CLI | rclone | ours to the faster | running |"
+    yield "|---|---|---|---|---|---|---|"
     with SwiftS3(fresh(folder), PROJECT / ".venv-swift" / "bin") as swift:
         swift.create_bucket("bench")
-        programs = {way: commands(swift, path, folder, way) for way in ("up", "down")}
-        for way, commands_of in programs.items():
+        for way in ("up", "down"):
+            programs = commands(swift, path, folder, way)
             rounds = []
             for number in range(given.rounds):
-                names = list(commands_of)
+                names = list(programs)
                 order = names[number % len(names) :] + names[: number % len(names)]
-                seconds = {name: timed(*commands_of[name]) for name in order}
-                rounds.append(seconds)
-                print(f"{way}: {seconds}", file=sys.stderr)
-            medians = {name: statistics.median(one[name] for one in rounds) for name in commands_of}
-            ratio = statistics.median(min(one["aws"], one["rclone"]) / one["ours"] for one in rounds)
-            yield (
-                f"| {way}load | {speed(given.mb, medians['ours'])} | {speed(given.mb, medians['aws'])} | "
-                f"{speed(given.mb, medians['rclone'])} | {ratio:.2f} |"
-            )
-
-
-def speed(megabytes: int, seconds: float) -> str:
-    return f"{megabytes / seconds:.0f} MB/s"
+                rounds.append({name: timed(*programs[name]) for name in order})
+                print(f"{way}: {rounds[-1]}", file=sys.stderr)
+            speeds = {name: [given.mb / one[name] for one in rounds] for name in programs}
+            medians = [f"{statistics.median(found):.0f} MB/s" for found in speeds.values()]
+            ratios = [
+                statistics.median(min(one["aws"], one["rclone"]) / one[name] for one in rounds)
+                for name in ("ours", "ours, running")
+            ]
+            yield f"| {way}load | {' | '.join(medians)} | {ratios[0]:.2f} | {ratios[1]:.2f} |"
+            yield Panel(f"{given.mb} MB {'to' if way == 'up' else 'from'} S3", "MB in a second", speeds)
 
 
 def commands(swift: SwiftS3, path: Path, folder: Path, way: str) -> dict[str, tuple[list[str], dict[str, str]]]:
@@ -310,8 +337,10 @@ def commands(swift: SwiftS3, path: Path, folder: Path, way: str) -> dict[str, tu
     if way == "down":
         aws_pair.reverse()
         rclone_pair.reverse()
+    mine = [sys.executable, "-c", OURS, way, str(path), str(folder / "scratch")]
     found = {
-        "ours": ([sys.executable, "-c", OURS, way, str(path), str(folder / "scratch")], environment),
+        "ours": (mine, environment),
+        "ours, running": ([*mine, "running"], environment),
         "aws": ([*aws(swift.endpoint), *aws_pair], environment),
     }
     if rclone := shutil.which("rclone"):
@@ -340,12 +369,21 @@ def aws(endpoint: str) -> list[str]:
 
 
 def timed(command: list[str], environment: dict[str, str]) -> float:
+    """The time of a program; of one that is `running`, from the moment that it is told to go."""
+    pipe = subprocess.PIPE
     start = time.perf_counter()
-    subprocess.run(command, env=environment, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    with subprocess.Popen(command, env=environment, cwd=PROJECT, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        if command[-1] == "running":
+            process.stdout.readline()
+            start = time.perf_counter()
+        process.communicate(b"\n")
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     return time.perf_counter() - start
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[str]]] = {
+PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[str | Panel]]] = {
     "unpack": unpack,
     "files": files,
     "s3": s3,
@@ -354,19 +392,33 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[str]]] = {
 
 
 def main() -> int:
-    """Run the parts and write their tables."""
+    """Run the parts and write their tables and the chart."""
     given = arguments()
     with tempfile.TemporaryDirectory(prefix="bench-archives-") as temporary:
         for part in given.parts or PARTS:
             folder = Path(temporary, part)
             folder.mkdir()
+            load = os.getloadavg()[0]
+            found = list(PARTS[part](given, folder))
             runs = "one run" if part == "files" else f"median of {given.rounds} rounds"
-            lines = [f"On {CORES} cores of {report.processor()}, {runs}:", ""]
-            lines += list(PARTS[part](given, folder))
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            (RESULTS / f"archives-{part}.md").write_text("\n".join([*lines, ""]))
-            print("\n".join([*lines, ""]))
+            where = f"On {CORES} cores of {report.processor()}, {runs}; the load was {load:.1f} before"
+            lines = [f"{where}:", "", *(line for line in found if isinstance(line, str)), ""]
+            write(part, lines, [dataclasses.asdict(panel) for panel in found if isinstance(panel, Panel)])
+            print("\n".join(lines))
     return 0
+
+
+def write(part: str, lines: list[str], panels: list[dict[str, Any]]) -> None:
+    """Write a part's table and numbers, and the chart of all that are there."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"archives-{part}.md").write_text("\n".join(lines))
+    numbers = RESULTS / "archives.json"
+    known = json.loads(numbers.read_text()) if numbers.exists() else {}
+    known[part] = {"where": lines[0].rstrip(":"), "panels": panels}
+    numbers.write_text(json.dumps(known, indent=1) + "\n")
+    drawn = [Panel(**panel) for name in PARTS for panel in known.get(name, {}).get("panels", [])]
+    if drawn:
+        report.draw(RESULTS / "archives.png", drawn)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import json
 import platform
+import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,15 @@ from bench.engine import PEERS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Speeds of several programs, a round each: bars of the medians, with the least and the most."""
+
+    title: str
+    unit: str
+    speeds: dict[str, list[float]]
 
 
 def write(folder: Path, name: str, settings: dict[str, Any], corpora: dict[str, Any]) -> None:
@@ -59,20 +70,34 @@ def table(settings: dict[str, Any], corpora: dict[str, Any]) -> str:
 
 
 def chart(path: Path, corpora: dict[str, Any]) -> None:
-    """Bars of the speeds, with the least and most of the rounds."""
-    figure, axes = pyplot.subplots(1, len(corpora), figsize=(5.5 * len(corpora), 3), squeeze=False)
-    for axis, (kind, results) in zip(axes[0], corpora.items(), strict=True):
-        engines = results["engines"]
-        speeds = [one["speed"] for one in engines.values()]
+    """The speeds, a panel for each corpus."""
+    panels = [
+        Panel(
+            kind, "seconds of audio in a second", {name: one["speeds"] for name, one in results["engines"].items()}
+        )
+        for kind, results in corpora.items()
+    ]
+    draw(path, panels)
+
+
+def draw(path: Path, panels: list[Panel]) -> None:
+    """Write a chart of the panels, three in a row at most."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(5.5 * columns, 3 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        medians = {name: statistics.median(speeds) for name, speeds in panel.speeds.items()}
         spread = [
-            [one["speed"] - min(one["speeds"]) for one in engines.values()],
-            [max(one["speeds"]) - one["speed"] for one in engines.values()],
+            [medians[name] - min(speeds) for name, speeds in panel.speeds.items()],
+            [max(speeds) - medians[name] for name, speeds in panel.speeds.items()],
         ]
-        colours = ["#1f6f8b" if engine == "ours" else "#b8b8b8" for engine in engines]
-        axis.barh(list(engines), speeds, xerr=spread, color=colours, capsize=3)
+        colours = ["#1f6f8b" if name.startswith("ours") else "#b8b8b8" for name in medians]
+        axis.barh(list(medians), list(medians.values()), xerr=spread, color=colours, capsize=3)
         axis.invert_yaxis()
-        axis.set_title(kind)
-        axis.set_xlabel("seconds of audio in a second")
+        axis.set_title(panel.title)
+        axis.set_xlabel(panel.unit)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -13,6 +13,7 @@ import redis.exceptions as redis_errors
 from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as S3ConnectionError
+from botocore.parsers import ResponseParserError
 from psycopg2 import errors as sql_errors
 from s3transfer.exceptions import RetriesExceededError as TransferRetriesExceededError
 
@@ -68,6 +69,7 @@ _S3_LOST = (
     IncompleteReadError,
     RetriesExceededError,
     TransferRetriesExceededError,
+    ResponseParserError,
 )
 
 _REDIS_LOST = (
@@ -92,18 +94,20 @@ _SQL_SETUP = (
 )
 
 
-# What clients say of a server's certificate that they do not accept, or of a server without one. At a worker's
-# start the settings are to blame, later the server: `away` has it among the outages.
+# What clients say of a server's certificate that they do not accept, of a server without one, or of ours that the
+# server does not accept. At a worker's start the settings are to blame, later the server: `away` has it among the
+# outages.
 _CERTIFICATE = re.compile(
     r"certificate verify failed|hostname \S+ doesn't match|does not match host name|no certificate or crl found"
-    r"|root certificate file|WRONG_VERSION_NUMBER|does not support SSL",
+    r"|root certificate file|WRONG_VERSION_NUMBER|does not support SSL"
+    r"|alert (bad certificate|certificate required|unknown ca)",
     re.IGNORECASE,
 )
 
 
 def certificate_problem(error: BaseException) -> str | None:
-    """Why the client of Redis, PostgreSQL or S3 does not accept the server's certificate, in one line; None where
-    the error tells of something else."""
+    """Why the client of Redis, PostgreSQL or S3 and the server do not accept each other's certificate, in one
+    line; None where the error tells of something else."""
     return next((line for line in str(error).splitlines() if _CERTIFICATE.search(line)), None)
 
 

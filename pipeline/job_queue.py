@@ -142,7 +142,8 @@ class JobQueue:
         if self._next is None:
             return None
         payload, token = self._next
-        attempts = self._begin(keys=[self.working, self.attempts], args=[payload, token])
+        keys = [self.working, self.attempts, self.workers]
+        attempts = self._begin(keys=keys, args=[payload, token, self.worker_id])
         self._next = None
         if attempts == 0:  # taken back before it was counted: it is somebody else's
             return None

@@ -102,9 +102,11 @@ class Reconciler:
     def __post_init__(self) -> None:
         self.batches = Batches(self.redis, "")
         self._snapshot = redis_client.script(self.redis, "snapshot")
+        self._queued: set[str] = set()  # batches, by the repairs of this comparison
 
     def findings(self) -> Iterator[Finding]:
         """Everything that is not as it should be."""
+        self._queued.clear()
         archives = self.archives()
         seen = self.snapshot()
         known = known_batches(self.database)
@@ -142,7 +144,7 @@ class Reconciler:
     def _batch(self, batch_id: str, archive: str | None, seen: Snapshot, known: Known) -> Finding | None:
         if batch_id in seen.open:
             return self._open_batch(seen.open[batch_id], archive, seen, known)
-        if batch_id in seen.finishing | seen.in_transfer | seen.to_unpack:
+        if any(batch_id in place for place in (seen.finishing, seen.in_transfer, seen.to_unpack)):
             return None
         if known.finished and not known.unsettled:
             return None
@@ -163,7 +165,10 @@ class Reconciler:
     def _queue(self, batch_id: str, s3_key: str) -> bool:
         if not unfinish(self.database, batch_id):
             return False
-        return self.batches.requeue(self.unpack_queue, unpack_job(batch_id, s3_key, None))
+        if batch_id in self._queued or self.batches.requeue(self.unpack_queue, unpack_job(batch_id, s3_key, None)):
+            self._queued.add(batch_id)
+            return True
+        return False
 
     def _open_batch(self, batch: OpenBatch, archive: str | None, seen: Snapshot, known: Known) -> Finding | None:
         if batch.id in seen.to_unpack or (batch.id in seen.buried and not batch.host):

@@ -28,6 +28,7 @@ def connect(url: str) -> Any:
         socket_timeout=SOCKET_TIMEOUT_SECONDS,
         socket_connect_timeout=5,
         retry=Retry(NoBackoff(), 0),
+        driver_info=None,  # it would need a right that Redis before 7.2 does not know
     )
 
 

@@ -17,6 +17,7 @@ import contextlib
 import json
 import logging
 import os
+import random
 import select
 import signal
 import socket
@@ -37,7 +38,7 @@ T = TypeVar("T")
 
 CLAIM_SECONDS = 1.0  # how long one claim blocks: the longest that SIGTERM waits on an idle worker
 HOUSEKEEPING_SECONDS = 2.0
-LONGEST_WAIT_SECONDS = 30.0  # between two tries of a step whose service is away
+LONGEST_WAIT_SECONDS = 5.0  # between two tries of a step whose service is away
 
 
 class Misconfigured(Exception):
@@ -313,7 +314,7 @@ class Worker:
         except Exception as error:
             if (service := away(error)) is not None:  # a step that was not wrapped in `outlast`
                 log.warning("%s is away (%s): %s waits", service, error, job.shown)
-                self._unless_stopping(self.queue.give_back, job, self.limits.retry)
+                self._unless_stopping(self.queue.give_back, job, min(self.limits.retry, int(LONGEST_WAIT_SECONDS)))
             elif job.attempts >= self.limits.attempts:
                 log.exception("attempt %d of %s failed", job.attempts, job.shown)
                 self._give_up(job, f"{type(error).__name__}: {error}")
@@ -354,13 +355,15 @@ class Worker:
 
         One try may last minutes: when asked to stop, a step that has just found its service away is not begun.
         """
-        wait = 0.5
+        wait, service, since = 0.5, None, time.monotonic()
         while True:
             if self.stop.is_set() and step in self._failing:
                 raise Stopping
             try:
                 result = step(*args, **kwargs)
                 self._failing.discard(step)
+                if service is not None:
+                    log.info("%s is back, after %.0f s", service, time.monotonic() - since)
                 return result
             except Exception as error:
                 service = away(error)
@@ -369,7 +372,7 @@ class Worker:
                 self._failing.add(step)
                 log.warning("%s is away, next try in %.0f s: %s", service, wait, error)
                 self.doing(f"waiting for {service}")
-            if self.stop.wait(wait):
+            if self.stop.wait(wait * random.uniform(0.5, 1)):  # not all workers at the same moment
                 raise Stopping
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 

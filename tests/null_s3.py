@@ -2,7 +2,8 @@
 gives back is zeros.
 
 `hold` holds back what is put while it is cleared; `slow` is a pause before each answer to a put; `refusing` is the
-status that what is asked for is refused with.
+status that what is asked for is refused with. The notes of which batch a remote file is (`sources/`) are kept, at
+once and apart from the rest.
 """
 
 import threading
@@ -65,8 +66,12 @@ class Handler(BaseHTTPRequestHandler):
             )
         elif self.server.refusing:
             self.answer(self.server.refusing)
-        else:
+        elif note := self.server.notes.get(key):
+            self.answer(body=note)
+        elif key in self.server.objects:
             self.send_zeros(self.server.objects[key][0])
+        else:
+            self.answer(404, "<Error><Code>NoSuchKey</Code></Error>")
 
     def send_zeros(self, size: int) -> None:
         start, end = self.headers["Range"].removeprefix("bytes=").split("-")
@@ -82,6 +87,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         key, query = self.target()
+        if key.startswith("sources/"):
+            self.server.notes[key] = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            self.answer(headers={"ETag": '"x"'})
+            return
         self.server.putting.append(key)
         size = self.discard_body()
         self.server.hold.wait()
@@ -120,6 +129,7 @@ class NullS3(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects: dict[str, tuple[int, dict[str, str]]] = {}
         self.uploads: dict[str, tuple[dict[str, str], list[int]]] = {}
+        self.notes: dict[str, str] = {}
         self.putting: list[str] = []  # the keys of every put that began
         self.hold, self.slow = threading.Event(), 0.0
         self.refusing = 0

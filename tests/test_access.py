@@ -22,7 +22,7 @@ from tests.servers import ACCESS, GuardedS3
 from tests.steps import log_of, rows, wait_for
 
 # What redis-py sends by itself: to connect, to make a transaction, to run a script, for incr.
-BY_THE_CLIENT = {"ping", "select", "client|setinfo", "multi", "exec", "evalsha", "script|load", "incrby"}
+BY_THE_CLIENT = {"ping", "select", "multi", "exec", "evalsha", "script|load", "incrby"}
 
 
 def guarded(server: GuardedS3) -> dict[str, str]:

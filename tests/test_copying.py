@@ -14,7 +14,7 @@ from pipeline import copying
 from pipeline.copying import Copy
 from pipeline.errors import Outage, Permanent, Stopping, away
 from pipeline.remote import RemoteHost
-from tests.cut_proxy import CutProxy
+from tests.faults.proxy import Proxy
 from tests.servers import Sshd, SshHost, sshd_path
 
 SIZE = 24 * 2**20 + 7
@@ -52,28 +52,28 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "here" / "a.tar"
 
 
-def through(proxy: CutProxy, server: SshHost | Sshd, tmp_path: Path) -> RemoteHost:
+def through(proxy: Proxy, server: SshHost | Sshd, tmp_path: Path) -> RemoteHost:
     """The host as it is seen through the proxy."""
     known = tmp_path / "known_hosts"
     known.write_text(server.known_hosts.read_text().replace(f":{server.port} ", f":{proxy.port} "))
     return RemoteHost(server.host, proxy.port, server.user, str(server.key_file), str(known))
 
 
-def break_off(proxy: CutProxy, host: RemoteHost, source: Path, target: Path, *cuts: int) -> Copy:
+def break_off(proxy: Proxy, host: RemoteHost, source: Path, target: Path, *cuts: int) -> Copy:
     """A copy whose connection was cut so many times, each after so many bytes."""
     copy = Copy(host, str(source), host.stat(str(source)), target)
     for cut in cuts:
-        proxy.cuts = [cut]
+        proxy.cut_at = [cut]
         with pytest.raises(Outage) as caught:
             copy.run(NEVER)
         assert away(caught.value) == "EC2"
-    proxy.cuts = []
+    proxy.cut_at = []
     assert not target.exists()
     return copy
 
 
 def test_a_copy_goes_on_where_the_connection_broke(server: SshHost | Sshd, source: Path, target: Path) -> None:
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         kept = copy.part.stat().st_size
         assert kept > copying.OVERLAP
@@ -87,7 +87,7 @@ def test_a_copy_goes_on_where_the_connection_broke(server: SshHost | Sshd, sourc
 def test_a_copy_goes_on_as_often_as_the_connection_breaks(
     server: SshHost | Sshd, source: Path, target: Path
 ) -> None:
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         host = through(proxy, server, source.parent.parent)
         break_off(proxy, host, source, target, CUT, 6 * 2**20, 6 * 2**20).run(NEVER)
     assert target.read_bytes() == source.read_bytes()
@@ -96,7 +96,7 @@ def test_a_copy_goes_on_as_often_as_the_connection_breaks(
 def test_what_came_just_before_the_break_is_fetched_again(
     server: SshHost | Sshd, source: Path, target: Path
 ) -> None:
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         size = copy.part.stat().st_size
         with copy.part.open("r+b") as part:  # a hole, as scp leaves it where blocks came out of their order
@@ -109,7 +109,7 @@ def test_what_came_just_before_the_break_is_fetched_again(
 def test_a_source_that_changed_while_it_was_away_is_copied_anew(
     server: SshHost | Sshd, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         source.write_bytes(os.urandom(SIZE))
         monkeypatch.setattr(Copy, "_append", None)  # not even begun
@@ -120,7 +120,7 @@ def test_a_source_that_changed_while_it_was_away_is_copied_anew(
 
 def test_pieces_that_do_not_fit_are_copied_anew(server: SshHost | Sshd, source: Path, target: Path) -> None:
     Path(f"{source}.sha256").write_text(hashlib.sha256(source.read_bytes()).hexdigest())
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         with copy.part.open("r+b") as part:
             part.write(b"damage")
@@ -185,7 +185,7 @@ def test_a_file_that_goes_when_it_has_been_read_is_kept(
 def test_a_file_that_went_while_it_was_away_is_permanent(
     server: SshHost | Sshd, source: Path, target: Path
 ) -> None:
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         source.unlink()
         with pytest.raises(Permanent, match="No such file"):
@@ -203,7 +203,7 @@ def test_pieces_that_cannot_be_compared_with_the_file_are_no_copy(
         source.unlink()
 
     monkeypatch.setattr(Copy, "_append", append_and_remove)
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         with pytest.raises(Permanent, match="No such file"):
             copy.run(NEVER)
@@ -212,7 +212,7 @@ def test_pieces_that_cannot_be_compared_with_the_file_are_no_copy(
 
 def test_a_stop_ends_the_rest_of_a_copy_too(server: SshHost | Sshd, source: Path, target: Path) -> None:
     stop = threading.Event()
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         with pytest.raises(Stopping):
             copy.run(stop, lambda _: stop.set())
@@ -222,7 +222,7 @@ def test_a_stop_ends_the_rest_of_a_copy_too(server: SshHost | Sshd, source: Path
 def test_a_full_disk_during_the_rest_is_the_disks_fault(
     server: SshHost | Sshd, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         full = os.open("/dev/full", os.O_WRONLY)
         write = copying._write
@@ -236,10 +236,10 @@ def test_a_full_disk_during_the_rest_is_the_disks_fault(
 
 def test_progress_ends_at_the_files_size(server: SshHost | Sshd, source: Path, target: Path) -> None:
     moved: list[int] = []
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         host = through(proxy, server, source.parent.parent)
         copy = Copy(host, str(source), host.stat(str(source)), target)
-        proxy.cuts = [CUT]
+        proxy.cut_at = [CUT]
         with pytest.raises(Outage):
             copy.run(NEVER, moved.append)
         copy.run(NEVER, moved.append)
@@ -249,7 +249,7 @@ def test_progress_ends_at_the_files_size(server: SshHost | Sshd, source: Path, t
 def test_a_host_that_stays_away_keeps_the_part_for_later(
     server: SshHost | Sshd, source: Path, target: Path
 ) -> None:
-    with CutProxy(server.port) as proxy:
+    with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         kept, host = copy.part.stat().st_size, copy.host
         copy.host = replace(host, port=1)

@@ -39,12 +39,16 @@ def names(found: Failures) -> tuple[list[str], list[str]]:
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def test_failed_files_come_with_their_reason_the_latest_first(fleet: Fleet, database: Database) -> None:
+def test_failed_files_come_with_their_reason_the_latest_first(fleet: Fleet) -> None:
+    """The times are in UTC wherever the server is."""
     add_file(fleet, "old.mp3", "failed", "no audio", when="2025-06-22 14:30:52+02")
     add_file(fleet, "new.mp3", "failed", None, when="2025-06-23 00:00:00+00")
     add_file(fleet, "done.mp3", "done")
     add_file(fleet, "busy.mp3", "processing")
-    assert failed_files(database, Filter()) == [
+    database = Database(f"{fleet.postgres.url}?options=-ctimezone%3DAsia/Tokyo")
+    found = failed_files(database, Filter())
+    database.close()
+    assert found == [
         FailedFile(BATCH, "new.mp3", "", "2025-06-23T00:00:00Z"),
         FailedFile(BATCH, "old.mp3", "no audio", "2025-06-22T12:30:52Z"),
     ]

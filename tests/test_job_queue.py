@@ -64,13 +64,15 @@ def test_it_counts_a_delivery_once_when_the_count_is_repeated(redis: Any, queue_
     queue = queue_of("w1")
     redis.rpush(queue.working, "job")
     begin = redis_client.script(redis, "begin")
-    counts = [begin(keys=[queue.working, queue.attempts], args=["job", token]) for token in ("a", "a", "b")]
+    keys = [queue.working, queue.attempts, queue.workers]
+    counts = [begin(keys=keys, args=["job", token, "w1"]) for token in ("a", "a", "b")]
     assert counts == [1, 1, 2]
 
 
 def test_it_does_not_count_a_job_that_was_taken_back_before(redis: Any, queue_of: Queues) -> None:
     begin = redis_client.script(redis, "begin")
-    assert begin(keys=[f"{QUEUE}:working:w1", f"{QUEUE}:attempts"], args=["job", "token"]) == 0
+    keys = [f"{QUEUE}:working:w1", f"{QUEUE}:attempts", f"{QUEUE}:workers"]
+    assert begin(keys=keys, args=["job", "token", "w1"]) == 0
     assert not redis.keys("*")
 
 
@@ -246,7 +248,7 @@ def test_it_hands_on_to_the_next_queue_with_the_acknowledgement(redis: Any, queu
     job = claim(queue)
     assert queue.settle(job, "queue:next", {"n": 2})
     assert numbers(redis, "queue:next") == [2]
-    assert redis.keys("*") == ["queue:next"]
+    assert sorted(redis.keys("*")) == ["queue:next", queue.workers]
     assert queue.in_hand == []
 
 
@@ -358,7 +360,7 @@ def test_it_buries_with_all_that_explains_the_failure(redis: Any, queue_of: Queu
     [letter] = [json.loads(text) for text in redis.lrange(queue.dead, 0, -1)]
     assert letter.pop("time").endswith("Z")
     assert letter == {"job": job.payload, "error": "no such file", "attempts": 2, "worker": "w1"}
-    assert redis.keys("*") == [queue.dead]
+    assert sorted(redis.keys("*")) == [queue.dead, queue.workers]
 
 
 # --- delays ---------------------------------------------------------------------------------------------
@@ -661,3 +663,13 @@ def test_jobs_that_arrive_in_the_list_unawares_keep_the_worker_known(redis: Any,
     redis.rpush(queue.working, '{"n": 1}')
     assert not queue.unregister()
     assert redis.zrange("queue:test:workers", 0, -1) == ["w1"]
+
+
+def test_a_worker_that_redis_has_forgotten_is_known_again_with_its_next_job(redis: Any, queue_of: Queues) -> None:
+    queue = queue_of("w1")
+    queue.register()
+    redis.flushall()
+    queue.add({"n": 1})
+    assert queue.claim(1)
+    assert redis.zrange("queue:test:workers", 0, -1) == ["w1"]
+    assert queue_of("w2").recover() == {"w1": 1}

@@ -375,7 +375,7 @@ def test_a_batch_open_here_and_finished_in_postgresql_is_closed(
         redis.delete("hosts:seen")
     assert mend(only(compare(), "left open"))
     if known:  # its host finishes it: the scratch is there
-        assert batches.finishing() == [BATCH]
+        assert (batches.finishing(), compare()) == ([BATCH], [])
         batches.close(BATCH)
     assert list(redis.scan_iter("batch:*")) == list(redis.scan_iter("batches:*")) == []
     assert compare() == []
@@ -521,6 +521,22 @@ def test_a_file_whose_opus_is_gone_is_worked_on_again(
 
 
 @pytest.mark.usefixtures("lost")
+def test_a_batch_with_two_things_amiss_is_queued_once(
+    fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]]
+) -> None:
+    add_file(fleet, "2.mp3", "processing")
+    found = compare()
+    assert [finding.kind for finding in found] == ["unqueued", "opus gone"]
+    assert [mend(finding) for finding in found] == [True, True]
+    assert {name: row[0] for (_, name), row in rows(fleet).items() if row[0] == "processing"} == {
+        "1.mp3": "processing",
+        "2.mp3": "processing",
+    }
+    assert queued(redis) == [ARCHIVE_JOB]
+    assert compare() == []
+
+
+@pytest.mark.usefixtures("lost")
 def test_a_file_whose_opus_and_archive_are_gone_is_told(
     fleet: Fleet, compare: Callable[[], list[Finding]]
 ) -> None:
@@ -609,6 +625,13 @@ def test_a_double_is_kept_while_the_other_one_is_gone(fleet: Fleet, compare: Cal
     found = {finding.kind: finding for finding in compare()}
     assert set(found) == {"doubled", "opus gone"}
     assert (found["doubled"].subject, found["doubled"].repair) == (double, None)
+
+
+def test_rows_and_keys_are_paired_in_one_pass() -> None:
+    rows_ = [(key, number, BATCH) for number, key in enumerate("bdfg")]
+    assert list(reconcile._unpaired(rows_, "abceghi")) == ["a", "c", rows_[1], "e", rows_[2], "h", "i"]
+    assert list(reconcile._unpaired([], "ab")) == ["a", "b"]
+    assert list(reconcile._unpaired(rows_, "")) == rows_
 
 
 def test_objects_are_compared_in_pieces(

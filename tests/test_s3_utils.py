@@ -20,7 +20,7 @@ import config
 import s3_utils
 from pipeline.errors import Outage, Permanent, Stopping, away
 from tests.child import free_port
-from tests.cut_proxy import CutProxy
+from tests.faults.proxy import Proxy
 from tests.fleet import PROJECT
 from tests.null_s3 import NullS3
 from tests.servers import S3Server
@@ -120,12 +120,17 @@ def test_it_takes_an_archive_that_carries_no_sha256(s3: S3Server) -> None:
     assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
 
 
+def test_it_brings_an_empty_archive_down(s3: S3Server) -> None:
+    put(KEY, b"", sha256=hashlib.sha256(b"").hexdigest())
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == b""
+
+
 def test_it_refuses_an_archive_of_another_size(
     s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3_utils.upload_archive(archive, ID)
     monkeypatch.setattr(s3_utils, "_head", lambda key: {**head(key), "ContentLength": len(BYTES) + 1})
-    with pytest.raises(OSError, match=f"{len(BYTES)} bytes arrived of {len(BYTES) + 1}"):
+    with pytest.raises(Outage, match=f"{len(BYTES)} bytes arrived of {len(BYTES) + 1}"):
         s3_utils.download_archive(KEY, ID)
     assert "archive.tar" not in listing(config.SCRATCH_ROOT / ID)
 
@@ -233,28 +238,35 @@ def test_a_worker_that_is_to_stop_ends_a_download_and_leaves_nothing(
 
 
 @pytest.fixture
-def cut(s3: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[CutProxy]:
-    """A proxy before S3 that ends, or resets, the connections that it is told to."""
-    with CutProxy(s3.port, reset=request.param) as proxy:
+def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before S3, that `s3_utils` goes through."""
+    with Proxy(s3.port) as proxy:
         monkeypatch.setattr(config, "S3_ENDPOINT", f"http://127.0.0.1:{proxy.port}")
         s3_utils.get_s3_client.cache_clear()
         yield proxy
 
 
+@pytest.fixture
+def cut(proxy: Proxy, request: pytest.FixtureRequest) -> Proxy:
+    """The proxy, which ends connections as it is told, or resets them."""
+    proxy.cut_resets = request.param
+    return proxy
+
+
 @pytest.mark.usefixtures("small_parts", "impatient")
 @pytest.mark.parametrize("cut", [False, True], indirect=True, ids=["ended", "reset"])
-def test_parts_that_break_off_are_fetched_again(cut: CutProxy) -> None:
+def test_parts_that_break_off_are_fetched_again(cut: Proxy) -> None:
     put_parts()
-    cut.cuts = [300_000, 700_000, 1_000_000]
+    cut.cut_at = [300_000, 700_000, 1_000_000]
     assert s3_utils.download_archive(KEY, ID).read_bytes() == PARTS
-    assert cut.cuts == []
+    assert cut.cut_at == []
 
 
 @pytest.mark.usefixtures("small_parts", "impatient")
 @pytest.mark.parametrize("cut", [False, True], indirect=True, ids=["ended", "reset"])
-def test_a_body_that_is_cut_each_time_is_s3_being_away(cut: CutProxy) -> None:
+def test_a_body_that_is_cut_each_time_is_s3_being_away(cut: Proxy) -> None:
     put_parts()
-    cut.cuts = [300_000] * 1000
+    cut.cut_at = [300_000] * 1000
     with pytest.raises(Exception, match=r".") as caught:
         s3_utils.download_archive(KEY, ID)
     assert away(caught.value) == "S3"
@@ -419,6 +431,45 @@ def test_it_counts_a_server_that_is_down_as_s3_being_away(
     finally:
         s3_utils.get_s3_client.cache_clear()
     assert listing(tmp_path / "scratch" / ID) == []
+
+
+def is_done_or_away(step: Callable[[], object]) -> bool:
+    """Whether the step succeeds, or fails for no other reason than that S3 is away."""
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        return away(error) == "S3"
+    return True
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("most", [0, 5, 20, 100, 200, 300])
+def test_it_counts_an_answer_that_is_cut_short_as_s3_being_away(proxy: Proxy, archive: Path, most: int) -> None:
+    s3_utils.upload_archive(archive, ID)
+    proxy.truncates(most)
+    other = "20250622-143053"
+    for step in (
+        lambda: s3_utils.download_archive(KEY, ID),
+        lambda: s3_utils.archive_bytes(KEY),
+        lambda: s3_utils.upload_archive(archive, other),
+    ):
+        assert is_done_or_away(step)
+    proxy.passes()
+    s3_utils.get_s3_client.cache_clear()
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
+
+
+@pytest.mark.usefixtures("impatient")
+def test_it_uploads_once_what_arrived_and_was_not_answered(proxy: Proxy, tmp_path: Path) -> None:
+    path = tmp_path / "large.tar"
+    path.touch()
+    os.truncate(path, s3_utils.MULTIPART_BYTES + 1)
+    proxy.drops_reply(b"?uploadId=")  # of the first part
+    s3_utils.upload_archive(path, ID)
+    assert proxy.dropped == 1
+    began = sum(proxy.brought)
+    s3_utils.upload_archive(path, ID)
+    assert sum(proxy.brought) - began < 2000
 
 
 # --- scratch --------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ Those of the tests begin with `HUSH`, and `Fleet.check` looks for it in the log 
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,21 @@ def watched(workers: list[Child]) -> Iterator[dict[str, str]]:
     def look() -> None:
         while not ended.wait(0.01):
             for worker in list(workers):
-                if worker.process is not None:
-                    seen.setdefault(_read(worker.process.pid, "cmdline"), "")
-                    for pid in descendants(worker.process.pid):
-                        command = _read(pid, "cmdline")
-                        if "_worker.py" not in command:  # else it is still the worker that begins to start it
-                            seen[command] = _read(pid, "environ")
+                if (process := worker.process) is not None:
+                    seen.setdefault(_read(process.pid, "cmdline"), "")
+                    with suppress(OSError):  # one that ends just now
+                        for pid in descendants(process.pid):
+                            command = _read(pid, "cmdline")
+                            if "_worker.py" not in command:  # else it is still the worker that begins to start it
+                                seen[command] = _read(pid, "environ") or seen.get(command, "")
 
-    watching = threading.Thread(target=look)
-    watching.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        watching.join()
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(look)
+        try:
+            yield seen
+        finally:
+            ended.set()
+            watching.result()
 
 
 def _read(pid: int, name: str) -> str:

@@ -1,8 +1,8 @@
 """Lines of work that stand still before every step outside their process, until the test lets them go on.
 
-A line is a thread that runs the pipeline's own code on a `Client`, a real Redis client that stops before each of its
-commands. The test chooses which line takes the next step and what becomes of it, so that any interleaving of any
-number of lines can happen, and happens again the same way.
+A line is a thread that runs the pipeline's own code on a `Client`, a real Redis client that stops before each of
+its commands. The test chooses which line takes the next step and what becomes of it, so that any interleaving of
+any number of lines can happen, and happens again the same way.
 """
 
 import threading
@@ -32,7 +32,7 @@ class Line(threading.Thread):
     def __init__(self, process: Any, name: str, work: Callable[[], Any]) -> None:
         super().__init__(name=name, daemon=True)
         self.process, self.work = process, work
-        self.about_to, self.fates = "", COMMAND  # the next step, and what may become of it
+        self.about_to, self.fates = "", tuple(COMMAND)  # the next step, and what may become of it
         self.answer: Any = None  # the last that the server gave
         self.error: BaseException | None = None
         self.ended = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from redis.client import Script
+from redis.commands.core import Script
 
 LATER = 1000  # seconds: delays as long as this are not over until the test says so
 LOST = 900  # seconds of silence that make a host lost

@@ -1,21 +1,21 @@
-"""The queue and the batches, in any order of events, beside the model of what they must hold (tests/faults/model.py).
+"""The queue and the batches, in any order of events, beside the model of what they must hold (model.py).
 
 Lines of work stop before each command, so that any other may come between two commands of one call; commands are
-lost on their way, done unheard, or come late; processes die where they stand. After every event Redis must hold what
-the model says, and every state must be one from which the workers come to an end.
+lost on their way, done unheard, or come late; processes die where they stand. After every event Redis must hold
+what the model says, and every state must be one from which the workers come to an end.
 
 MODEL_CASES=5000 ./test -k faults/test_model    at length, with other cases each time (or LONG_TESTS=1)
 """
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from pipeline import redis_client
@@ -26,6 +26,9 @@ from tests.faults.model import LATER, LOST
 from tests.faults.world import FOREGONE, UNPACK, Process, World
 from tests.servers import Valkey
 
+HOW = st.sampled_from(
+    ("settle", "hand on", "retry", "retry later", "give back", "give back later", "keep", "bury")
+)
 LONG = os.environ.get("LONG_TESTS") == "1"
 CASES = int(os.environ.get("MODEL_CASES", "3000" if LONG else "150"))
 QUEUE = "queue:transcribe"
@@ -56,7 +59,7 @@ def plain(valkey: Valkey) -> Iterator[Any]:
     client.close()
 
 
-def run(machine: Callable[[], RuleBasedStateMachine], cases: int, steps: int) -> None:
+def run(machine: Any, cases: int, steps: int) -> None:
     run_machine(
         machine,
         settings=settings(
@@ -154,8 +157,7 @@ class Calls(Machine):
             process.left_over.remove(job.payload)
         return True
 
-    @rule(worker=workers, number=numbers, way=ways, how=st.sampled_from(
-        ("settle", "hand on", "retry", "retry later", "give back", "give back later", "keep", "bury")))  # fmt: skip
+    @rule(worker=workers, number=numbers, way=ways, how=HOW)
     def leave(self, worker: str, number: int, how: str, way: tuple[int, str]) -> None:
         process = self.processes.get(worker)
         if process is None or not process.handles:
@@ -308,7 +310,7 @@ class Calls(Machine):
             self.call(process, "ask", lambda: self.wants(process, *file), way)
 
     def wants(self, process: Process, batch: str, name: str) -> None:
-        """A file that no event has touched while it was asked is wanted where it is queued, ours and not settled."""
+        """A file that no event has touched meanwhile is wanted where it is queued, ours and not settled."""
         events = self.world.events
         wanted = process.batches.wants(batch, name)
         if self.world.events == events + 4:
@@ -350,7 +352,7 @@ class Calls(Machine):
             for process in list(self.processes.values()):
                 world.end(world.spawn(process, "beat", world.beat(process)))
                 world.end(world.spawn(process, "recover", process.queue.recover))
-                world.end(world.spawn(process, "work", lambda process=process: self.settle_all(process)))
+                world.end(world.spawn(process, "work", partial(self.settle_all, process)))
             if not queue.places():
                 break
         assert not queue.places()
@@ -360,9 +362,9 @@ class Calls(Machine):
     def arrive_at_last(self) -> None:
         """What is late finds a job to move, for workers that have claimed since."""
         for process in self.processes.values():
-            self.world.end(self.world.spawn(process, "claim", lambda process=process: self.claimed(process)))
+            self.world.end(self.world.spawn(process, "claim", partial(self.claimed, process)))
         for late in self.world.client.floating:
-            self.world.end(self.world.spawn(process, "add", lambda: process.queue.add(file_job("one", "0.mp3"))))
+            self.world.end(self.world.spawn(process, "add", partial(process.queue.add, file_job("one", "0.mp3"))))
             late()
         for process in self.processes.values():
             process.queue._next_look = 0.0  # a minute has passed

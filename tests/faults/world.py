@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis.exceptions import ConnectionError as Away
+
 from pipeline.batches import HOSTS, Batches
 from pipeline.job_queue import Job, JobQueue, heartbeat_key
-from tests.faults.lines import DONE, Away, Client, Gone, Line
+from tests.faults.lines import DONE, Client, Gone, Line
 from tests.faults.model import LOST, Dump, Model, Queue, load_scripts
 
 UNPACK = "queue:unpack"

@@ -1,0 +1,175 @@
+"""Outages, each in the middle of all work: what becomes of the work when the service is back.
+
+Each is a context manager that takes the rig: inside of it the service is away.
+"""
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from tests.child import Server, free_port
+from tests.faults.checker import Findings
+from tests.faults.proxy import Proxy
+from tests.faults.rig import NAMES, Rig
+
+RECOVERY_SECONDS = 30.0  # in which the first work goes on when a service is back
+GIVEN_UP_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Outage:
+    """One fault: the service that is away, and what makes it so as long as the block lasts."""
+
+    service: str  # redis, postgres, s3 or disk
+    name: str
+    during: Callable[[Rig], AbstractContextManager[None]]
+
+    def __str__(self) -> str:
+        return f"{NAMES[self.service]}: {self.name}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of an outage: findings, and the simulated seconds from the service's return until work went on in
+    every worker that waited for it (None where all was done by then)."""
+
+    findings: Findings
+    recovery: float | None
+
+
+def attempt(rig: Rig, outage: Outage, seconds: float, archives: int = 6, files: int = 12) -> Trial:
+    """Put work in, make the outage for so many simulated seconds when all workers are at it, and see."""
+    rig.put_in(archives, files)
+    rig.wait_until_all_work()
+    struck = rig.places()
+    with outage.during(rig):
+        rig.clock.sleep(seconds)
+        before, waiting, done = rig.seen(outage.service), rig.waiting(outage.service, struck), rig.is_quiet()
+    recovery = None
+    if not done:
+        recovery = rig.seconds_to_progress(outage.service, before, waiting, GIVEN_UP_SECONDS)
+    return Trial(rig.check(), recovery)
+
+
+# --- the network -----------------------------------------------------------------------------------------
+
+
+def _proxy(rig: Rig, service: str) -> Proxy:
+    proxy: Proxy = getattr(rig, service)
+    return proxy
+
+
+@contextmanager
+def _by_proxy(rig: Rig, service: str, fault: Callable[[Proxy], None], dead: bool = False) -> Iterator[None]:
+    proxy = _proxy(rig, service)
+    fault(proxy)
+    try:
+        yield
+    finally:
+        proxy.passes(dead=dead)
+
+
+def _network(service: str) -> Iterator[Outage]:
+    faults: dict[str, tuple[Callable[[Proxy], None], bool]] = {
+        "connections cut": (Proxy.cuts, False),
+        "connections reset": (Proxy.resets, False),
+        "a black hole, then all goes on": (Proxy.holds, False),
+        "a black hole, its connections stay dead": (Proxy.holds, True),
+        "slow": (lambda proxy: proxy.delays(0.01), False),
+        "replies cut after 100 bytes": (lambda proxy: proxy.truncates(100), False),
+    }
+    if service == "s3":
+        faults["answers 503"] = (lambda proxy: proxy.answers(503), False)
+        faults["answers 500"] = (lambda proxy: proxy.answers(500), False)
+        faults["answers 403"] = (lambda proxy: proxy.answers(403), False)
+    for name, (fault, dead) in faults.items():
+        yield Outage(service, name, partial(_by_proxy, service=service, fault=fault, dead=dead))
+
+
+# --- restarts --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _restart(rig: Rig, service: str, kill: bool) -> Iterator[None]:
+    server: Server = {"redis": rig.fleet.valkey, "postgres": rig.fleet.postgres, "s3": rig.fleet.s3}[service]
+    server.kill() if kill else server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+def _restarts(service: str) -> Iterator[Outage]:
+    for name, kill in {"killed, started again": True, "stopped, started again": False}.items():
+        yield Outage(service, name, partial(_restart, service=service, kill=kill))
+
+
+# --- Redis that refuses to write -------------------------------------------------------------------------
+
+
+@contextmanager
+def _read_only(rig: Rig) -> Iterator[None]:
+    rig.client.execute_command("REPLICAOF", "127.0.0.1", free_port())
+    try:
+        yield
+    finally:
+        rig.client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def _full(rig: Rig) -> Iterator[None]:
+    rig.client.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        rig.client.config_set("maxmemory", 0)
+
+
+# --- disks -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _no_space(rig: Rig, disk: int) -> Iterator[None]:
+    """What another program writes fills the volume, and what becomes free."""
+    filler = rig.disks[disk] / ".filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(2**20))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def _read_only_disk(rig: Rig, disk: int) -> Iterator[None]:
+    """A read-only view of the volume comes over it: what is open stays so, and nothing new is written."""
+    folder = str(rig.disks[disk])
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def _disks() -> Iterator[Outage]:
+    for number, name in enumerate(("scratch", "TRANSFER_ROOT")):
+        yield Outage("disk", f"{name} is full", partial(_no_space, disk=number))
+        yield Outage("disk", f"{name} is read-only", partial(_read_only_disk, disk=number))
+
+
+OUTAGES = {
+    str(outage): outage
+    for outage in (
+        *(outage for service in ("redis", "postgres", "s3") for outage in _network(service)),
+        *_restarts("redis"),
+        *_restarts("postgres"),
+        Outage("redis", "read-only", _read_only),
+        Outage("redis", "full, noeviction", _full),
+        *_disks(),
+    )
+}

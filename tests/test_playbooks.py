@@ -1,0 +1,61 @@
+"""What can be checked of ansible/ without Ansible; `ansible/test` does the rest."""
+
+import re
+from pathlib import Path
+
+from tests.fleet import PROJECT
+
+ANSIBLE = PROJECT / "ansible"
+UNITS = {
+    "gpu": ANSIBLE / "roles/gpu_worker/templates/gpu-worker.service.j2",
+    "unpack": ANSIBLE / "roles/gpu_worker/templates/unpack-worker.service.j2",
+    "transfer": ANSIBLE / "roles/transfer/templates/transfer-worker.service.j2",
+}
+OTHERS = {"LD_LIBRARY_PATH"}  # not the project's
+
+
+def pins(path: Path) -> dict[str, str]:
+    """The versions that a requirements file pins, by the packages' normal names."""
+    found = re.findall(r"^([A-Za-z0-9._-]+)(?:\[\w+\])?==([^\s;\\]+)", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def test_the_lock_holds_what_requirements_txt_asks_for() -> None:
+    """Write it anew with `ansible/lock`."""
+    locked, wanted = pins(ANSIBLE / "workers.lock"), pins(PROJECT / "requirements.txt")
+    assert wanted
+    assert {name: locked.get(name) for name in wanted} == wanted
+
+
+def test_every_locked_package_has_a_hash() -> None:
+    for path in (ANSIBLE / "workers.lock", ANSIBLE / "cuda.lock"):
+        for entry in re.split(r"\n(?=\S)", path.read_text()):
+            assert entry.startswith("#") or "--hash=sha256:" in entry
+
+
+def settings(unit: Path) -> set[str]:
+    """The settings that a unit's template gives."""
+    return set(re.findall(r"^    '([A-Z0-9_]+)':", unit.read_text(), re.MULTILINE)) - OTHERS
+
+
+def test_the_units_give_settings_that_exist() -> None:
+    known = set(re.findall(r"^([A-Z0-9_]+)=", (PROJECT / "example.env").read_text(), re.MULTILINE))
+    known.add("REQUIRE_SCRATCH_MOUNT")
+    for role, unit in UNITS.items():
+        assert settings(unit), role
+        assert settings(unit) <= known, role
+
+
+def test_the_units_give_every_variable_and_no_secret() -> None:
+    for role, unit in UNITS.items():
+        wanted = {"S3_ENDPOINT", "S3_BUCKET"}
+        wanted |= {"SCRATCH_ROOT", "MODELS_ROOT", "TRANSCRIBE_QUEUE"} if role != "transfer" else {"TRANSFER_ROOT"}
+        assert wanted <= settings(unit), role
+        assert "vault" not in unit.read_text()
+    for role, name in (("gpu_worker", "gpu-worker"), ("transfer", "transfer-worker")):
+        secrets = (ANSIBLE / f"roles/{role}/templates/{name}.env.j2").read_text()
+        assert {"REDIS_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"} <= set(re.findall(r"^([A-Z0-9_]+)=", secrets, re.M))
+
+
+def test_the_shipped_vault_is_encrypted() -> None:
+    assert (ANSIBLE / "group_vars/vault.yml").read_text().startswith("$ANSIBLE_VAULT;1.1;AES256")

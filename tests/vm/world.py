@@ -1,0 +1,124 @@
+"""What a fleet needs around it: the servers of the tests on this machine, models, secrets, a virtual machine.
+
+    python -m tests.vm.world FOLDER [RELEASE]
+
+leaves it running until Ctrl-C, to try playbooks by hand in FOLDER/ansible.
+"""
+
+import hashlib
+import secrets
+import shutil
+import signal
+import sys
+import tarfile
+from pathlib import Path
+from typing import Self
+
+import redis
+
+from tests.fleet import MODELS, PROJECT, Fleet
+from tests.vm.image import Image, image, run
+from tests.vm.machine import HOST, Disk, Machine
+from tests.vm.playbooks import Playbooks
+
+CACHE = Path.home() / ".cache" / "audio-pipeline-vm"
+VOLUME = "2f1c8a7e-5b1d-4b7e-9a3c-0d5b6c7e8f90"
+DATA_GIB = 4
+NAME = "gpu-04"
+
+
+def odd_secret() -> str:
+    """A secret of which no letter may be lost on the way to the worker."""
+    return f"{secrets.token_hex(12)}/%\"'\\$`:@ ü"
+
+
+class World:
+    """Servers, a machine called gpu-04 that is everything at once, and the operator's folder."""
+
+    def __init__(self, folder: Path, release: str = "bookworm") -> None:
+        self.folder = folder
+        self.fleet = Fleet(folder / "servers")
+        self.image: Image = image(release, CACHE)
+        self.data = Disk.empty(folder / "data.raw", VOLUME, DATA_GIB)
+        (folder / "machine" / "root.qcow2").unlink(missing_ok=True)
+        self.machine = Machine(folder / "machine", self.image, [self.data])
+        self.repository = str(PROJECT)
+        self.models = folder / "models"
+        self.secrets = {
+            "vault_s3_access_key": secrets.token_hex(12),  # it is part of a header
+            "vault_s3_secret_key": odd_secret(),
+            "vault_redis_password": odd_secret(),
+            "vault_database_password": odd_secret(),
+        }
+
+    def __enter__(self) -> Self:
+        self.fleet.start()
+        with redis.Redis.from_url(self.fleet.valkey.url) as client:
+            password = self.secrets["vault_redis_password"]
+            client.acl_setuser("pipeline", enabled=True, passwords=[f"+{password}"], keys=["*"], channels=["*"],
+                               categories=["+@all", "-@dangerous", "-@admin"], commands=["+info"])  # fmt: skip
+        self.secrets["vault_ec2_private_key"] = self.fleet.ssh.key_file.read_text()
+        self.machine.start()
+        self.playbooks = Playbooks(self.folder / "ansible", self.secrets)
+        self.playbooks.make_vault()
+        self.write_variables()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.machine.kill()
+        self.fleet.stop()
+
+    def write_variables(self) -> None:
+        """The inventory and group_vars of an operator who has these servers."""
+        books, fleet, machine = self.playbooks, self.fleet, self.machine
+        groups = {kind: {NAME: books.host(machine)} for kind in ("gpu_workers", "transfer_hosts")}
+        books.write_inventory({**groups, "orchestrators": {"orchestrator": books.host(machine)}})
+        books.change_group_vars(
+            "all", s3_endpoint=f"http://{HOST}:{fleet.s3.port}", s3_bucket=fleet.bucket,
+            redis_host=HOST, redis_port=fleet.valkey.port, database_host=HOST, database_port=fleet.postgres.port,
+            database_user="postgres", database_options="sslmode=disable",
+            deployment_repository=self.repository, model_source_path="/srv/models",
+            worker_settings={"SCRATCH_MIN_FREE_MB": 200, "HEARTBEAT_SECONDS": 20},
+        )  # fmt: skip
+        books.change_group_vars(
+            "gpu_workers", gpu_worker_data_gib=DATA_GIB, gpu_worker_data_volume_id=VOLUME, gpu_worker_device="cpu",
+            gpu_worker_model_address="127.0.0.1", gpu_worker_model_port=22,
+            gpu_worker_settings={"WHISPER_MODEL": "spoken-words", "WHISPER_COMPUTE_TYPE": "float32"},
+        )  # fmt: skip
+        key = fleet.ssh.known_hosts.read_text().replace("127.0.0.1", HOST)
+        books.change_group_vars(
+            "transfer_hosts", ec2_host=HOST, ec2_port=fleet.ssh.port, ec2_user=fleet.ssh.user, ec2_known_hosts=key,
+            ec2_remote_dir=str(fleet.ssh.folder), ec2_watch_seconds=5,
+        )  # fmt: skip
+
+    def put_models(self, **files: bytes) -> str:
+        """Put models with a manifest at the source, which is the machine too; gives the release's name."""
+        shutil.rmtree(self.models, ignore_errors=True)
+        shutil.copytree(MODELS / "spoken-words", self.models / "spoken-words")
+        for name, content in files.items():
+            (self.models / "spoken-words" / name).write_bytes(content)
+        paths = sorted(path for path in self.models.rglob("*") if path.is_file())
+        sums = [
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(self.models)}" for path in paths
+        ]
+        manifest = "\n".join([*sums, ""])
+        (self.models / "SHA256SUMS").write_text(manifest)
+        packed = self.folder / "models.tar"
+        with tarfile.open(packed, "w") as tar:
+            tar.add(self.models, "models")
+        options = [*self.machine.ssh_options(), "-P", str(self.machine.port)]
+        run("scp", "-q", *options, str(packed), "root@127.0.0.1:/tmp/models.tar")
+        self.machine.ssh("rm -rf /srv/models; tar -C /srv --no-same-owner -xf /tmp/models.tar; rm /tmp/models.tar")
+        return hashlib.sha256(manifest.encode()).hexdigest()[:12]
+
+
+def main() -> None:
+    """Start it, and wait."""
+    with World(Path(sys.argv[1]).absolute(), *sys.argv[2:]) as world:
+        ssh = f"ssh {' '.join(world.machine.ssh_options())} -p {world.machine.port} root@127.0.0.1"
+        print(f"{world.playbooks.folder}; models {world.put_models()}; {ssh}", flush=True)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    main()
