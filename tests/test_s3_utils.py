@@ -447,6 +447,8 @@ def test_it_counts_an_answer_that_is_cut_short_as_s3_being_away(proxy: Proxy, ar
         lambda: s3_utils.download_archive(KEY, ID),
         lambda: s3_utils.archive_bytes(KEY),
         lambda: s3_utils.upload_archive(archive, other),
+        lambda: s3_utils.batch_of_source("/never seen"),
+        lambda: s3_utils.note_source("/seen", ID, True),
     ):
         assert is_done_or_away(step)
     proxy.passes()

@@ -88,13 +88,13 @@ class Rig:
         for disk in self.disks:
             self._stack.enter_context(small_disk(disk))
         Database(fleet.postgres.url).migrate()
-        fleet.changes = {
-            **SETTINGS,
-            **self.workers_clock.environment,
-            "REDIS_URL": f"redis://127.0.0.1:{self.redis.port}/0",
-            "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.postgres.port}/pipeline",
-            "S3_ENDPOINT": f"http://127.0.0.1:{self.s3.port}",
-        }
+        fleet.postgres.grant()
+        through = ((fleet.valkey, self.redis), (fleet.postgres, self.postgres), (fleet.s3, self.s3))
+        settings = fleet.settings()
+        for name, (server, proxy) in zip(("REDIS_URL", "DATABASE_URL", "S3_ENDPOINT"), through, strict=True):
+            settings[name] = settings[name].replace(f":{server.port}", f":{proxy.port}")
+        urls = {name: settings[name] for name in ("REDIS_URL", "DATABASE_URL", "S3_ENDPOINT")}
+        fleet.changes = {**SETTINGS, **self.workers_clock.environment, **urls}
         self.client = self._stack.enter_context(contextlib.closing(redis_client.connect(fleet.valkey.url)))
         for role in ROLES:
             fleet.worker(role)
