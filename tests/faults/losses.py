@@ -52,7 +52,7 @@ def lose_replies(rig: Rig, service: str, times: int, archives: int = 6, files: i
     return Trial(rig.check(), {kind: lost[text] for kind, text in kinds.items() if lost[text]})
 
 
-def wipe_redis(rig: Rig, archives: int = 20, files: int = 6) -> Findings:
+def wipe_redis(rig: Rig, archives: int = 20, files: int = 6) -> Trial:
     """Redis is wiped when so many batches are open and some of their files are done; then it is rebuilt."""
     gpu = rig.workers["gpu"]
     gpu.stop()
@@ -63,4 +63,4 @@ def wipe_redis(rig: Rig, archives: int = 20, files: int = 6) -> Findings:
     rig.wait_for(lambda: rig.fleet.query("SELECT count(*) > 10 FROM transcripts")[0][0], "transcripts")
     rig.client.flushall()
     rig.control("reconcile", "--apply")
-    return rig.check()
+    return Trial(rig.check(), {})

@@ -51,7 +51,10 @@ def attempt(rig: Rig, outage: Outage, seconds: float, archives: int = 6, files: 
     recovery = None
     if not done:
         recovery = rig.seconds_to_progress(outage.service, before, waiting, GIVEN_UP_SECONDS)
-    return Trial(rig.check(), recovery)
+    findings = rig.check()
+    if recovery is not None and recovery > RECOVERY_SECONDS:
+        findings.stranded.append(f"work went on {recovery:.0f} s after the return of {NAMES[outage.service]}")
+    return Trial(findings, recovery)
 
 
 # --- the network -----------------------------------------------------------------------------------------
@@ -187,3 +190,6 @@ OUTAGES = {
         Outage("clock", "set back by 50 s", partial(_wrong_clock, ahead=-50)),
     )
 }
+
+# Where S3 is Swift, which keeps its objects when it ends.
+SWIFT_OUTAGES = {str(outage): outage for outage in _restarts("s3")}
