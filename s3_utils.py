@@ -33,13 +33,9 @@ from pipeline.errors import Outage, Permanent, certificate_problem
 PREFIXES = ("archives/", "processed/")
 MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts
 LEAST_PART_BYTES = 16 * 2**20
-# What an answer of S3 must have, by the request.
-_IN_ANSWERS = {
-    "HeadObject": "ContentLength",
-    "GetObject": "ContentLength",
-    "CreateMultipartUpload": "UploadId",
-    "UploadPart": "ETag",
-}
+# Headers that an answer must have, by the request.
+_IN_ANSWERS = {"HeadObject": ("Content-Length",), "GetObject": ("Content-Length",), "UploadPart": ("ETag",)}
+_FORMS = {"Content-Length": r"\d+", "Content-Range": r"bytes \d+-\d+/\d+", "Last-Modified": ".* GMT"}
 MOST_PARTS = 1000  # OpenStack Swift's limit; AWS allows 10,000
 Follow = Callable[[str, int], AbstractContextManager[Callable[[int], object] | None]]
 
@@ -80,21 +76,27 @@ def get_s3_client() -> Any:
     # Its waiting for "100 Continue" hangs for ever where the connection ends in that line, and mixes up answers
     # (https://github.com/boto/botocore/issues/3755).
     client.meta.events.unregister("before-call.s3", add_expect_header)
-    client.meta.events.register("after-call.s3", _refuse_what_was_cut)
+    client.meta.events.register("before-parse.s3", _refuse_what_was_cut)
     return client
 
 
-def _refuse_what_was_cut(model: Any, parsed: dict[str, Any], http_response: Any, **_: Any) -> None:
+def _refuse_what_was_cut(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
     """`Outage` where the connection ended in the headers of an answer, which http.client takes for their end.
 
-    s3transfer would wait for ever for what it does not find there.
+    boto3 would take the rest for nothing: an empty list, say; or wait for ever for what it does not find.
     """
-    if http_response.status_code >= 300:
-        return
-    needed = _IN_ANSWERS.get(model.name)
-    span = parsed.get("ContentRange", "bytes 0-0/0")
-    if (needed and needed not in parsed) or not re.fullmatch(r"bytes \d+-\d+/\d+", span):
-        raise Outage("S3", f"the answer to {model.name} was cut short")
+    name, headers, body = operation_model.name, response_dict["headers"], response_dict["body"]
+    if response_dict["status_code"] >= 300:
+        is_whole = name.startswith("Head") or b"</Error>" in body
+    elif name.startswith(("List", "Create", "Complete")):
+        is_whole = bool(body)
+    else:
+        is_whole = all(header in headers for header in _IN_ANSWERS.get(name, ()))
+    is_whole = is_whole and all(
+        re.fullmatch(form, headers[header]) for header, form in _FORMS.items() if header in headers
+    )
+    if not is_whole:
+        raise Outage("S3", f"the answer to {name} is not whole (status {response_dict['status_code']})")
 
 
 def part_bytes(size: int) -> int:

@@ -16,6 +16,7 @@ from botocore.exceptions import ConnectionError as S3ConnectionError
 from botocore.parsers import ResponseParserError
 from psycopg2 import errors as sql_errors
 from s3transfer.exceptions import RetriesExceededError as TransferRetriesExceededError
+from urllib3.exceptions import ProtocolError
 
 
 class Permanent(Exception):
@@ -70,6 +71,7 @@ _S3_LOST = (
     RetriesExceededError,
     TransferRetriesExceededError,
     ResponseParserError,
+    ProtocolError,
 )
 
 _REDIS_LOST = (

@@ -165,8 +165,9 @@ class Worker:
         key, ours, dead = job_queue.heartbeat_key(self.id), self._state(), ""
         while held := take(keys=[key], args=[ours, self.limits.heartbeat, dead]):
             other = json.loads(held)
-            if other["host"] == self.host and _started(other["pid"]) != other["started"]:
-                dead = held  # an earlier run on this machine that has ended
+            is_here, started = other["host"] == self.host, _started(other["pid"])
+            if is_here and (started != other["started"] or other["pid"] == os.getpid()):
+                dead = held  # an earlier run here that has ended, or ourselves, where the answer was lost
                 continue
             if other["host"] == self.host or time.monotonic() > deadline:
                 raise Misconfigured(

@@ -1,5 +1,6 @@
 """The loop: what a failure means for a job, how a worker ends, and who it is while it lives."""
 
+import hashlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from pipeline.errors import LostClaim, Outage, Permanent, Stopping
 from pipeline.job_queue import Job, JobQueue
 from pipeline.worker import Limits, Misconfigured, Worker, notify
 from tests.child import Child, free_port, is_alive, wait_until
+from tests.faults.proxy import Proxy
 from tests.fleet import PROJECT, Fleet
 from tests.servers import Valkey
 
@@ -424,6 +426,18 @@ def test_it_waits_for_the_end_of_a_heartbeat_from_another_host(
     monkeypatch.setattr(worker.stop, "wait", lambda seconds: time.sleep(0.1))
     worker._take_identity()
     assert heartbeat_of(redis)["host"] == worker.host
+
+
+def test_it_knows_itself_where_the_answer_to_its_first_heartbeat_was_lost(redis: Any, fleet: Fleet) -> None:
+    worker = make(fleet)
+    with Proxy(fleet.valkey.port) as proxy:
+        worker.redis.connection_pool.connection_kwargs["port"] = proxy.port
+        script = Path(job_queue.__file__).parent / "lua" / "take_identity.lua"
+        worker.redis.script_load(script.read_text())
+        proxy.drop_replies = [hashlib.sha1(script.read_bytes()).hexdigest().encode()]
+        worker.outlast(worker._take_identity)
+        assert proxy.drop_replies == []
+    assert heartbeat_of(redis)["pid"] == os.getpid()
 
 
 def test_it_refuses_an_id_that_another_host_keeps_alive(redis: Any, fleet: Fleet) -> None:

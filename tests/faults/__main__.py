@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.database import Database
-from tests.faults import kills, scenarios, table
+from tests.faults import kills, outage_parts, scenarios, table
 from tests.faults.checker import Findings
 from tests.faults.points import FUNCTIONS, Point, points
 from tests.faults.table import Row
@@ -165,6 +165,7 @@ PARTS: dict[str, Callable[[Play], Iterator[Row]]] = {
     "poison": poison,
     "lost-host": lost_host,
     "two-owners": two_owners,
+    **outage_parts.PARTS,
 }
 
 

@@ -51,42 +51,42 @@ def attempt(rig: Rig, outage: Outage, seconds: float, archives: int = 6, files: 
     recovery = None
     if not done:
         recovery = rig.seconds_to_progress(outage.service, before, waiting, GIVEN_UP_SECONDS)
-    return Trial(rig.check(), recovery)
+    findings = rig.check()
+    if recovery is not None and recovery > RECOVERY_SECONDS:
+        findings.stranded.append(f"work went on {recovery:.0f} s after the return of {NAMES[outage.service]}")
+    return Trial(findings, recovery)
 
 
 # --- the network -----------------------------------------------------------------------------------------
 
 
-def _proxy(rig: Rig, service: str) -> Proxy:
-    proxy: Proxy = getattr(rig, service)
-    return proxy
-
-
 @contextmanager
-def _by_proxy(rig: Rig, service: str, fault: Callable[[Proxy], None], dead: bool = False) -> Iterator[None]:
-    proxy = _proxy(rig, service)
-    fault(proxy)
+def _by_proxy(rig: Rig, service: str, fault: Callable[[Rig, Proxy], None], dead: bool = False) -> Iterator[None]:
+    proxy: Proxy = getattr(rig, service)
+    fault(rig, proxy)
     try:
         yield
     finally:
         proxy.passes(dead=dead)
 
 
+def _answers(status: int, _: Rig, proxy: Proxy) -> None:
+    proxy.answers(status)
+
+
 def _network(service: str) -> Iterator[Outage]:
-    faults: dict[str, tuple[Callable[[Proxy], None], bool]] = {
-        "connections cut": (Proxy.cuts, False),
-        "connections reset": (Proxy.resets, False),
-        "a black hole, then all goes on": (Proxy.holds, False),
-        "a black hole, its connections stay dead": (Proxy.holds, True),
-        "slow": (lambda proxy: proxy.delays(0.01), False),
-        "replies cut after 100 bytes": (lambda proxy: proxy.truncates(100), False),
+    faults: dict[str, Callable[[Rig, Proxy], None]] = {
+        "connections cut": lambda _, proxy: proxy.cuts(),
+        "connections reset": lambda _, proxy: proxy.resets(),
+        "a black hole, then all goes on": lambda _, proxy: proxy.holds(),
+        "a black hole, its connections stay dead": lambda _, proxy: proxy.holds(),
+        "each piece 0.2 s late": lambda rig, proxy: proxy.delays(0.2 / rig.clock.speed),
+        "answers cut short": lambda rig, proxy: proxy.truncates(rig.random.randrange(400)),
     }
-    if service == "s3":
-        faults["answers 503"] = (lambda proxy: proxy.answers(503), False)
-        faults["answers 500"] = (lambda proxy: proxy.answers(500), False)
-        faults["answers 403"] = (lambda proxy: proxy.answers(403), False)
-    for name, (fault, dead) in faults.items():
-        yield Outage(service, name, partial(_by_proxy, service=service, fault=fault, dead=dead))
+    for status in (503, 500, 403) if service == "s3" else ():
+        faults[f"answers {status}"] = partial(_answers, status)
+    for name, fault in faults.items():
+        yield Outage(service, name, partial(_by_proxy, service=service, fault=fault, dead="dead" in name))
 
 
 # --- restarts --------------------------------------------------------------------------------------------
@@ -156,6 +156,19 @@ def _read_only_disk(rig: Rig, disk: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+# --- the clock -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _wrong_clock(rig: Rig, ahead: float) -> Iterator[None]:
+    """The workers' wall clock is set, that of Redis is right."""
+    rig.workers_clock.set_forward(ahead)
+    try:
+        yield
+    finally:
+        rig.workers_clock.set_forward(0)
+
+
 def _disks() -> Iterator[Outage]:
     for number, name in enumerate(("scratch", "TRANSFER_ROOT")):
         yield Outage("disk", f"{name} is full", partial(_no_space, disk=number))
@@ -171,5 +184,12 @@ OUTAGES = {
         Outage("redis", "read-only", _read_only),
         Outage("redis", "full, noeviction", _full),
         *_disks(),
+        Outage("clock", "set forward by a day", partial(_wrong_clock, ahead=86400)),
+        Outage("clock", "set back by a day", partial(_wrong_clock, ahead=-86400)),
+        Outage("clock", "set forward by 50 s", partial(_wrong_clock, ahead=50)),
+        Outage("clock", "set back by 50 s", partial(_wrong_clock, ahead=-50)),
     )
 }
+
+# Where S3 is Swift, which keeps its objects when it ends.
+SWIFT_OUTAGES = {str(outage): outage for outage in _restarts("s3")}

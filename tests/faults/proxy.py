@@ -11,8 +11,9 @@ What becomes of its connections is switched while it runs:
     truncates  every connection ends after so many more bytes from the server
     answers    HTTP: every request is answered with this status, whatever it asks
 
-And once, to one connection: `drops_reply` to the next request that holds these bytes; `cut_at`, a list of byte
-counts: the first connection that brings so many from the server ends there (`cut_resets`: with RST), and so on.
+And to single connections: `drop_replies`, byte strings: a request that holds one of them reaches the server, and
+its connection ends before the answer, once for each; `cut_at`, byte counts: the first connection that brings so
+many from the server ends there (`cut_resets`: with RST), and so on.
 """
 
 import asyncio
@@ -33,7 +34,8 @@ class _Connection:
     def __init__(self, *ends: asyncio.StreamWriter) -> None:
         self.ends = ends
         self.most: int | None = None  # bytes from the server, before it ends
-        self.is_dead = self.drops_reply = False
+        self.is_dead = False
+        self.unanswered = b""  # what its request held whose reply is to be dropped
         self.brought = 0  # bytes from the server
 
     def end(self, with_reset: bool = False) -> None:
@@ -57,10 +59,10 @@ class Proxy:
         self.cut_at: list[int] = []
         self.cut_resets = False
         self.brought: list[int] = []  # bytes from the server, by connection
-        self.dropped = 0  # replies
+        self.drop_replies: list[bytes] = []
+        self.dropped: list[bytes] = []  # of those
         self._fault, self._seconds, self._status = "passes", 0.0, 0
         self._most: int | None = None
-        self._reply_to: bytes | None = None
         self._open: set[_Connection] = set()
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
@@ -106,10 +108,6 @@ class Proxy:
         """Answer each HTTP request with this status."""
         self._status = status
         self._switch("answers", _Connection.end)
-
-    def drops_reply(self, to: bytes) -> None:
-        """Let the next request that holds these bytes through, and its connection end before the reply."""
-        self._reply_to = to
 
     def _switch(self, fault: str, change: Callable[[_Connection], object] = bool) -> None:
         async def switch() -> None:
@@ -171,8 +169,7 @@ class Proxy:
         """From the client to the server."""
         while data := await reader.read(_READ):
             await self._gate(of)
-            if self._reply_to is not None and self._reply_to in data:
-                self._reply_to, of.drops_reply = None, True
+            of.unanswered = of.unanswered or next((text for text in self.drop_replies if text in data), b"")
             writer.write(data)
             await writer.drain()
         await self._gate(of)
@@ -186,8 +183,9 @@ class Proxy:
             await self._gate(of)
             of.brought += len(data)
             self.brought[number] = of.brought
-            if of.drops_reply:
-                self.dropped += 1
+            if of.unanswered in self.drop_replies:
+                self.drop_replies.remove(of.unanswered)
+                self.dropped.append(of.unanswered)
                 of.end()
                 return
             if (excess := self._excess(of)) is not None:

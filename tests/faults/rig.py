@@ -11,7 +11,7 @@ import random
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +32,14 @@ from tests.servers import SwiftS3, Valkey
 from tests.steps import object_keys, s3_client
 
 ROLES = ("transfer", "unpack", "gpu")
-NAMES = {"redis": "Redis", "postgres": "PostgreSQL", "s3": "S3", "disk": "the disk"}  # as the workers call them
+# As the workers call them.
+NAMES = {
+    "redis": "Redis",
+    "postgres": "PostgreSQL",
+    "s3": "S3",
+    "disk": "the disk",
+    "clock": "the clock",
+}
 QUEUES = ("queue:transfer", "queue:unpack", "queue:transcribe")
 SETTINGS = {
     "MAX_ATTEMPTS": "1",
@@ -88,16 +95,15 @@ class Rig:
         for disk in self.disks:
             self._stack.enter_context(small_disk(disk))
         Database(fleet.postgres.url).migrate()
-        fleet.changes = {
-            **SETTINGS,
-            **self.workers_clock.environment,
-            "REDIS_URL": f"redis://127.0.0.1:{self.redis.port}/0",
-            "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.postgres.port}/pipeline",
-            "S3_ENDPOINT": f"http://127.0.0.1:{self.s3.port}",
-        }
+        fleet.postgres.grant()
+        through = ((fleet.valkey, self.redis), (fleet.postgres, self.postgres), (fleet.s3, self.s3))
+        settings = fleet.settings()
+        for name, (server, proxy) in zip(("REDIS_URL", "DATABASE_URL", "S3_ENDPOINT"), through, strict=True):
+            settings[name] = settings[name].replace(f":{server.port}", f":{proxy.port}")
+        urls = {name: settings[name] for name in ("REDIS_URL", "DATABASE_URL", "S3_ENDPOINT")}
+        fleet.changes = {**SETTINGS, **self.workers_clock.environment, **urls}
         self.client = self._stack.enter_context(contextlib.closing(redis_client.connect(fleet.valkey.url)))
-        for role in ROLES:
-            fleet.worker(role)
+        self.workers = {role: fleet.worker(role) for role in ROLES}
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -116,9 +122,13 @@ class Rig:
             make_tar(path, {**{name: file.data for name, file in members.items()}, **pad})
             self.archives.append(Archive(path.name, members, digest(path.read_bytes()), path))
             paths.append(str(path))
-        done = self.fleet.control("enqueue", *paths)
+        self.control("enqueue", *paths)
+
+    def control(self, *arguments: str) -> None:
+        """Run pipelinectl, which must succeed."""
+        done = self.fleet.control(*arguments)
         if done.returncode != 0:
-            raise RuntimeError(f"pipelinectl enqueue: {done.stderr}")
+            raise RuntimeError(f"pipelinectl {arguments[0]}: {done.stdout}{done.stderr}")
 
     def _recordings(self, number: int) -> Iterator[tuple[str, File]]:
         """Short recordings; one in eight is silent, one damaged."""
@@ -132,16 +142,28 @@ class Rig:
                 name = self.random.choice(SHORT[:6])
                 yield Path(name).name, File(sample(name), WORDS[name])
 
+    def sources(self) -> list[Path]:
+        """The archives that are still on the EC2 host."""
+        return [archive.source for archive in self.archives if archive.source and archive.source.exists()]
+
     def wait_until_all_work(self) -> None:
         """Wait until each worker is in the middle of its work, then a moment more, by chance."""
 
         def all_work() -> bool:
-            self.require_workers()
             left = self.fleet.query("SELECT count(*) FROM audio_files WHERE status = 'processing'")[0][0]
             return bool(left and all(self.client.llen(queue) for queue in QUEUES))
 
-        wait_until(all_work, "work in every worker's hands", QUIET_SECONDS)
+        self.wait_for(all_work, "work in every worker's hands")
         time.sleep(self.random.random() * 0.5)
+
+    def wait_for(self, done: Callable[[], object], what: str) -> None:
+        """Wait for the condition; a worker that has ended by itself is an error."""
+
+        def is_done() -> bool:
+            self.require_workers()
+            return bool(done())
+
+        wait_until(is_done, what, QUIET_SECONDS)
 
     def require_workers(self) -> None:
         """RuntimeError where a worker has ended by itself."""
@@ -165,6 +187,8 @@ class Rig:
             steps.scard(f"batch:{batch_id}:queued").scard(f"batch:{batch_id}:settled")
         return steps.execute()
 
+    _seen_clock = _seen_redis  # what a worker does not claim while its clock is wrong
+
     def _seen_postgres(self) -> Any:
         return self.fleet.query(
             "SELECT (SELECT count(*) FROM batches), (SELECT count(*) FROM transcripts),"
@@ -175,8 +199,8 @@ class Rig:
         return object_keys(self.fleet), [_size(path) for path in self.disks[0].glob("*/archive.tar*")]
 
     def _seen_disk(self) -> Any:
-        paths = (path for disk in self.disks for path in sorted(disk.rglob("*")))
-        return [(str(path), _size(path)) for path in paths if path.is_file()]
+        paths = [Path(folder, name) for disk in self.disks for folder, _, names in os.walk(disk) for name in names]
+        return [(str(path), _size(path)) for path in sorted(paths)]
 
     def waiting(self, service: str, since: dict[str, int]) -> list[str]:
         """The roles whose last word on the service, in their logs after these places, is that it is away."""

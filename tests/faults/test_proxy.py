@@ -173,12 +173,12 @@ def test_it_cuts_single_connections_where_it_is_told(proxy: Proxy) -> None:
 
 def test_it_drops_one_reply(proxy: Proxy, echo: Echo) -> None:
     with client_of(proxy) as client, client_of(proxy) as other:
-        proxy.drops_reply(b"two")
+        proxy.drop_replies = [b"two"]
         assert ask(client, b"one") == b"one"
         assert ask(client, b"two") == b""
         assert ask(other, b"two") == b"two"
     assert echo.got == b"onetwotwo"
-    assert proxy.dropped == 1
+    assert (proxy.dropped, proxy.drop_replies) == ([b"two"], [])
 
 
 def test_it_answers_for_the_server() -> None:
