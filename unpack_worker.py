@@ -63,7 +63,7 @@ class Unpacker:
         size = outlast(s3_utils.archive_bytes, s3_key)
         if not self._fits(job, batch_id, size):
             return
-        if not outlast(self.batches.adopt, batch_id, s3_key, job):
+        if not outlast(self.batches.adopt, batch_id, s3_key, job, self.worker.queue):
             self._drop_finished(job, batch_id)
             return
         path = outlast(s3_utils.download_archive, s3_key, batch_id)

@@ -71,10 +71,16 @@ class Batches:
         self._requeue, self._hand_back, self._expire = script("requeue"), script("hand_back"), script("expire")
         self._drop_queue = script("drop_queue")
 
-    def adopt(self, batch_id: str, s3_key: str, job: Job) -> bool:
-        """Make the batch this host's own; False where all its files are settled already."""
-        keys = [*keys_of(batch_id, *_FIELDS), OPEN, FINISHING]
-        return self._adopt(keys=keys, args=[batch_id, self.host, s3_key, job.payload]) == "adopted"
+    def adopt(self, batch_id: str, s3_key: str, job: Job, queue: JobQueue | None = None) -> bool:
+        """Make the batch this host's own; False where all its files are settled already.
+
+        `LostClaim` where a queue is given and the job is no longer this worker's: whoever has it has the batch.
+        """
+        keys = [*keys_of(batch_id, *_FIELDS), OPEN, FINISHING, *([queue.working] if queue else [])]
+        result = self._adopt(keys=keys, args=[batch_id, self.host, s3_key, job.payload])
+        if result == "lost":
+            raise LostClaim(f"batch {batch_id} is another worker's to unpack now")
+        return bool(result == "adopted")
 
     def open(self, batch_id: str, total: int) -> None:
         """Start counting to `total` files. `LostClaim` where the batch is another host's."""

@@ -120,7 +120,7 @@ class Database:
                 self._idle.pop().close()
 
     def start_file(self, batch_id: str, original_filename: str) -> AudioRow:
-        """The file's row, made where it is missing; its status is 'done' or 'processing' after this."""
+        """The file's row, made as one in work where it is missing; one that is settled stays so."""
         with self.transaction() as cursor:
             cursor.execute(_query("start_file"), {"batch_id": batch_id, "original_filename": original_filename})
             return AudioRow(*cursor.fetchone())

@@ -201,6 +201,30 @@ def test_it_refuses_to_adopt_a_batch_that_is_finishing(redis: Any, ours: Batches
     assert {key: redis.dump(key) for key in redis.keys("*")} == before
 
 
+def test_a_worker_that_has_lost_its_job_adopts_nothing(redis: Any, ours: Batches, theirs: Batches) -> None:
+    late, heir = JobQueue(redis, UNPACK, "late"), JobQueue(redis, UNPACK, "heir")
+    late.register()
+    redis.rpush(UNPACK, UNPACK_JOB.payload)
+    job = late.claim(0.01)
+    assert job is not None
+    assert theirs.adopt(ID, S3_KEY, job, late)  # it may do so again, as long as the job is its own
+    heir.recover()
+    again = heir.claim(0.01)
+    assert again is not None
+    assert ours.adopt(ID, S3_KEY, again, heir)
+    ours.open(ID, 2)
+    for settled in (False, True):  # while the other one works, and when it has ended
+        if settled:
+            heir.settle(again)
+            ours.settle(ID, "0.mp3", "processed")
+            ours.settle(ID, "1.mp3", "processed")
+            ours.close(ID)
+        before = {key: redis.dump(key) for key in redis.keys("*")}
+        with pytest.raises(LostClaim, match=ID):
+            theirs.adopt(ID, S3_KEY, job, late)
+        assert {key: redis.dump(key) for key in redis.keys("*")} == before
+
+
 # --- another host's -------------------------------------------------------------------------------------
 
 

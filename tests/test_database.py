@@ -156,10 +156,14 @@ def test_it_marks_a_file_as_failed_with_the_last_reason(fleet: Fleet, database: 
     assert fleet.query("SELECT status, error FROM audio_files") == [("failed", "ffmpeg: no sound")]
 
 
-def test_it_works_on_a_failed_file_again(fleet: Fleet, database: Database) -> None:
+def test_a_failed_file_that_is_worked_on_again_stays_failed_until_it_is_done(
+    fleet: Fleet, database: Database
+) -> None:
+    """A worker that wakes when its batch is finished elsewhere may begin it, and then drop it."""
     database.fail_file(BATCH, "a.mp3", "once")
     row = database.start_file(BATCH, "a.mp3")
-    assert row.status == "processing"
+    assert row.status == "failed"
+    assert fleet.query("SELECT status, error FROM audio_files") == [("failed", "once")]
     database.update_audio_s3_path(row.audio_id, "key")
     assert fleet.query("SELECT status, error FROM audio_files") == [("done", None)]
 

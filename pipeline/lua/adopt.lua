@@ -1,8 +1,10 @@
 -- Make a batch this host's own before its archive is fetched.
--- KEYS: host, s3_key, job, total, processed, failed, settled, queued, open, finishing.
+-- KEYS: host, s3_key, job, total, processed, failed, settled, queued, open, finishing, and the working list that has
+-- to hold the job, where one is given.
 -- ARGV: batch id, host, s3_key, unpack job.
--- Gives 'finishing' where every file is settled already, else 'adopted'. A batch of another host starts anew:
--- what that host still has queued is no longer counted.
+-- Gives 'lost' where that list does not hold it, 'finishing' where every file is settled already, else 'adopted'. A
+-- batch of another host starts anew: what that host still has queued is no longer counted.
+if KEYS[11] and not redis.call('LPOS', KEYS[11], ARGV[4]) then return 'lost' end
 if redis.call('HEXISTS', KEYS[10], ARGV[1]) == 1 then return 'finishing' end
 if redis.call('GET', KEYS[1]) ~= ARGV[2] then
   redis.call('DEL', KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8])
