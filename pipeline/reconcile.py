@@ -334,15 +334,14 @@ def rows_of(database: Database, audio_ids: list[int]) -> dict[int, tuple[str, st
         return {audio_id: (status, path) for audio_id, status, path in cursor.fetchall()}
 
 
-_UNSETTLED = "EXISTS (SELECT FROM audio_files WHERE batch_id = %(batch_id)s AND status = 'processing')"
-
-
 def unfinish(database: Database, batch_id: str) -> bool:
     """Note that a batch with files to do is not finished after all; False where it has none and is finished."""
     with database.transaction() as cursor:
         named = {"batch_id": batch_id}
         cursor.execute(
-            f"UPDATE batches SET finished_at = NULL WHERE batch_id = %(batch_id)s AND {_UNSETTLED}", named
+            "UPDATE batches SET finished_at = NULL WHERE batch_id = %(batch_id)s AND EXISTS"
+            " (SELECT FROM audio_files WHERE batch_id = %(batch_id)s AND status = 'processing')",
+            named,
         )
         cursor.execute("SELECT FROM batches WHERE batch_id = %(batch_id)s AND finished_at IS NOT NULL", named)
         return cursor.fetchone() is None
@@ -353,7 +352,7 @@ def mark_finished(database: Database, batch_id: str) -> bool:
     with database.transaction() as cursor:
         cursor.execute(
             "UPDATE batches SET finished_at = now() WHERE batch_id = %(batch_id)s AND finished_at IS NULL"
-            f" AND NOT {_UNSETTLED}",
+            " AND NOT EXISTS (SELECT FROM audio_files WHERE batch_id = %(batch_id)s AND status = 'processing')",
             {"batch_id": batch_id},
         )
         return bool(cursor.rowcount)
@@ -362,7 +361,9 @@ def mark_finished(database: Database, batch_id: str) -> bool:
 def is_unsettled(database: Database, batch_id: str) -> bool:
     """Whether a batch has files that are neither done nor failed."""
     with database.transaction() as cursor:
-        cursor.execute(f"SELECT {_UNSETTLED}", {"batch_id": batch_id})
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM audio_files WHERE batch_id = %s AND status = 'processing')", (batch_id,)
+        )
         return bool(cursor.fetchone()[0])
 
 

@@ -98,15 +98,15 @@ class Retry:
             return (
                 self.batch(of) if failed_names(self.database, of) else self._archive(of, letter.fields["s3_key"])
             )
-        self._take_out(letter, letter.queue)
+        self._take_out(letter, letter.job)
         return f"{letter.job} in {letter.queue}"
 
     def forget(self, letter: DeadLetter) -> None:
         """Take a dead letter out of its list."""
-        self._take_out(letter, "")
+        self._take_out(letter, job="")
 
-    def _take_out(self, letter: DeadLetter, queue: str) -> None:
-        self._revive(keys=[f"{letter.queue}:dead", queue], args=[letter.letter, letter.job])
+    def _take_out(self, letter: DeadLetter, job: str) -> None:
+        self._revive(keys=[f"{letter.queue}:dead", letter.queue], args=[letter.letter, job])
         self.letters.remove(letter)
 
 

@@ -373,7 +373,7 @@ class Worker:
                 self._failing.add(step)
                 log.warning("%s is away, next try in %.0f s: %s", service, wait, error)
                 self.doing(f"waiting for {service}")
-            if self.stop.wait(wait * random.uniform(0.5, 1)):  # not all workers at the same moment
+            if self.stop.wait(wait * random.uniform(0.5, 1)):  # nosec B311: not all workers at the same moment
                 raise Stopping
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
 

@@ -198,8 +198,8 @@ def test_it_moves_the_batches_of_a_lost_host_to_another(
         fleet.worker(role, f"heir-{role}", **on_host(fleet, "heir"))
     wait_for(finished(fleet, 1), fleet, "the batch on its new host")
     assert {row[0] for row in rows(fleet).values()} == {"done"}
-    back = fleet.worker("gpu", "lost-gpu", **lost)
-    wait_until(lambda: log_of(back).count("not this host's") == 2, "the lost host's old jobs")
+    fleet.worker("gpu", "lost-gpu", **lost)
+    wait_until(lambda: redis.llen("queue:transcribe:lost") == 0, "the lost host's old jobs")
     fleet.worker("unpack", "lost-unpack", **lost)
     wait_for(lambda: not list(Path(lost["SCRATCH_ROOT"]).iterdir()), fleet, "the sweep of the lost host's scratch")
     assert len(object_keys(fleet, "processed/")) == 2

@@ -228,7 +228,8 @@ class Model:
                 return self.take_identity(worker, ours, dead)
             case "promote", []:
                 queue.promote()
-            case "begin", [job, token]:
+            case "begin", [job, token, name]:
+                queue.workers.add(name)
                 return queue.begin(worker, job, token)
             case "settle", [job, next_job, note, value]:
                 answer = queue.settle(worker, job)

@@ -186,7 +186,7 @@ def poison(fleet: Fleet, files: int = 500) -> tuple[Findings, list[float]]:
             good[f"{number:03}.mp3"] = File(sample(SHORT[0]), WORDS[SHORT[0]])
         everything = {**good, f"{files // 2:03}-poison.mp3": File(SILENCE, status="failed")}
         batch_id = stage.put("five-hundred", dict(sorted(everything.items())))
-        words = "pipeline.windows:ends_whole before poison KILL"
+        words = "pipeline.windows:ends_whole before -poison KILL"
         stage.start("alpha", "unpack")
         stage.start("alpha", "gpu-0", "gpu-1", words=words)
         deaths: list[float] = []
