@@ -51,6 +51,7 @@ class Nursery:
         self._requests.write(f"{json.dumps(request)}\n".encode())
         while not (pid := self._read()):
             pass
+        self._ended.pop(pid, None)  # an earlier worker's: process ids come round
         return pid
 
     def _read(self) -> int:
