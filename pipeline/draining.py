@@ -60,8 +60,8 @@ def hand_back(redis: Any, host: str, unpack_queue: str) -> list[str]:
 
 
 def _of_host(redis: Any, batch_ids: list[str], host: str) -> list[str]:
-    owners = redis.mget([f"batch:{batch_id}:host" for batch_id in batch_ids] or ["-"])
-    return [batch_id for batch_id, owner in zip(batch_ids, owners, strict=False) if owner == host]
+    owners = redis.mget([f"batch:{batch_id}:host" for batch_id in batch_ids]) if batch_ids else []
+    return [batch_id for batch_id, owner in zip(batch_ids, owners, strict=True) if owner == host]
 
 
 def _counts(redis: Any, batch_ids: list[str]) -> list[int]:
@@ -78,8 +78,8 @@ def _in_hand(redis: Any, host: str, queues: tuple[str, ...]) -> int:
     steps = redis.pipeline(transaction=False)
     for queue in queues:
         workers = redis.zrange(f"{queue}:workers", 0, -1)
-        states = redis.mget([heartbeat_key(worker) for worker in workers] or ["-"])
-        for worker, state in zip(workers, states, strict=False):
+        states = redis.mget([heartbeat_key(worker) for worker in workers]) if workers else []
+        for worker, state in zip(workers, states, strict=True):
             if state and json.loads(state)["host"] == host:
                 steps.llen(f"{queue}:working:{worker}")
     return sum(steps.execute())

@@ -167,6 +167,7 @@ class Fleet:
         running = [(worker, worker.process) for worker in self.workers if worker.process is not None]
         for _, process in running:
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # it may have been stopped
         stuck = []
         for worker, process in running:
             try:
