@@ -123,7 +123,8 @@ def test_a_clock_that_is_wrong_has_each_worker_wait_until_it_is_right(fleet: Fle
     for worker in workers.values():
         wait_for_log(worker, "the clock is away, next try in")
         assert ": this host is 120 s ahead of Redis, 60 s are allowed (CLOCK_SKEW_SECONDS)\n" in log_of(worker)
-    assert {state["doing"] for state in status(fleet)} == {"waiting for the clock"}
+    waiting = {"waiting for the clock"}
+    wait_for(lambda: {state["doing"] for state in status(fleet)} == waiting, fleet, "what the status says")
     assert not any(" ready, " in log_of(worker) for worker in workers.values())
     tell(clock, 0)
     for worker in workers.values():

@@ -16,6 +16,7 @@ RARE = {
     "pipeline.job_queue:JobQueue.retry",
     "pipeline.batch_ids:BatchIds.keep",
     "pipeline.batches:Batches.take_over",
+    "pipeline.copying:Copy._append",
 }
 
 
