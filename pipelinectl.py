@@ -21,10 +21,10 @@ import config
 import s3_utils
 from pipeline import draining, redis_client
 from pipeline.archive import is_storable
-from pipeline.batches import Batches
+from pipeline.batches import Batches, all_queues
 from pipeline.database import Database
 from pipeline.errors import Permanent, away
-from pipeline.failures import DeadLetter, Failures, Filter, all_queues, dead_letters, failed_among, read_failures
+from pipeline.failures import DeadLetter, Failures, Filter, dead_letters, failed_among, read_failures
 from pipeline.progress import count
 from pipeline.reconcile import Finding, Reconciler
 from pipeline.retry import Retry
@@ -42,6 +42,8 @@ EPILOG = """examples:
 
 exit status: 0 well, 1 a service is away or something is left to do, 2 wrong arguments or settings (example.env)"""
 
+
+QUEUES = [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE]
 
 RETRY = """Queue failed work again: the failed files of a batch, dead letters by --job, or all that a filter takes.
 What is done stays done. The archive is fetched and unpacked once more, so it has to be in S3."""
@@ -77,7 +79,7 @@ def connect_database() -> Iterator[Database]:
 
 def queues_of(redis: Any) -> list[str]:
     """Every queue: those of the settings, and each host's own."""
-    return all_queues(redis, [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE])
+    return all_queues(redis, QUEUES)
 
 
 def has_agreed(arguments: argparse.Namespace, question: str) -> bool:
@@ -122,8 +124,7 @@ def enqueue(arguments: argparse.Namespace) -> None:
 def status(arguments: argparse.Namespace) -> None:
     """Show queues, workers and open batches."""
     redis = connect()
-    queues = [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE]
-    now = read_status(redis, queues)
+    now = read_status(redis, QUEUES)
     if arguments.json:
         print(json.dumps(now.as_dict(), indent=2))
     else:

@@ -18,7 +18,7 @@ another host still does for it changes nothing here.
 
 import datetime
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ def unpack_job(batch_id: str, s3_key: str, file_count: int | None) -> dict[str, 
 def keys_of(batch_id: str, *fields: str) -> list[str]:
     """The names of the batch's keys."""
     return [f"batch:{batch_id}:{field}" for field in fields]
+
+
+def all_queues(redis: Any, names: Iterable[str]) -> list[str]:
+    """The queues, and the transcription queues that hosts have entered."""
+    return list(dict.fromkeys([*names, *sorted(redis.hkeys(QUEUES))]))
 
 
 @dataclass

@@ -87,6 +87,13 @@ class Database:
         finally:
             self._room.release()
 
+    @contextmanager
+    def long_transaction(self) -> Iterator[Any]:
+        """As `transaction`, with statements that may take any time, as reading a whole table or indexing it."""
+        with self.transaction(answer_seconds=None) as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            yield cursor
+
     def _connection(self) -> Any:
         """An idle connection, or a new one to the first of the hosts that takes it: libpq's own way through
         several hosts knows no time limit beside a wait callback."""
@@ -233,8 +240,7 @@ class Database:
 
     def migrate(self) -> list[str]:
         """Apply the files of `schema/` that are not applied yet, all or none; gives their names."""
-        with self.transaction(answer_seconds=None) as cursor:
-            cursor.execute("SET LOCAL statement_timeout = 0")  # an index of a large table takes its time
+        with self.long_transaction() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             cursor.execute(
                 "CREATE TABLE IF NOT EXISTS schema_migrations"

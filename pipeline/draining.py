@@ -4,13 +4,12 @@
 with the files that are on the host already.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.batches import DRAINING, FINISHING, OPEN, Batches
-from pipeline.job_queue import heartbeat_key
+from pipeline.batches import DRAINING, Batches
 from pipeline.progress import count
+from pipeline.status import open_batches, read_workers
 
 
 @dataclass(frozen=True)
@@ -42,44 +41,28 @@ def undo(redis: Any, host: str) -> bool:
 
 def work_of(redis: Any, host: str, *queues: str) -> Work:
     """What the host has left; `queues` are those whose jobs bring work to a host."""
-    open_batches = _of_host(redis, redis.zrange(OPEN, 0, -1), host)
-    counts = _counts(redis, open_batches)
-    finishing = [batch_id for batch_id, owner in redis.hgetall(FINISHING).items() if owner == host]
-    return Work(open_batches + finishing, sum(counts), _in_hand(redis, host, queues))
+    rows = [row for row in open_batches(redis) if row["host"] == host]
+    files = sum((row["total"] or 0) - (row["processed"] or 0) - (row["failed"] or 0) for row in rows)
+    batch_ids = [row["id"] for row in rows] + Batches(redis, host).finishing()
+    return Work(batch_ids, files, _in_hand(redis, host, queues))
 
 
 def hand_back(redis: Any, host: str, unpack_queue: str) -> list[str]:
     """Queue the host's open batches again, for other hosts to begin anew; gives their ids."""
     batches = Batches(redis, host)
     handed = []
-    for batch_id in _of_host(redis, redis.zrange(OPEN, 0, -1), host):
+    for batch_id in [row["id"] for row in open_batches(redis) if row["host"] == host]:
         job = redis.get(f"batch:{batch_id}:job")
         if job and batches.hand_back(unpack_queue, batch_id, job, host, "*", "*", "*"):
             handed.append(batch_id)
     return handed
 
 
-def _of_host(redis: Any, batch_ids: list[str], host: str) -> list[str]:
-    owners = redis.mget([f"batch:{batch_id}:host" for batch_id in batch_ids]) if batch_ids else []
-    return [batch_id for batch_id, owner in zip(batch_ids, owners, strict=True) if owner == host]
-
-
-def _counts(redis: Any, batch_ids: list[str]) -> list[int]:
-    """How many files of each batch are not settled."""
-    steps = redis.pipeline(transaction=False)
-    for batch_id in batch_ids:
-        steps.mget([f"batch:{batch_id}:{field}" for field in ("total", "processed", "failed")])
-    rows = [[int(value or 0) for value in row] for row in steps.execute()]
-    return [total - processed - failed for total, processed, failed in rows]
-
-
 def _in_hand(redis: Any, host: str, queues: tuple[str, ...]) -> int:
     """How many jobs of the queues the host's live workers have in hand; those of dead ones others take back."""
     steps = redis.pipeline(transaction=False)
     for queue in queues:
-        workers = redis.zrange(f"{queue}:workers", 0, -1)
-        states = redis.mget([heartbeat_key(worker) for worker in workers]) if workers else []
-        for worker, state in zip(workers, states, strict=True):
-            if state and json.loads(state)["host"] == host:
-                steps.llen(f"{queue}:working:{worker}")
+        for worker in read_workers(redis, redis.zrange(f"{queue}:workers", 0, -1)):
+            if worker["alive"] and worker["host"] == host:
+                steps.llen(f"{queue}:working:{worker['id']}")
     return sum(steps.execute())

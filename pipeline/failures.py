@@ -4,11 +4,9 @@ import datetime
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline import batches
 from pipeline.archive import is_storable
 from pipeline.batches import is_id
 from pipeline.database import Database
@@ -87,11 +85,6 @@ class Failures:
         """The failures for JSON."""
         jobs = [{name: value for name, value in asdict(job).items() if name != "letter"} for job in self.jobs]
         return {"files": [asdict(file) for file in self.files], "jobs": jobs}
-
-
-def all_queues(redis: Any, names: Iterable[str]) -> list[str]:
-    """The queues, and the transcription queues that hosts have entered."""
-    return list(dict.fromkeys([*names, *sorted(redis.hkeys(batches.QUEUES))]))
 
 
 def dead_letters(redis: Any, queues: list[str]) -> list[DeadLetter]:

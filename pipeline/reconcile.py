@@ -194,7 +194,7 @@ class Reconciler:
         )  # fmt: skip
 
     def _expire(self, batch: OpenBatch) -> bool:
-        if is_unsettled(self.database, batch.id):
+        if self.database.unsettled_files(batch.id):
             return False
         changed = self.batches.expire(batch.id, batch.opened, batch.host)
         if changed and not self.batches.is_known(batch.host):  # there is no host that would finish it
@@ -298,7 +298,7 @@ def known_batches(database: Database) -> dict[str, Known]:
         "  FROM audio_files GROUP BY batch_id"
         " ) AS counted USING (batch_id)"
     )
-    with _long_transaction(database) as cursor:
+    with database.long_transaction() as cursor:
         cursor.execute(query)
         return {batch_id: Known(*rest) for batch_id, *rest in cursor.fetchall()}
 
@@ -319,7 +319,7 @@ def done_rows(database: Database) -> Iterator[Iterator[Row]]:
                 return
             yield from rows
 
-    with _long_transaction(database) as cursor:
+    with database.long_transaction() as cursor:
         cursor.execute(query)
         yield fetch(cursor)
 
@@ -358,15 +358,6 @@ def mark_finished(database: Database, batch_id: str) -> bool:
         return bool(cursor.rowcount)
 
 
-def is_unsettled(database: Database, batch_id: str) -> bool:
-    """Whether a batch has files that are neither done nor failed."""
-    with database.transaction() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM audio_files WHERE batch_id = %s AND status = 'processing')", (batch_id,)
-        )
-        return bool(cursor.fetchone()[0])
-
-
 def forget_opus(database: Database, audio_ids: list[int]) -> None:
     """Have files worked on again whose Opus is gone."""
     with database.transaction() as cursor:
@@ -375,14 +366,6 @@ def forget_opus(database: Database, audio_ids: list[int]) -> None:
             " WHERE audio_id = ANY(%s::bigint[]) AND status = 'done'",
             (audio_ids,),
         )
-
-
-@contextmanager
-def _long_transaction(database: Database) -> Iterator[Any]:
-    """A transaction whose statements may read whole tables."""
-    with database.transaction(answer_seconds=None) as cursor:
-        cursor.execute("SET LOCAL statement_timeout = 0")
-        yield cursor
 
 
 # --- what Redis holds ----------------------------------------------------------------------------------

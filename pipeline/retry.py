@@ -58,11 +58,7 @@ class Retry:
         s3_key = archive_of(self.database, batch_id) or self.archive_key(batch_id)
         self.check_archive(s3_key)
         reopen(self.database, batch_id, chosen)
-        self._queue(batch_id, s3_key)
-        for letter in list(self.letters):
-            of_file = letter.file and letter.file[0] == batch_id and letter.file[1] in chosen
-            if of_file or self._is_archive(letter, batch_id):
-                self.forget(letter)
+        self._queue(batch_id, s3_key, chosen)
         return f"{count(len(chosen), 'file')} of batch {batch_id}"
 
     def _is_archive(self, letter: DeadLetter, batch_id: str) -> bool:
@@ -72,16 +68,18 @@ class Retry:
 
     def _archive(self, batch_id: str, s3_key: str) -> str:
         self.check_archive(s3_key)
-        self._queue(batch_id, s3_key)
-        for letter in list(self.letters):
-            if self._is_archive(letter, batch_id):
-                self.forget(letter)
+        self._queue(batch_id, s3_key, [])
         return f"batch {batch_id}"
 
-    def _queue(self, batch_id: str, s3_key: str) -> None:
+    def _queue(self, batch_id: str, s3_key: str, names: list[str]) -> None:
+        """Queue the archive; then the dead letters of it and of these files go."""
         # without the number of files: a mended archive may hold another one
         if not self.batches.requeue(self.unpack_queue, unpack_job(batch_id, s3_key, None)):
             raise Permanent(f"batch {batch_id} has just come into work: its files can be tried again afterwards")
+        for letter in list(self.letters):
+            of_file = letter.file and letter.file[0] == batch_id and letter.file[1] in names
+            if of_file or self._is_archive(letter, batch_id):
+                self.forget(letter)
 
     def letter(self, letter: DeadLetter) -> str:
         """Try a dead letter's job again; gives in words what was queued. `Permanent` as for `batch`."""

@@ -25,12 +25,11 @@ class Status:
 
 def read_status(redis: Any, queue_names: list[str]) -> Status:
     """Read the status of these queues, and of the transcription queues that hosts have entered."""
-    hosts_queues = sorted(redis.hkeys(batches.QUEUES))
-    names = list(dict.fromkeys([*queue_names, *hosts_queues]))
+    names = batches.all_queues(redis, queue_names)
     worker_ids = _pipelined(redis, [("zrange", f"{name}:workers", 0, -1) for name in names])
-    workers = _workers(redis, sorted({worker_id for ids in worker_ids for worker_id in ids}))
+    workers = read_workers(redis, sorted({worker_id for ids in worker_ids for worker_id in ids}))
     queues = [_queue(redis, name, ids) for name, ids in zip(names, worker_ids, strict=True)]
-    return Status(queues, workers, _batches(redis))
+    return Status(queues, workers, open_batches(redis))
 
 
 def _queue(redis: Any, name: str, worker_ids: list[str]) -> dict[str, Any]:
@@ -40,7 +39,8 @@ def _queue(redis: Any, name: str, worker_ids: list[str]) -> dict[str, Any]:
     return {"name": name, "waiting": waiting, "delayed": delayed, "in_work": sum(working), "dead": dead}
 
 
-def _workers(redis: Any, worker_ids: list[str]) -> list[dict[str, Any]]:
+def read_workers(redis: Any, worker_ids: list[str]) -> list[dict[str, Any]]:
+    """What each worker says of itself, in the same order."""
     states = _pipelined(redis, [("get", job_queue.heartbeat_key(worker_id)) for worker_id in worker_ids])
     gone = {"host": "", "role": "", "doing": "gone", "since": 0}
     return [
@@ -49,7 +49,8 @@ def _workers(redis: Any, worker_ids: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _batches(redis: Any) -> list[dict[str, Any]]:
+def open_batches(redis: Any) -> list[dict[str, Any]]:
+    """The open batches with their host and counts (None before the first), in the order of their start."""
     batch_ids = redis.zrange(batches.OPEN, 0, -1)
     fields = ("host", "s3_key", "total", "processed", "failed")
     rows = _pipelined(redis, [("mget", batches.keys_of(batch_id, *fields)) for batch_id in batch_ids])

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.batches import all_queues
 from pipeline.database import Database
 from pipeline.failures import (
     FailedFile,
     Failures,
     Filter,
-    all_queues,
     dead_letters,
     failed_among,
     failed_files,
