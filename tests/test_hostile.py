@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from pipeline.archive import BadArchive
 from pipeline.compression import zstd
 from pipeline.errors import away
 from tests import hostile
+from tests.disks import small_disk
 from tests.fleet import PROJECT
 from tests.hostile import BLOCK, COMPRESSORS, END, FORMATS, SOUND, Case, header, member, unpack
 from tests.test_archive import header_offsets, tar_bytes
@@ -305,35 +306,27 @@ def test_what_the_real_compressors_write_is_read(tmp_path: Path, program: str, a
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB, of which 3 are free."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    (folder / "others").write_bytes(bytes(5 * 2**20))
-    return folder
+    with small_disk(tmp_path / "disk", "8m") as folder:
+        (folder / "others").write_bytes(bytes(5 * 2**20))
+        yield folder
 
 
 @pytest.mark.parametrize("kind", COMPRESSORS)
-def test_a_full_disk_is_waited_for_and_a_bomb_on_it_is_not(
-    small_disk: Path, kind: str, request: pytest.FixtureRequest
-) -> None:
-    request.addfinalizer(lambda: subprocess.run(["umount", str(small_disk)], check=True))
-    path = put(small_disk, COMPRESSORS[kind](member(b"x.mp3", bytes(6 * 2**20)) + END))
+def test_a_full_disk_is_waited_for_and_a_bomb_on_it_is_not(disk: Path, kind: str) -> None:
+    path = put(disk, COMPRESSORS[kind](member(b"x.mp3", bytes(6 * 2**20)) + END))
     with pytest.raises(OSError, match="no room for the unpacked archive") as caught:
         compression.make_plain(path, 10**9)
     assert away(caught.value) == "the disk"
-    (small_disk / "others").unlink()
+    (disk / "others").unlink()
     compression.make_plain(path, 10**9)
     assert len(archive.index(path, 1, 10**9).members) == 1
-    (small_disk / "others").write_bytes(b"")
+    (disk / "others").write_bytes(b"")
     path.write_bytes(COMPRESSORS[kind](member(b"x.mp3", bytes(20 * 2**20)) + END))
     with pytest.raises(BadArchive, match="more than the volume holds"):
         compression.make_plain(path, 10**9)
-    assert sorted(each.name for each in small_disk.iterdir()) == ["archive.tar", "others"]
+    assert sorted(each.name for each in disk.iterdir()) == ["archive.tar", "others"]
 
 
 # --- the log -----------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Archives through all workers: every file one row, one object, one transcript, whatever is delivered twice."""
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from pipeline.batches import Batches
 from tests.child import wait_until
+from tests.disks import small_disk
 from tests.fleet import PROJECT, Fleet
 from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.steps import (
@@ -317,12 +317,7 @@ def test_an_archive_whose_unpacking_kills_its_worker_ends_with_every_file_settle
 def test_an_archive_larger_than_the_volume_is_refused_and_the_next_one_unpacked(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this user may not mount a small disk")
-    try:
+    with small_disk(tmp_path / "small", "3m") as small:
         upload(fleet, monkeypatch, make_tar(tmp_path / "big.tar", {"a.mp3": bytes(4_000_000)}))
         upload(fleet, monkeypatch, make_tar(tmp_path / "b.tar", {"b.mp3": SILENCE}), "20250623-000000")
         redis.rpush("queue:unpack", unpack_job(), unpack_job("20250623-000000"))
@@ -332,8 +327,6 @@ def test_an_archive_larger_than_the_volume_is_refused_and_the_next_one_unpacked(
         assert "the scratch volume of" in letter["error"]
         unpack.stop()
         fleet.workers.remove(unpack)
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_gpu_worker_whose_gpu_fails_ends_while_s3_is_away(fleet: Fleet, redis: Any) -> None:

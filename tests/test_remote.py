@@ -21,6 +21,7 @@ from pipeline.copying import Copy
 from pipeline.errors import Outage, Permanent, Stopping, away
 from pipeline.remote import FileState, RemoteHost
 from tests.child import descendants, free_port, is_alive, wait_until
+from tests.disks import small_disk
 from tests.servers import Sshd, SshHost, sshd_path
 
 NEVER = threading.Event()
@@ -78,13 +79,8 @@ def fetch(
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
     """A folder with room for 1 MB."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this user may not mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "full", "1m") as folder:
+        yield folder
 
 
 # --- stat --------------------------------------------------------------------------------------------------

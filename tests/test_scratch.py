@@ -19,6 +19,7 @@ from pipeline.database import Database
 from pipeline.finishing import finish_batches
 from pipeline.job_queue import Job, encode
 from tests.child import Child, wait_until
+from tests.disks import small_disk
 from tests.fleet import PROJECT, Fleet
 
 ID = "20250622-143052"
@@ -395,13 +396,8 @@ def test_it_is_ended_by_one_of_many_at_once(fleet: Fleet, ending: Ending) -> Non
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     """A small volume of its own, mounted at `data`."""
-    data = tmp_path / "data"
-    data.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(data)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this user may not mount a small disk")
-    yield data
-    subprocess.run(["umount", "-R", str(data)], check=True)
+    with small_disk(tmp_path / "data", "1m") as data:
+        yield data
 
 
 def test_it_finds_the_mount_point_at_or_above_a_folder_that_may_not_be_there_yet(volume: Path) -> None:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from pipeline.remote import FileState, RemoteHost
 from pipeline.sources import Sources
 from pipeline.worker import Worker
 from tests.child import Child, wait_until
+from tests.disks import small_disk
 from tests.faults.proxy import Proxy
 from tests.fleet import PROJECT, Fleet
 from tests.null_s3 import NullS3
@@ -206,16 +206,9 @@ def test_a_broken_connection_goes_on_and_uses_up_no_attempt(
 @pytest.fixture
 def small(fleet: Fleet) -> Iterator[Path]:
     """The transfer folder on a volume of 4 MB."""
-    folder = fleet.folder / "transfer"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this user may not mount a small disk")
-    yield folder
-    try:
+    with small_disk(fleet.folder / "transfer", "4m", lazy=True) as folder:
+        yield folder
         fleet.stop_workers()
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_an_archive_waits_for_room_and_says_so(fleet: Fleet, redis: Any, small: Path) -> None:

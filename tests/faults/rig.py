@@ -8,8 +8,6 @@ import contextlib
 import itertools
 import os
 import random
-import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pipeline import redis_client
 from pipeline.database import Database
 from tests.child import Child, wait_until
+from tests.disks import mounted
 from tests.faults import checker
 from tests.faults.checker import Archive, File, Findings, digest
 from tests.faults.fast_clock import FastClock
@@ -51,7 +50,6 @@ SETTINGS = {
 PAD_BYTES = 3 * 2**20  # of each archive, which is no audio: that copying and uploading take a moment
 DISK_MB = 200
 QUIET_SECONDS = 60.0  # true seconds, without a sign of progress, before what is not done is stranded
-_BACK = re.compile(r" is back, after (\d+) s$", re.MULTILINE)
 
 
 class FastValkey(Valkey):
@@ -93,7 +91,7 @@ class Rig:
             self._stack.enter_context(Proxy(server.port)) for server in (fleet.valkey, fleet.postgres, fleet.s3)
         )
         for disk in self.disks:
-            self._stack.enter_context(small_disk(disk))
+            self._stack.enter_context(mounted(disk, f"{DISK_MB}m", lazy=True))
         Database(fleet.postgres.url).migrate()
         fleet.postgres.grant()
         through = ((fleet.valkey, self.redis), (fleet.postgres, self.postgres), (fleet.s3, self.s3))
@@ -269,11 +267,6 @@ class Rig:
         """What the worker has logged."""
         return (self.folder / f"{role}.log").read_text(errors="replace")
 
-    def slowest(self, since: dict[str, int]) -> dict[str, int]:
-        """By role, the longest wait for a service, in simulated seconds, in the logs after these places."""
-        waits = {role: [int(found) for found in _BACK.findall(self.log(role)[since[role] :])] for role in ROLES}
-        return {role: max(seconds) for role, seconds in waits.items() if seconds}
-
 
 def _size(path: Path) -> int:
     """The file's size; -1 where it has gone meanwhile."""
@@ -281,16 +274,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return -1
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[bool]:
-    """A volume of its own at the folder; gives False, and an ordinary folder, where this user may not mount."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
