@@ -40,7 +40,7 @@ class Trial:
 
 
 def lose_replies(rig: Rig, service: str, times: int, archives: int = 6, files: int = 12) -> Trial:
-    """While archives are worked on, lose the replies to so many requests of each kind: the request is done, and its
+    """While archives are worked on, lose the replies to so many requests of each kind: each is done, and its
     connection ends before the answer."""
     proxy: Proxy = getattr(rig, service)
     kinds = REPLIES[service]
