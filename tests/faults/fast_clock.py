@@ -71,6 +71,11 @@ class FastClock:
         origin = self._shared.origin / 1e9
         return origin + (time.monotonic() - origin) * self.speed
 
+    def wall(self) -> float:
+        """Seconds since 1970 on the simulated wall clock, as it is set."""
+        passed = (time.monotonic_ns() - self._shared.origin) * self.speed
+        return float(self._shared.wall + self._shared.set_by + passed) / 1e9
+
     def sleep(self, seconds: float) -> None:
         """Wait so many simulated seconds."""
         time.sleep(seconds / self.speed)
