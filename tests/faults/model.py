@@ -198,8 +198,9 @@ class Model:
 
     # --- what a command does ---------------------------------------------------------------------------
 
-    def observe(self, process: Any, command: Sequence[Any], answer: Any) -> None:
-        """Do what the command must do, and compare the answer."""
+    def observe(self, process: Any, command: Sequence[Any], answer: Any) -> tuple[str, list[Any]]:
+        """Do what the command must do, and compare the answer; gives its name, or that of its script, and its
+        arguments."""
         name, *args = command
         keys: list[str] = []
         if name == "EVALSHA":
@@ -207,6 +208,7 @@ class Model:
             name, keys, args = self.scripts[sha], rest[:count], rest[count:]
         expected = self.apply(process, name, [str(key) for key in keys], args)
         assert expected is UNKNOWN or answer == expected, f"{name}{args}: {answer!r}, not {expected!r}"
+        return name, args
 
     def apply(self, process: Any, name: str, keys: list[str], args: list[Any]) -> Any:
         """Do what the command must do, and give what it must answer."""
@@ -255,8 +257,8 @@ class Model:
                 return self.settle_file(queue, worker, host, batch, filename, outcome, job, letter)
             case "close", [batch, of]:
                 return self.close(batch, of)
-            case "abandon", [batch, _]:
-                return self.abandon(host, batch)
+            case "abandon", [batch, _, job]:
+                return self.abandon(host, batch, job in queue.of(worker))
             case "take_over", [lost, _]:
                 return self.take_over(keys[0].split(":")[1], lost, keys[3])
             case _:  # reads, and ZREMRANGEBYSCORE of what is a week old
@@ -336,9 +338,10 @@ class Model:
         self._forget(name)
         return 1
 
-    def abandon(self, host: str, name: str) -> int:
-        batch = self.batches.get(name)
-        if batch is None or batch.host != host or batch.total is not None:
+    def abandon(self, host: str, name: str, holds_job: bool) -> int:
+        batch = self.batches.get(name, Batch())
+        counts_here = batch.host == host and batch.total is not None
+        if not holds_job or name in self.finishing or counts_here:
             return 0
         self._forget(name)
         return 1
