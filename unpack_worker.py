@@ -57,7 +57,8 @@ class Unpacker:
 
     def _unpack(self, job: Job, batch_id: str, s3_key: str) -> None:
         outlast = self.worker.outlast
-        if outlast(self.database.is_finished, batch_id):
+        # An earlier delivery may have opened it again just after it was finished: then it is for us to end.
+        if outlast(self.database.is_finished, batch_id) and not outlast(self.batches.is_open, batch_id):
             self._drop_finished(job, batch_id)
             return
         size = outlast(s3_utils.archive_bytes, s3_key)

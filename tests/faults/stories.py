@@ -48,12 +48,12 @@ def here() -> Line:
 
 
 def outlast(step: Callable[..., Any], *args: Any) -> Any:
-    """`Worker.outlast`, without the waiting."""
+    """`Worker.outlast`; it waits until its turn comes."""
     while True:
         try:
             return step(*args)
         except Away:
-            continue
+            here().stand("try again", (DONE,))
 
 
 class Failure(Exception):
@@ -199,7 +199,7 @@ class Stories:
                 if not held:
                     outlast(queue.give_back, job, LATER)
                     return
-                if outlast(self.rows.is_finished, batch):
+                if outlast(self.rows.is_finished, batch) and not outlast(process.batches.is_open, batch):
                     outlast(queue.settle, job)
                     return
                 work("S3")  # whether the archive is there

@@ -577,7 +577,8 @@ class Journeys(Machine):
             self.world.check()
             if self.is_quiet():
                 break
-        assert self.is_quiet(), self.world.model
+        model = self.world.model
+        assert self.is_quiet(), f"{model.batches}, {model.queues[UNPACK]}"
         rows = self.stories.rows
         assert "processing" not in rows.status.values(), rows.status
         given_up = {json.loads(json.loads(letter)["job"])["batch_id"] for letter in self.world.model.queues[UNPACK].dead}
@@ -585,6 +586,7 @@ class Journeys(Machine):
         for batch in rows.opened:
             assert sorted(rows.of(batch, "done", "failed")) == names_in(batch)
         for worker in living:
+            self.house(self.processes[worker], "sweep")
             assert not self.stories.hosts[FLEET[worker]].files, "scratch is left"
 
     def is_quiet(self) -> bool:
