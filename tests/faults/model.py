@@ -175,6 +175,10 @@ class Batch:
         """Whether every file is settled."""
         return self.total is not None and len(self.settled) >= self.total
 
+    def counts(self) -> tuple[str, str, str]:
+        """Total, processed and failed as Redis has them, '' where it does not."""
+        return ("", "", "") if self.total is None else (str(self.total), str(self.processed), str(self.failed))
+
     def content(self, name: str) -> dict[str, Any]:
         """The keys that Redis must hold."""
         keys: dict[str, Any] = {"host": self.host, "s3_key": self.s3_key, "job": self.job}
@@ -242,6 +246,8 @@ class Model:
                 return queue.put_back(worker, job, delay, uncounted)
             case "bury", [job, letter]:
                 return queue.bury(worker, job, letter)
+            case "unregister", [_]:
+                return self.unregister(queue, worker)
             case "recover", []:
                 of = keys[0].removeprefix("worker:")
                 assert of != worker, "took back its own jobs"
@@ -261,6 +267,10 @@ class Model:
                 return self.abandon(host, batch, job in queue.of(worker))
             case "take_over", [lost, _]:
                 return self.take_over(keys[0].split(":")[1], lost, keys[3])
+            case "hand_back", [batch, of, *seen, job]:
+                return self.hand_back(batch, of, seen, job, keys[5])
+            case "requeue", [batch, job]:
+                return self.requeue(batch, job, keys[2])
             case _:  # reads, and ZREMRANGEBYSCORE of what is a week old
                 return UNKNOWN
         return None if name == "promote" else UNKNOWN
@@ -271,6 +281,14 @@ class Model:
             return held
         self.heartbeats[worker] = ours
         return None
+
+    def unregister(self, queue: Queue, worker: str) -> int:
+        if queue.of(worker):
+            return 0
+        self.heartbeats.pop(worker, None)
+        was_known = worker in queue.workers
+        queue.workers.discard(worker)
+        return int(was_known)
 
     def adopt(self, host: str, name: str, s3_key: str, job: str) -> str:
         if name in self.finishing:
@@ -356,6 +374,22 @@ class Model:
             return 0
         batch.host = ""
         self.queues[place].add(batch.job)
+        return 1
+
+    def hand_back(self, name: str, host: str, seen: list[str], job: str, place: str) -> int:
+        batch = self.batches.get(name)
+        if batch is None or name not in self.open or host not in ("*", batch.host):
+            return 0
+        if any(was not in ("*", count) for was, count in zip(seen, batch.counts(), strict=True)):
+            return 0
+        batch.host = ""
+        self.queues[place].add(job)
+        return 1
+
+    def requeue(self, name: str, job: str, place: str) -> int:
+        if name in self.finishing or self.batches.get(name, Batch()).host:
+            return 0
+        self.queues[place].add(job)
         return 1
 
     # --- what must hold --------------------------------------------------------------------------------

@@ -335,13 +335,6 @@ class Stories:
         if process.batches.settle_job(queue, job, batch, name, "failed", letter) == "complete":
             self.finish(process)
 
-    # --- both ------------------------------------------------------------------------------------------
-
-    def leave(self, process: Process) -> None:
-        """`Worker._leave`: what is in hand is kept."""
-        for job in list(process.queue.in_hand):
-            process.queue.keep(job)
-
 
 def enqueue(world: World, batch: str, n: int) -> None:
     """As the transfer worker does, when an archive is in S3."""

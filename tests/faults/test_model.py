@@ -7,6 +7,7 @@ the model says, and every state must be one from which the workers come to an en
 MODEL_CASES=5000 ./test -k faults/test_model    at length, with other cases each time (or LONG_TESTS=1)
 """
 
+import functools
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from pipeline import redis_client
+from pipeline import draining, redis_client
 from pipeline.errors import LostClaim
 from pipeline.job_queue import Job, encode, heartbeat_key
 from tests.faults.lines import DONE, LATE, UNHEARD, UNSENT, Line, answer
@@ -98,8 +99,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=numbers)
     def arrive(self, number: int) -> None:
         """A command reaches the server whose client has long given it up."""
-        floating = self.world.client.floating
-        floating.pop(number % len(floating))()
+        self.world.arrive(which(self.world.client.floating, number))
 
     @rule()
     def time_passes(self) -> None:
@@ -238,13 +238,9 @@ class Calls(Machine):
         """The worker's process ends. It comes again, at once or in a while."""
         process = self.living(number)
 
-        def leave() -> None:  # as on SIGTERM: what is in hand is kept, uncounted
-            for job in list(process.queue.in_hand):
-                self.left(process, job, process.queue.keep(job))
-
         self.world.kill(process)
         if how == "stops":
-            self.call(process, how, leave, (FOREGONE, DONE))
+            self.call(process, how, lambda: self.world.leave(process), way)
         self.world.die(process)
         if silent:
             self.world.fall_silent(process.id)
@@ -371,6 +367,21 @@ class Calls(Machine):
         process, finished = self.living(number), list[str]()
         self.call(process, "take over", lambda: process.batches.take_over(UNPACK, LOST, finished.append), way)
 
+    @rule(number=numbers, batch=batches, how=st.sampled_from(("hand back", "hand back as seen", "requeue")), way=ways)
+    def queue_again(self, number: int, batch: str, how: str, way: tuple[int, str]) -> None:
+        """As an operator does (`pipelinectl drain`, `retry` and `reconcile`)."""
+        ours, job = self.living(number).batches, {"batch_id": batch}
+        now = self.world.model.batches.get(batch)
+        seen = ("*", "*", "*", "*") if how == "hand back" or now is None else (now.host, *now.counts())
+
+        def work() -> None:
+            if how == "requeue":
+                assert ours.requeue(UNPACK, job) is bool(answer())
+            else:
+                assert ours.hand_back(UNPACK, batch, encode(job), *seen) is bool(answer())
+
+        self.call(self.living(number), how, work, way)
+
     # --- the end ---------------------------------------------------------------------------------------
 
     def come_to_an_end(self) -> None:
@@ -397,9 +408,9 @@ class Calls(Machine):
         """What is late finds a job to move, for workers that have claimed since."""
         for process in self.processes.values():
             self.world.end(self.world.spawn(process, "claim", lambda process=process: self.claimed(process)))
-        for late in self.world.client.floating:
+        for late in list(self.world.client.floating):
             self.world.end(self.world.spawn(process, "add", lambda: process.queue.add(file_job("one", "0.mp3"))))
-            late()
+            self.world.arrive(late)
         for process in self.processes.values():
             process.queue._next_look = 0.0  # a minute has passed
 
@@ -516,6 +527,13 @@ class Journeys(Machine):
             self.world.lose_host(lost)
         self.house(which(self.processes.values(), number), "take over", way)
 
+    @rule(number=numbers, host=st.sampled_from(("here", "there")), way=stretches)
+    def hand_back(self, number: int, host: str, way: tuple[int, str]) -> None:
+        """An operator has the open batches of a host unpacked elsewhere, or there, while it works on."""
+        process = which(self.processes.values(), number)
+        work = functools.partial(draining.hand_back, self.world.client, host, UNPACK)
+        self.world.run(self.world.spawn(process, "hand back", work), *way)
+
     def house(self, process: Process, what: str, way: tuple[int, str] = (FOREGONE, DONE)) -> None:
         work: Callable[[], Any] = {
             "beat": self.world.beat(process),
@@ -532,7 +550,7 @@ class Journeys(Machine):
         process = which(self.processes.values(), number)
         self.world.kill(process)
         if how == "stops":
-            self.world.end(self.world.spawn(process, "leave", lambda: self.stories.leave(process)))
+            self.world.end(self.world.spawn(process, "leave", lambda: self.world.leave(process)))
         self.world.die(process)
         if returns or not self.processes:
             self.start(process.id)
@@ -554,8 +572,7 @@ class Journeys(Machine):
 
     def come_to_an_end(self) -> None:
         """Without faults every file comes to its end and every key goes; `there` may be lost for good."""
-        for late in self.world.client.floating:
-            late()
+        self.world.arrive(*self.world.client.floating)
         living = [worker for worker, host in FLEET.items() if self.returns or host == "here"]
         if not self.returns:
             for worker in FLEET.keys() - set(living):

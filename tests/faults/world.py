@@ -101,6 +101,20 @@ class World:
             line.die()
             self._look(line)
 
+    def arrive(self, *late: tuple[Any, Callable[[], Any]]) -> None:
+        """These commands reach the server."""
+        for command in late:
+            self.client.floating.remove(command)
+            command[1]()
+
+    def leave(self, process: Process) -> None:
+        """End as on SIGTERM (in a line): what is in hand is kept, uncounted. What this worker has sent and is late
+        has arrived by now, or never does."""
+        self.arrive(*(late for late in self.client.floating if late[0].id == process.id))
+        for job in list(process.queue.in_hand):
+            process.queue.keep(job)
+        process.queue.unregister()
+
     def time_passes(self) -> None:
         """Every delay is over."""
         for queue in self.model.queues.values():
