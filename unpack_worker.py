@@ -57,7 +57,8 @@ class Unpacker:
 
     def _unpack(self, job: Job, batch_id: str, s3_key: str) -> None:
         outlast = self.worker.outlast
-        if outlast(self.database.is_finished, batch_id):
+        # An earlier delivery may have opened it again just after it was finished: then it is for us to end.
+        if outlast(self.database.is_finished, batch_id) and not outlast(self.batches.is_open, batch_id):
             self._drop_finished(job, batch_id)
             return
         size = outlast(s3_utils.archive_bytes, s3_key)
@@ -137,29 +138,30 @@ class Unpacker:
         outlast(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
 
     def give_up(self, job: Job, reason: str) -> None:
-        """Bury a job. A batch that has not started leaves nothing; one that has keeps what is queued."""
+        """Bury a job. Every file of its batch is settled then, or queued on this host."""
         batch_id = str(job.fields.get("batch_id"))
         if is_id(batch_id):
-            if self.batches.abandon(batch_id):
-                s3_utils.cleanup_scratch(batch_id)
-                for name in self.database.unsettled_files(batch_id):  # died between the rows and the count
-                    self.database.fail_file(batch_id, name, f"its archive was given up: {reason}")
-            elif self.batches.is_ours(batch_id):
-                self._fail_the_rest(batch_id, reason)
+            with scratch.locked(config.SCRATCH_ROOT, batch_id) as held:
+                if not held:  # by a sweep, or by another process of this host that works on it
+                    raise Outage("the lock of the batch", f"another process holds the scratch of {batch_id}")
+                self._fail_the_rest(job, batch_id, reason)
+            self.finish_batches()
         self.worker.bury(job, reason)
 
-    def _fail_the_rest(self, batch_id: str, reason: str) -> None:
-        """Settle the files of an open batch that nobody will convert any more, so that it ends."""
-        with scratch.locked(config.SCRATCH_ROOT, batch_id) as held:
-            if not held:  # by a sweep, or by another process of this host that works on it
-                raise Outage("the lock of the batch", f"another process holds the scratch of {batch_id}")
+    def _fail_the_rest(self, job: Job, batch_id: str, reason: str) -> None:
+        """Settle the files that nobody will work on any more: all, but where this host has begun to queue them."""
+        known: set[str] = set()
+        if self.batches.abandon(self.worker.queue, job, batch_id):
+            s3_utils.cleanup_scratch(batch_id)
+        elif self.batches.is_ours(batch_id):
             scratch.remove_archive(config.SCRATCH_ROOT / batch_id)
             known = self.batches.queued(batch_id) | self.batches.settled(batch_id)
-            for name in self.database.unsettled_files(batch_id):
-                if name not in known:
-                    self.database.fail_file(batch_id, name, f"its archive was given up: {reason}")
-                    self.batches.settle(batch_id, name, "failed")
-        self.finish_batches()
+        else:  # finished, or the claim was lost
+            return
+        for name in self.database.unsettled_files(batch_id):
+            if name not in known:
+                self.database.fail_file(batch_id, name, f"its archive was given up: {reason}")
+                self.batches.settle(batch_id, name, "failed")
 
     def has_room(self) -> bool:
         """Whether this host can take another batch: its backlog and its disk decide."""

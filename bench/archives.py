@@ -44,6 +44,7 @@ from tests.servers import Sshd, SwiftS3
 RESULTS = PROJECT / "bench" / "results"
 CORES = len(os.sched_getaffinity(0))
 BATCH = "20250622-143052"
+REMOTE = f"archives/{BATCH}.tar"
 
 
 def arguments() -> argparse.Namespace:
@@ -311,11 +312,15 @@ def s3(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
         swift.create_bucket("bench")
         for way in ("up", "down"):
             programs = commands(swift, path, folder, way)
-            rounds = []
+            rounds: list[dict[str, float]] = []
             for number in range(given.rounds):
                 names = list(programs)
                 order = names[number % len(names) :] + names[: number % len(names)]
-                rounds.append({name: timed(*programs[name]) for name in order})
+                rounds.append({})
+                for name in order:
+                    if way == "up":  # what is there already need not be uploaded
+                        swift.client().delete_object(Bucket="bench", Key=REMOTE)
+                    rounds[-1][name] = timed(*programs[name])
                 print(f"{way}: {rounds[-1]}", file=sys.stderr)
             speeds = {name: [given.mb / one[name] for one in rounds] for name in programs}
             medians = [f"{statistics.median(found):.0f} MB/s" for found in speeds.values()]
@@ -330,10 +335,9 @@ def s3(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
 def commands(swift: SwiftS3, path: Path, folder: Path, way: str) -> dict[str, tuple[list[str], dict[str, str]]]:
     """What each program is started with, and its environment."""
     environment = s3_environment(swift.endpoint, swift.access_key, swift.secret_key)
-    remote = "archives/20250622-143052.tar"
     local = str(path) if way == "up" else str(folder / "down.tar")
-    aws_pair = [local, f"s3://bench/{remote}"]
-    rclone_pair = [local, f"S:bench/{remote}"]
+    aws_pair = [local, f"s3://bench/{REMOTE}"]
+    rclone_pair = [local, f"S:bench/{REMOTE}"]
     if way == "down":
         aws_pair.reverse()
         rclone_pair.reverse()

@@ -13,7 +13,7 @@
 A file is counted once however often it is delivered: its name enters `settled` in the step that moves the
 counter and acknowledges its job. No `total` means that the batch is finished (or not opened yet): a late
 delivery is dropped and nothing is deleted. A batch belongs to the host that unpacks it; whatever
-another host still does for it changes nothing here.
+another host still does for it changes nothing here. Who holds its unpack job may make it its own, or give it up.
 """
 
 import datetime
@@ -155,10 +155,13 @@ class Batches:
         keys = [FINISHING, OPEN, *keys_of(batch_id, *_FIELDS)]
         return bool(self._close(keys=keys, args=[batch_id, host or self.host]))
 
-    def abandon(self, batch_id: str) -> bool:
-        """Forget a batch that was never opened; False where its files are being counted."""
-        keys = [*keys_of(batch_id, "host", "total"), OPEN, *keys_of(batch_id, *_FIELDS)]
-        return bool(self._abandon(keys=keys, args=[batch_id, self.host]))
+    def abandon(self, queue: JobQueue, job: Job, batch_id: str) -> bool:
+        """Forget the batch of an unpack job that is given up, whichever host has it; safe to repeat.
+
+        False where this host counts its files, where all of them are settled, or where the claim was lost.
+        """
+        keys = [*keys_of(batch_id, "host", "total"), OPEN, FINISHING, queue.working, *keys_of(batch_id, *_FIELDS)]
+        return bool(self._abandon(keys=keys, args=[batch_id, self.host, job.payload]))
 
     def requeue(self, unpack_queue: str, job: dict[str, Any]) -> bool:
         """Queue an archive to be unpacked; False where a host has its batch open, or it is being finished."""

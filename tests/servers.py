@@ -16,7 +16,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import boto3
 import botocore.config
@@ -185,9 +185,9 @@ class S3Server(Server):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def create_bucket(self, name: str) -> None:
-        """Create the bucket where it is not there yet."""
-        client = boto3.client(
+    def client(self) -> Any:
+        """A boto3 client of it."""
+        return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
@@ -195,8 +195,11 @@ class S3Server(Server):
             aws_secret_access_key=self.secret_key,
             config=botocore.config.Config(signature_version="s3v4", s3={"addressing_style": "path"}),
         )
+
+    def create_bucket(self, name: str) -> None:
+        """Create the bucket where it is not there yet."""
         try:
-            client.create_bucket(Bucket=name)
+            self.client().create_bucket(Bucket=name)
         except botocore.exceptions.ClientError as error:
             if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
                 raise

@@ -249,7 +249,6 @@ def test_it_changes_nothing_in_a_batch_of_another_host(redis: Any, ours: Batches
     with pytest.raises(LostClaim, match=ID):
         ours.open(ID, 5)
     assert not ours.close(ID)
-    assert not ours.abandon(ID)
     assert {key: redis.dump(key) for key in redis.keys("*")} == before
 
 
@@ -280,13 +279,57 @@ def test_it_leaves_no_key_when_it_closes(redis: Any, ours: Batches) -> None:
     assert not ours.close(ID)
 
 
-def test_it_abandons_only_before_it_is_opened(redis: Any, ours: Batches) -> None:
-    ours.adopt(ID, S3_KEY, UNPACK_JOB)
-    assert ours.abandon(ID)
-    assert redis.keys("*") == []
+def in_hand(redis: Any) -> tuple[JobQueue, Job]:
+    """The queue of a worker that holds the batch's unpack job, and that job."""
+    queue = JobQueue(redis, UNPACK, "unpack")
+    queue.add(UNPACK_JOB.fields)
+    job = queue.claim(0.01)
+    assert job is not None
+    return queue, job
+
+
+def keys_but_of_queue(redis: Any) -> list[str]:
+    return [key for key in redis.keys("*") if not key.startswith(UNPACK)]
+
+
+def test_who_gives_an_unpack_job_up_forgets_the_batch_before_it_is_opened(redis: Any, ours: Batches) -> None:
+    queue, job = in_hand(redis)
+    ours.adopt(ID, S3_KEY, job)
+    assert ours.abandon(queue, job, ID)
+    assert keys_but_of_queue(redis) == []
+    assert ours.abandon(queue, job, ID)
     opened(ours, 1)
-    assert not ours.abandon(ID)
+    assert not ours.abandon(queue, job, ID)
     assert counts(redis) == ["1", "0", "0"]
+
+
+def test_who_gives_an_unpack_job_up_forgets_the_batch_of_a_host_that_is_gone(
+    redis: Any, ours: Batches, theirs: Batches
+) -> None:
+    opened(theirs, 2)
+    queue, job = in_hand(redis)
+    assert ours.abandon(queue, job, ID)
+    assert keys_but_of_queue(redis) == [TRANSCRIBE]
+    assert theirs.settle(ID, "0.mp3", "processed") == "closed"
+
+
+def test_only_who_holds_the_unpack_job_forgets_the_batch(redis: Any, ours: Batches, theirs: Batches) -> None:
+    opened(theirs, 2)
+    queue, job = in_hand(redis)
+    queue.keep(job)  # it goes back to the queue
+    redis.delete(queue.working)
+    before = {key: redis.dump(key) for key in redis.keys("*")}
+    assert not ours.abandon(queue, job, ID)
+    assert {key: redis.dump(key) for key in redis.keys("*")} == before
+
+
+def test_what_is_being_finished_is_not_forgotten(redis: Any, ours: Batches, theirs: Batches) -> None:
+    opened(theirs, 1)
+    theirs.settle(ID, "0.mp3", "processed")
+    theirs.close(ID)
+    queue, job = in_hand(redis)
+    redis.hset(batches.FINISHING, ID, "their row is not yet finished")
+    assert not ours.abandon(queue, job, ID)
 
 
 def test_it_wants_a_file_only_while_it_is_queued_and_not_settled(ours: Batches, theirs: Batches) -> None:

@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as Away
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
+Floating = list[tuple[Any, Callable[[], Any]]]  # commands that are late, and the process of each
 
 DONE = "done"
 UNSENT = "unsent"  # the connection breaks before the server has it
@@ -73,7 +74,7 @@ class Line(threading.Thread):
             raise Gone
         return self._fate
 
-    def reach(self, about_to: str, step: Callable[[], T], floating: list[Callable[[], Any]] | None = None) -> T:
+    def reach(self, about_to: str, step: Callable[[], T], floating: Floating | None = None) -> T:
         """In the thread: a step on a server, that may be lost on its way there or back.
 
         Where `floating` is given it may also arrive there later: then it is put there.
@@ -81,7 +82,7 @@ class Line(threading.Thread):
         fate = self.stand(about_to, COMMAND if floating is None else (*COMMAND, LATE))
         if fate in (UNSENT, LATE):
             if floating is not None and fate == LATE:
-                floating.append(step)
+                floating.append((self.process, step))
             raise Away(f"{about_to}: {fate}")
         answer = step()
         if fate == UNHEARD:
@@ -106,7 +107,7 @@ class Client(redis.Redis):
     def __init__(self, observe: Callable[[Any, Command, Any], None], **options: Any) -> None:
         super().__init__(**options)
         self.observe = observe
-        self.floating: list[Callable[[], Any]] = []  # BLMOVEs that the server gets after their client gave up
+        self.floating: Floating = []  # BLMOVEs that the server gets after their client gave up
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         line = threading.current_thread()

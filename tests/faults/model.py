@@ -175,6 +175,10 @@ class Batch:
         """Whether every file is settled."""
         return self.total is not None and len(self.settled) >= self.total
 
+    def counts(self) -> tuple[str, str, str]:
+        """Total, processed and failed as Redis has them, '' where it does not."""
+        return ("", "", "") if self.total is None else (str(self.total), str(self.processed), str(self.failed))
+
     def content(self, name: str) -> dict[str, Any]:
         """The keys that Redis must hold."""
         keys: dict[str, Any] = {"host": self.host, "s3_key": self.s3_key, "job": self.job}
@@ -198,8 +202,9 @@ class Model:
 
     # --- what a command does ---------------------------------------------------------------------------
 
-    def observe(self, process: Any, command: Sequence[Any], answer: Any) -> None:
-        """Do what the command must do, and compare the answer."""
+    def observe(self, process: Any, command: Sequence[Any], answer: Any) -> tuple[str, list[Any]]:
+        """Do what the command must do, and compare the answer; gives its name, or that of its script, and its
+        arguments."""
         name, *args = command
         keys: list[str] = []
         if name == "EVALSHA":
@@ -207,6 +212,7 @@ class Model:
             name, keys, args = self.scripts[sha], rest[:count], rest[count:]
         expected = self.apply(process, name, [str(key) for key in keys], args)
         assert expected is UNKNOWN or answer == expected, f"{name}{args}: {answer!r}, not {expected!r}"
+        return name, args
 
     def apply(self, process: Any, name: str, keys: list[str], args: list[Any]) -> Any:
         """Do what the command must do, and give what it must answer."""
@@ -241,6 +247,8 @@ class Model:
                 return queue.put_back(worker, job, delay, uncounted)
             case "bury", [job, letter]:
                 return queue.bury(worker, job, letter)
+            case "unregister", [_]:
+                return self.unregister(queue, worker)
             case "recover", []:
                 of = keys[0].removeprefix("worker:")
                 assert of != worker, "took back its own jobs"
@@ -256,10 +264,14 @@ class Model:
                 return self.settle_file(queue, worker, host, batch, filename, outcome, job, letter)
             case "close", [batch, of]:
                 return self.close(batch, of)
-            case "abandon", [batch, _]:
-                return self.abandon(host, batch)
+            case "abandon", [batch, _, job]:
+                return self.abandon(host, batch, job in queue.of(worker))
             case "take_over", [lost, _]:
                 return self.take_over(keys[0].split(":")[1], lost, keys[3])
+            case "hand_back", [batch, of, *seen, job]:
+                return self.hand_back(batch, of, seen, job, keys[5])
+            case "requeue", [batch, job]:
+                return self.requeue(batch, job, keys[2])
             case _:  # reads, and ZREMRANGEBYSCORE of what is a week old
                 return UNKNOWN
         return None if name == "promote" else UNKNOWN
@@ -270,6 +282,14 @@ class Model:
             return held
         self.heartbeats[worker] = ours
         return None
+
+    def unregister(self, queue: Queue, worker: str) -> int:
+        if queue.of(worker):
+            return 0
+        self.heartbeats.pop(worker, None)
+        was_known = worker in queue.workers
+        queue.workers.discard(worker)
+        return int(was_known)
 
     def adopt(self, host: str, name: str, s3_key: str, job: str) -> str:
         if name in self.finishing:
@@ -337,9 +357,10 @@ class Model:
         self._forget(name)
         return 1
 
-    def abandon(self, host: str, name: str) -> int:
-        batch = self.batches.get(name)
-        if batch is None or batch.host != host or batch.total is not None:
+    def abandon(self, host: str, name: str, holds_job: bool) -> int:
+        batch = self.batches.get(name, Batch())
+        counts_here = batch.host == host and batch.total is not None
+        if not holds_job or name in self.finishing or counts_here:
             return 0
         self._forget(name)
         return 1
@@ -354,6 +375,22 @@ class Model:
             return 0
         batch.host = ""
         self.queues[place].add(batch.job)
+        return 1
+
+    def hand_back(self, name: str, host: str, seen: list[str], job: str, place: str) -> int:
+        batch = self.batches.get(name)
+        if batch is None or name not in self.open or host not in ("*", batch.host):
+            return 0
+        if any(was not in ("*", count) for was, count in zip(seen, batch.counts(), strict=True)):
+            return 0
+        batch.host = ""
+        self.queues[place].add(job)
+        return 1
+
+    def requeue(self, name: str, job: str, place: str) -> int:
+        if name in self.finishing or self.batches.get(name, Batch()).host:
+            return 0
+        self.queues[place].add(job)
         return 1
 
     # --- what must hold --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Worker processes on a real Valkey beside the model of it: what the tests of the model share."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests.faults.lines import DONE, Client, Gone, Line
 from tests.faults.model import LOST, Dump, Model, Queue, load_scripts
 
 UNPACK = "queue:unpack"
-FOREGONE = 10**6  # steps of a line that does not end
+FOREGONE = 300  # steps of a line at once: more than any needs that waits for no other
 
 
 @dataclass
@@ -42,6 +43,7 @@ class World:
         self.processes: dict[str, Process] = {}
         self.lines: list[Line] = []  # those that have not ended
         self.runs, self.alive = 0, set[str]()  # of processes, by their state
+        self.has_failed = False
         self.events = 0  # commands that the server has done
 
     # --- processes -------------------------------------------------------------------------------------
@@ -101,6 +103,20 @@ class World:
             line.die()
             self._look(line)
 
+    def arrive(self, *late: tuple[Any, Callable[[], Any]]) -> None:
+        """These commands reach the server."""
+        for command in late:
+            self.client.floating.remove(command)
+            command[1]()
+
+    def leave(self, process: Process) -> None:
+        """End as on SIGTERM (in a line): what is in hand is kept, uncounted. What this worker has sent and is late
+        has arrived by now, or never does."""
+        self.arrive(*(late for late in self.client.floating if late[0].id == process.id))
+        for job in list(process.queue.in_hand):
+            process.queue.keep(job)
+        process.queue.unregister()
+
     def time_passes(self) -> None:
         """Every delay is over."""
         for queue in self.model.queues.values():
@@ -128,17 +144,18 @@ class World:
 
     def run(self, line: Line, steps: int, fate: str = DONE) -> None:
         """Let the line take so many steps, and go on to the first after them that can have this fate."""
-        while not line.ended and (steps > 0 or fate != DONE):
-            if steps <= 0 and fate in line.fates:
+        for n in range(steps if fate == DONE else FOREGONE):
+            if line.ended:
+                return
+            if n >= steps and fate in line.fates:
                 self.step(line, fate)
                 return
             self.step(line)
-            steps -= 1
 
     def end(self, *lines: Line) -> None:
         """Let the lines go on in turn, without faults, until all have ended."""
         left = list(lines)
-        for _ in range(FOREGONE):
+        for _ in range(10 * FOREGONE):
             left = [line for line in left if not line.ended]
             if not left:
                 return
@@ -153,6 +170,7 @@ class World:
         if line.process.claiming is line:
             line.process.claiming = None
         if line.error is not None and not isinstance(line.error, (Away, Gone)):
+            self.has_failed = True
             raise line.error
 
     # --- what happened ---------------------------------------------------------------------------------
@@ -160,19 +178,31 @@ class World:
     def observe(self, process: Process, command: tuple[Any, ...], answer: Any) -> None:
         """After each command that the server has done for a process."""
         self.events += 1
-        if command[0] == "BLMOVE" and not process.has_twin:
+        name, args = self.model.observe(process, command, answer)
+        if name == "BLMOVE" and not process.has_twin:
             assert not process.left_over, f"{process.id} claims before it has taken up what its last run left"
-        self.model.observe(process, command, answer)
+        if name == "begin" and args[0] in process.left_over:
+            process.left_over.remove(args[0])
         for other in self.processes.values():
-            queue = self.model.queues[other.queue.name]
-            other.left_over = [job for job in other.left_over if job in queue.of(other.id)]
+            jobs = self.model.queues[other.queue.name].of(other.id)
+            other.left_over = [job for job in other.left_over if job in jobs]
 
     def check(self) -> None:
         """Redis is as the model says, and the model as it must always be."""
         real, expected = self._dump.content(), self.model.content()
-        assert real == expected, {
-            key: (real.get(key), expected.get(key))
-            for key in sorted(real.keys() | expected.keys())
-            if real.get(key) != expected.get(key)
-        }
-        self.model.check()
+        with self.failing():
+            assert real == expected, {
+                key: (real.get(key), expected.get(key))
+                for key in sorted(real.keys() | expected.keys())
+                if real.get(key) != expected.get(key)
+            }
+            self.model.check()
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """Remember that something went wrong: what comes after it means nothing."""
+        try:
+            yield
+        except BaseException:
+            self.has_failed = True
+            raise
