@@ -1,0 +1,94 @@
+"""What the commands share: the services, and speaking with people on a terminal."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+import config
+from pipeline import redis_client
+from pipeline.archive import is_storable
+from pipeline.batches import all_queues
+from pipeline.database import Database
+
+QUEUES = [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE]
+
+
+def connect() -> Any:
+    """The Redis of the settings; ends with status 2 where it refuses us."""
+    config.require(*config.REDIS)
+    client = redis_client.connect(config.REDIS_URL)
+    if problem := redis_client.refusal(client):
+        config.refuse(problem)
+    return client
+
+
+@contextmanager
+def connect_database() -> Iterator[Database]:
+    """The PostgreSQL of the settings, with the schema of this code; ends with status 2 where it is another."""
+    config.require(*config.DATABASE)
+    database = Database(config.DATABASE_URL)
+    if problem := database.check_schema():
+        config.refuse(problem)
+    yield database
+    database.close()
+
+
+def queues_of(redis: Any) -> list[str]:
+    """Every queue: those of the settings, and each host's own."""
+    return all_queues(redis, QUEUES)
+
+
+def has_agreed(arguments: argparse.Namespace, question: str) -> bool:
+    """Whether to go on: --yes, or a yes on the terminal."""
+    if arguments.yes:
+        return True
+    if not sys.stdin.isatty():
+        complain(f"{question}: say --yes")
+        return False
+    print(f"{shown(question)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def say(text: str) -> None:
+    """One line."""
+    print(shown(text), flush=True)
+
+
+def complain(text: str) -> None:
+    """One line to standard error."""
+    print(f"pipelinectl: {shown(' '.join(text.split()))}", file=sys.stderr)
+
+
+def shown(text: str) -> str:
+    """The text for a terminal, which is not to obey it: what does not print (an escape, a newline) as \\xNN."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...], limit: int | None = None) -> Table:
+    """The rows as a table of these columns, the first `limit` of them."""
+    more = "" if limit is None or len(rows) <= limit else f", the first {limit}"
+    table = Table(title=f"{title}: {len(rows)}{more}", title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows[:limit]:
+        table.add_row(*(Text("" if row[column] is None else shown(str(row[column]))) for column in columns))
+    return table
+
+
+def text(given: str) -> str:
+    """The text, where PostgreSQL can look for it."""
+    if not is_storable(given):
+        raise argparse.ArgumentTypeError("it is not UTF-8, or too long")
+    return given
+
+
+def number(given: str) -> int:
+    """A number of rows, 1 at least."""
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given!r} is no number of rows")
+    return int(given)

@@ -1,0 +1,70 @@
+"""pipelinectl failures: what failed, and why."""
+
+import argparse
+import datetime
+import json
+import re
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.commands import common
+from pipeline.failures import Failures, Filter, read_failures
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Show failed files and dead letters."""
+    redis = common.connect()
+    with common.connect_database() as database:
+        found = read_failures(redis, database, common.queues_of(redis), filter_of(arguments))
+    if arguments.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    elif arguments.by_reason:
+        rows = [{"number": number, "reason": reason} for reason, number in found.reasons()]
+        Console().print(common.table("reasons", rows, ("number", "reason")))
+    else:
+        show_failures(found, Console(), arguments.limit)
+
+
+def show_failures(found: Failures, console: Console, limit: int) -> None:
+    """Print failures as two tables, each of `limit` rows at most."""
+    files = [asdict(file) for file in found.files]
+    console.print(
+        common.table("failed files", files, ("failed_at", "batch_id", "original_filename", "error"), limit)
+    )
+    jobs = [asdict(job) for job in found.jobs]
+    console.print(common.table("dead letters", jobs, ("id", "time", "queue", "job", "error"), limit))
+
+
+def filter_of(arguments: argparse.Namespace) -> Filter:
+    """Which failures the arguments ask for."""
+    return Filter(
+        getattr(arguments, "batch", None) or "", arguments.queue or "", arguments.reason or "", arguments.since
+    )
+
+
+def add_filter(command: argparse.ArgumentParser) -> None:
+    """The arguments that choose among failures."""
+    command.add_argument("--queue", metavar="NAME", help="dead letters of this queue only")
+    command.add_argument("--reason", type=common.text, metavar="TEXT", help="whose reason has this text in it")
+    command.add_argument("--since", type=_since, metavar="AGE", help="in the last 30m, 24h or 7d")
+
+
+def _since(age: str) -> datetime.datetime:
+    """The moment so long ago."""
+    if not (match := re.fullmatch(r"([0-9]{1,5})([mhd])", age)):
+        raise argparse.ArgumentTypeError(f"{age!r} is no age: give 30m, 24h or 7d")
+    unit = {"m": "minutes", "h": "hours", "d": "days"}[match[2]]
+    return datetime.datetime.now(datetime.UTC) - datetime.timedelta(**{unit: int(match[1])})
+
+
+def add(commands: Any) -> None:
+    """Its arguments."""
+    failing = commands.add_parser("failures", help="show failed files and dead letters, with the reason")
+    failing.add_argument("--batch", type=common.text, metavar="ID", help="of this batch")
+    add_filter(failing)
+    failing.add_argument("--by-reason", action="store_true", help="each reason with its number")
+    failing.add_argument("--limit", type=common.number, default=50, metavar="N", help="rows of a table (50)")
+    failing.add_argument("--json", action="store_true", help="for scripts; everything")
+    failing.set_defaults(run=run)

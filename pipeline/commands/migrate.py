@@ -1,0 +1,24 @@
+"""pipelinectl migrate: make or update the tables."""
+
+import argparse
+from typing import Any
+
+import config
+from pipeline.database import Database
+
+
+def run(_arguments: argparse.Namespace) -> None:
+    """Apply what is new in schema/; safe to repeat, and when two run at once."""
+    config.require(*config.DATABASE)
+    database = Database(config.DATABASE_URL)
+    if problem := database.refusal():
+        config.refuse(problem)
+    applied = database.migrate()
+    database.close()
+    print(f"applied {', '.join(applied)}" if applied else "the schema is up to date")
+
+
+def add(commands: Any) -> None:
+    """Its arguments."""
+    applying = commands.add_parser("migrate", help="apply the database schema; safe to repeat")
+    applying.set_defaults(run=run)

@@ -1,0 +1,96 @@
+"""pipelinectl retry: queue failed work again."""
+
+import argparse
+from collections import defaultdict
+from typing import Any
+
+import config
+import s3_utils
+from pipeline.commands import common
+from pipeline.commands.failures import add_filter, filter_of
+from pipeline.errors import Permanent
+from pipeline.failures import DeadLetter, Failures, Filter, dead_letters, failed_among, read_failures
+from pipeline.progress import count
+from pipeline.retry import Retry
+
+DESCRIPTION = """Queue failed work again: the failed files of a batch, dead letters by --job, or all that a
+filter takes. What is done stays done. The archive is fetched and unpacked once more, so it has to be in S3."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Queue failed work again: a batch, some of its files, dead letters, or all that a filter takes."""
+    wanted = filter_of(arguments)
+    chosen = [bool(arguments.batch_id), bool(arguments.job), wanted != Filter()]
+    if sum(chosen) != 1:
+        config.refuse("name a batch, or dead letters with --job, or a filter: --reason, --queue, --since")
+    redis = common.connect()
+    config.require(*config.S3)
+    with common.connect_database() as database:
+        letters = dead_letters(redis, common.queues_of(redis))
+        retrying = Retry(
+            redis, database, config.UNPACK_QUEUE, letters, s3_utils.archive_bytes, s3_utils.archive_key
+        )
+        if arguments.batch_id:
+            return tried(arguments.batch_id, retrying, arguments.file or None)
+        if arguments.job:
+            by_id = {letter.id: letter for letter in letters}
+            if unknown := [name for name in arguments.job if name not in by_id]:
+                config.refuse(common.shown(f"no dead letter {', '.join(unknown)}: see `pipelinectl.py failures`"))
+            return try_again([], [by_id[name] for name in dict.fromkeys(arguments.job)], retrying)
+        return retry_all(arguments, read_failures(redis, database, common.queues_of(redis), wanted), retrying)
+
+
+def retry_all(arguments: argparse.Namespace, found: Failures, retrying: Retry) -> int:
+    """Queue again all that was found, after a question."""
+    files = [(file.batch_id, file.original_filename) for file in found.files]
+    if not files and not found.jobs:
+        common.say("nothing has failed so")
+        return 0
+    of = f"{count(len(files), 'file')} of {count(len({batch_id for batch_id, _ in files}), 'batch')}"
+    if not common.has_agreed(arguments, f"try {of} and {count(len(found.jobs), 'dead letter')} again"):
+        return 1
+    return try_again(files, found.jobs, retrying)
+
+
+def try_again(files: list[tuple[str, str]], letters: list[DeadLetter], retrying: Retry) -> int:
+    """Queue failed files (batch id, name) and dead letters again, each batch once; gives the exit status."""
+    failed = failed_among(retrying.database, [letter.file for letter in letters if letter.file])
+    of_batch: defaultdict[str, list[str]] = defaultdict(list)
+    for batch_id, name in dict.fromkeys([*files, *sorted(failed)]):
+        of_batch[batch_id].append(name)
+    statuses = [tried(batch_id, retrying, names) for batch_id, names in sorted(of_batch.items())]
+    for letter in letters:
+        if letter.file not in failed and letter in retrying.letters:  # not gone with its batch
+            statuses.append(revived(letter, retrying))
+    return max(statuses, default=0)
+
+
+def tried(batch_id: str, retrying: Retry, names: list[str] | None) -> int:
+    """Queue the failed files of a batch, or those named; gives the exit status."""
+    try:
+        common.say(f"queued {retrying.batch(batch_id, names)}")
+    except Permanent as problem:
+        common.complain(str(problem))
+        return 1
+    return 0
+
+
+def revived(letter: DeadLetter, retrying: Retry) -> int:
+    """Queue a dead letter's job again; gives the exit status."""
+    try:
+        common.say(f"queued {retrying.letter(letter)}")
+    except Permanent as problem:
+        common.complain(f"{letter.id}: {problem}")
+        return 1
+    return 0
+
+
+def add(commands: Any) -> None:
+    """Its arguments."""
+    retrying = commands.add_parser("retry", help="queue failed work again", description=DESCRIPTION)
+    retrying.add_argument("batch_id", nargs="?", help="its failed files are tried again")
+    retrying.add_argument("file", nargs="*", help="only these files of the batch")
+    retrying.add_argument("--job", action="append", metavar="ID", help="a dead letter; may be repeated")
+    add_filter(retrying)
+    retrying.add_argument("--yes", action="store_true", help="do not ask")
+    retrying.set_defaults(run=run)
