@@ -11,8 +11,8 @@ from pipeline.commands import common
 from pipeline.progress import count
 
 DESCRIPTION = """Have a host take no new work: it finishes its open batches, and gives back the archives that
-it has not begun. Exit status 1 while it has some. Its workers may be stopped at any time: nothing is lost, only done
-again."""
+it has not begun. Exit status 1 while it has some. Its workers may be stopped at any time: nothing is lost, only
+done again."""
 
 
 def run(arguments: argparse.Namespace) -> int:
