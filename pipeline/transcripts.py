@@ -101,9 +101,16 @@ def search(database: Database, query: Query) -> list[Hit]:
         )
         whole, positive = cursor.fetchone()
         quoted = re.findall(r"'(?:[^']|'')*'", positive)  # without what must not be there
-        asked = {"audio_ids": audio_ids, "search": whole, "any_word": " | ".join(quoted), "most": _MOST_AROUND}
+        words = [word[1:-1].replace("''", "'").replace("\\\\", "\\") for word in quoted]
+        asked = {
+            "audio_ids": audio_ids,
+            "search": whole,
+            "any_word": " | ".join(quoted),
+            "patterns": ["%" + re.sub(r"([%_\\])", r"\\\1", word) + "%" for word in words],
+            "most": _MOST_AROUND,
+        }
         cursor.execute(_query("search_hits"), asked)
-        pattern = _pattern([word[1:-1].replace("''", "'").replace("\\\\", "\\") for word in quoted])
+        pattern = _pattern(words)
         return [_hit(row, pattern) for row in cursor.fetchall()]
 
 

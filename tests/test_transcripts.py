@@ -200,7 +200,7 @@ def test_hostile_transcripts_are_shown_as_they_are(fleet: Fleet, database: Datab
     assert [piece for piece, is_hit in hit.excerpt if is_hit] == ["fire"] * 7  # 31mfire is another word
 
 
-@pytest.mark.parametrize("words", ["it's", "o''clock", "a\\b", "foo-bar", "http://x.org/a?b=c", "1.5", "x@y.org"])
+@pytest.mark.parametrize("words", ["it's", "o''clock", "a\\b", "foo-bar", "x.org", "1.5", "x@y.org"])
 def test_words_with_signs_are_found_and_marked(fleet: Fleet, database: Database, words: str) -> None:
     hear(fleet, "a", "other", f"say {words} now")
     (hit,) = search(database, Query(words))
