@@ -38,7 +38,8 @@ ENDED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 ROWS = """
 SELECT setseed(0.5);
 CREATE TEMP TABLE phrases AS
-SELECT id, (SELECT string_agg('w' || floor(20000 ^ random())::int, ' ') FROM generate_series(1, 10 + 0 * id)) AS text
+SELECT id, (SELECT string_agg('w' || floor(20000 ^ random())::int, ' ')
+            FROM generate_series(1, 10 + 0 * id)) AS text
 FROM generate_series(0, 99999) AS id;
 CREATE UNIQUE INDEX ON phrases (id);
 ANALYZE phrases;
@@ -69,10 +70,12 @@ FROM (SELECT of.id, string_agg(phrases.text, ' ' ORDER BY phrases.id) || ' meeti
              jsonb_agg(jsonb_build_object('start', 4 * (phrases.id %% 900), 'end', 4 * (phrases.id %% 900) + 4,
                                           'text', phrases.text) ORDER BY phrases.id)
              || jsonb_build_array(jsonb_build_object('start', 3600, 'end', 3601, 'text', 'meeting')) AS segments
-      FROM (SELECT %(rows)s - 3 * n AS id, n FROM generate_series(0, least(%(long)s, %(rows)s / 10) - 1) AS n) AS of
+      FROM (SELECT %(rows)s - 3 * n AS id, n
+            FROM generate_series(0, least(%(long)s, %(rows)s / 10) - 1) AS n) AS of
       JOIN phrases ON phrases.id BETWEEN 400 * of.n AND 400 * of.n + 899 GROUP BY of.id) AS long
 WHERE audio_id = long.id;
-INSERT INTO classifications SELECT id, 'content', CASE WHEN id %% 20 = 3 THEN 'silence' ELSE 'speech' END, 0.9 FROM drawn;
+INSERT INTO classifications
+SELECT id, 'content', CASE WHEN id %% 20 = 3 THEN 'silence' ELSE 'speech' END, 0.9 FROM drawn;
 INSERT INTO classifications SELECT id, 'audio_tag', 'Siren', 0.4 FROM drawn WHERE id %% 200 = 4;
 INSERT INTO classifications SELECT id, 'audio_tag', 'Chainsaw', 0.4 FROM drawn WHERE id %% 20000 = 5;
 SET maintenance_work_mem = '256MB';
@@ -167,7 +170,8 @@ def search_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
     database.close()
     seconds = [timed_command(fleet, "search", "w10") for _ in range(given.rounds)]
     idle = [timed_command(fleet, "--help") for _ in range(given.rounds)]
-    yield f"| `pipelinectl search` of a common word | 20 | {_ms(statistics.median(seconds))} | {_ms(max(seconds))} |"
+    median, worst = _ms(statistics.median(seconds)), _ms(max(seconds))
+    yield f"| `pipelinectl search` of a common word | 20 | {median} | {worst} |"
     yield f"| `pipelinectl --help` | | {_ms(statistics.median(idle))} | {_ms(max(idle))} |"
     yield ""
     yield f"Over {MOST_SECONDS} s in the median: {', '.join(slow) or 'none'}."

@@ -139,6 +139,20 @@ def find_files(
         return [_file(row) for row in cursor.fetchall()]
 
 
+def read_history(database: Database, audio_id: int) -> dict[str, datetime.datetime | None]:
+    """When the file's batch was opened and finished, its row made and changed, its transcript written (UTC)."""
+    with database.transaction() as cursor:
+        cursor.execute(
+            "SELECT b.opened_at, f.created_at, t.created_at, f.updated_at, b.finished_at FROM audio_files AS f"
+            " LEFT JOIN transcripts AS t USING (audio_id) LEFT JOIN batches AS b USING (batch_id)"
+            " WHERE f.audio_id = %s",
+            (audio_id,),
+        )
+        times = cursor.fetchone() or (None,) * 5
+    names = ("batch opened", "row made", "transcript written", "last changed", "batch finished")
+    return {name: time and time.astimezone(datetime.UTC) for name, time in zip(names, times, strict=True)}
+
+
 def every_file(database: Database, query: Query) -> Iterator[AudioFile]:
     """Every file with a transcript that the query asks for, the oldest first, as they were when this began;
     its limit and offset are not looked at. A few are in memory at a time. `Permanent` as for `search`."""
