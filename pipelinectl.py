@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from pipeline.commands import drain, enqueue, failures, migrate, reconcile, retry, search, show, status
+from pipeline.commands import drain, enqueue, export, failures, migrate, reconcile, retry, search, show, status
 from pipeline.commands.common import complain
 from pipeline.errors import away
 
@@ -14,6 +14,7 @@ EPILOG = """examples:
   python pipelinectl.py status --json | jq .queues       for scripts
   python pipelinectl.py search fire --since 7d           what was said, in which recordings
   python pipelinectl.py show 4711 --play                 one of them
+  python pipelinectl.py export --tag Siren --format csv  transcripts for others
   python pipelinectl.py failures --reason ffmpeg         what failed, and why
   python pipelinectl.py retry 20250622-143052            the failed files of a batch once more
   python pipelinectl.py reconcile --apply                after Redis was lost: queue what S3 and PostgreSQL know of
@@ -21,7 +22,7 @@ EPILOG = """examples:
 
 exit status: 0 well, 1 a service is away or something is left to do, 2 wrong arguments or settings (example.env)"""
 
-COMMANDS = (enqueue, status, search, show, failures, retry, reconcile, drain, migrate)
+COMMANDS = (enqueue, status, search, show, export, failures, retry, reconcile, drain, migrate)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -157,6 +157,10 @@ def every_file(database: Database, query: Query) -> Iterator[AudioFile]:
     """Every file with a transcript that the query asks for, the oldest first, as they were when this began;
     its limit and offset are not looked at. A few are in memory at a time. `Permanent` as for `search`."""
     _check(query)
+    return _every_file(database, query)
+
+
+def _every_file(database: Database, query: Query) -> Iterator[AudioFile]:
     conditions, values = _conditions(query)
     with database.long_transaction() as cursor, cursor.connection.cursor("every_file") as rows:
         rows.itersize = _ROWS

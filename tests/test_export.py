@@ -1,0 +1,237 @@
+"""pipelinectl export: valid files, whatever the recordings hold and however many they are."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pysrt
+import pytest
+import webvtt
+
+from tests.fleet import PROJECT, Fleet
+from tests.steps import BATCH, add_file
+from tests.test_finding import HOSTILE
+from tests.test_pipelinectl import complaint, control, printed, refusal
+from tests.test_transcripts import day, hear
+
+# What would end a cue, begin one, mark text up or drive a terminal.
+SAID = [
+    "a --> b", "1\n\n00:00:01,000 --> 00:00:02,000\nnot a cue", "<b>bold</b> & {\\an8}", "NOTE x",
+    "STYLE\r\n\r\n::cue", "WEBVTT", "\x1b[2J\x07\u2028\u2029\x85", "", "  ", "=1+1", "日本語 ü \U0001f600", "7",
+]  # fmt: skip
+LINES = [
+    "a --> b", "1 00:00:01,000 --> 00:00:02,000 not a cue", "<b>bold</b> & {\\an8}", "NOTE x", "STYLE ::cue",
+    "WEBVTT", "[2J", "=1+1", "日本語 ü \U0001f600", "7",
+]  # fmt: skip
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+# --- one file ----------------------------------------------------------------------------------------------
+
+
+def test_vtt_is_read_by_a_real_parser(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", *SAID)
+    path = tmp_path / "a.vtt"
+    assert printed(control(fleet, "export", str(audio_id), "--format", "vtt", "--output", str(path))).startswith(
+        "1 "
+    )
+    assert path.read_text() == printed(control(fleet, "export", str(audio_id), "--format", "vtt"))
+    cues = webvtt.read(str(path)).captions
+    escaped = [line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in LINES]
+    assert [cue.raw_text for cue in cues] == escaped
+    assert (cues[0].start, cues[0].end) == ("00:00:00.000", "00:00:09.000")
+    assert (cues[-1].start, cues[-1].end) == ("00:01:50.000", "00:01:59.000")
+
+
+def test_srt_is_read_by_a_real_parser(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", *SAID)
+    path = tmp_path / "a.srt"
+    printed(control(fleet, "export", BATCH, "a.mp3", "--format", "srt", "--output", str(path)))
+    assert path.read_text() == printed(control(fleet, "export", str(audio_id), "--format", "srt"))
+    cues = pysrt.open(str(path), error_handling=pysrt.ERROR_RAISE)
+    assert [cue.text for cue in cues] == LINES
+    assert [cue.index for cue in cues] == list(range(1, len(LINES) + 1))
+    assert (str(cues[-1].start), str(cues[-1].end)) == ("00:01:50,000", "00:01:59,000")
+
+
+def test_cues_are_in_order_and_end_after_they_begin(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", "x")
+    times = [(400_000.5, 400_001.0004), (3661.9996, 3600), (-1, 0), (5, 5)]
+    segments = [{"start": start, "end": end, "text": f"{start}"} for start, end in times]
+    fleet.query("UPDATE transcripts SET segments = %s", json.dumps(segments))
+    cues = printed(control(fleet, "export", str(audio_id), "--format", "vtt")).split("\n")
+    assert [line for line in cues if "-->" in line] == [
+        "00:00:00.000 --> 00:00:00.001",
+        "00:00:05.000 --> 00:00:05.001",
+        "01:01:02.000 --> 01:01:02.001",
+        "111:06:40.500 --> 111:06:41.000",
+    ]
+
+
+def test_txt_has_a_line_for_each_segment(fleet: Fleet) -> None:
+    audio_id = hear(fleet, "a.mp3", *SAID)
+    text = printed(control(fleet, "export", str(audio_id), "--format", "txt"))
+    assert text.splitlines() == LINES
+    assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_a_file_without_speech_or_without_a_transcript(fleet: Fleet) -> None:
+    silent = hear(fleet, "silent.mp3")
+    assert printed(control(fleet, "export", str(silent), "--format", "vtt")) == "WEBVTT\n"
+    assert printed(control(fleet, "export", str(silent), "--format", "txt")) == ""
+    failed = add_file(fleet, "b.mp3", "failed", "x")
+    assert "has no transcript: it is failed" in refusal(control(fleet, "export", str(failed), "--format", "txt"))
+
+
+# --- many --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(fleet: Fleet) -> list[int]:
+    return [
+        hear(fleet, "a.mp3", "one fire", created=day(1), labels={"speech": "content"}),
+        hear(fleet, "b.mp3", "two", created=day(2)),
+        hear(fleet, "c.mp3", "three fire", created=day(3), batch_id="other", language="de"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([BATCH], [0, 1]),
+        (["--batch", BATCH], [0, 1]),
+        (["--search", "fire"], [0, 2]),
+        (["--batch", BATCH, "--search", "fire"], [0]),
+        ([BATCH, "--search", "fire"], [0]),
+        (["--language", "de"], [2]),
+        (["--since", "2025-06-02", "--until", "2025-06-03"], [1]),
+        (["--tag", "speech"], [0]),
+        (["--all"], [0, 1, 2]),
+        (["--search", "nothing"], []),
+    ],
+)
+def test_json_and_csv_of_a_batch_or_a_search(
+    fleet: Fleet, three: list[int], arguments: list[str], found: list[int]
+) -> None:
+    rows = json.loads(printed(control(fleet, "export", *arguments, "--format", "json")))
+    assert [row["audio_id"] for row in rows] == [three[number] for number in found]
+    lines = list(csv.DictReader(io.StringIO(printed(control(fleet, "export", *arguments, "--format", "csv")))))
+    assert [int(line["audio_id"]) for line in lines] == [three[number] for number in found]
+
+
+def test_json_has_everything(fleet: Fleet, three: list[int]) -> None:
+    row = json.loads(printed(control(fleet, "export", BATCH, "--format", "json")))[0]
+    shown: dict[str, Any] = json.loads(printed(control(fleet, "show", str(three[0]), "--json")))
+    del shown["history"]
+    assert row == shown
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", ' "=1'])
+def test_csv_holds_no_formula(fleet: Fleet, text: str) -> None:
+    hear(fleet, f"{text}.mp3", text, batch_id="=b", language=text, labels={text: "topic"})
+    (line,) = csv.DictReader(io.StringIO(printed(control(fleet, "export", "--all", "--format", "csv"))))
+    for name in ("batch_id", "original_filename", "language", "labels", "text"):
+        assert line[name][0] not in "=+-@\t\r\n", line
+    assert line["text"].lstrip("'") == " ".join(text.split())
+
+
+def test_each_recording_has_its_own_file_in_the_folder(fleet: Fleet, three: list[int], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    said = printed(control(fleet, "export", "--all", "--format", "vtt", "--output", str(folder)))
+    assert said == f"3 transcripts in {folder}\n"
+    assert tree(folder) == [
+        f"{BATCH}/a-{three[0]}.vtt", f"{BATCH}/b-{three[1]}.vtt", f"other/c-{three[2]}.vtt",
+    ]  # fmt: skip
+    assert "one fire" in (folder / BATCH / f"a-{three[0]}.vtt").read_text()
+
+
+def test_no_name_leaves_the_folder_or_meets_another(fleet: Fleet, tmp_path: Path) -> None:
+    names = [
+        "../../evil.mp3", "/etc/passwd", "..", ".", "a/b.mp3", "a_b.mp3", "A/B.mp3", HOSTILE, "ä" * 300 + ".mp3",
+        "\U0001f600.mp3", "a b.mp3", "-rf.mp3", ".hidden.mp3", "con.mp3", "\\x", "a\nb.mp3", "漢" * 200,
+    ]  # fmt: skip
+    for name in names:
+        hear(fleet, name, "x", batch_id=f"../{BATCH}")
+    folder = tmp_path / "deep" / "out"
+    printed(control(fleet, "export", "--all", "--format", "txt", "--output", str(folder)))
+    files = tree(folder)
+    assert len({file.casefold() for file in files}) == len(names)
+    assert tree(tmp_path / "deep") == [f"out/{file}" for file in files]
+    for file in files:
+        name = Path(file).name
+        assert len(name.encode()) < 255
+        assert name[0] not in ".-"
+        assert name.isprintable()
+        assert not set(name) & set("<>:\"/\\|?*'$; ")
+
+
+def test_what_is_there_stays(fleet: Fleet, three: list[int], tmp_path: Path) -> None:
+    folder, file = tmp_path / "out", tmp_path / "out.csv"
+    folder.mkdir()
+    (folder / "mine").write_text("mine")
+    file.write_text("mine")
+    for kind, path in (("vtt", folder), ("csv", file)):
+        asked = ["export", "--all", "--format", kind, "--output", str(path)]
+        assert "--force" in complaint(control(fleet, *asked), 1)
+        assert (tree(folder), file.read_text()) == (["mine"], "mine")
+    for kind, path in (("vtt", folder), ("csv", file)):
+        for _ in range(2):
+            printed(control(fleet, "export", "--all", "--format", kind, "--output", str(path), "--force"))
+    assert len(tree(folder)) == 4
+    assert file.read_text().startswith("audio_id,")
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.csv"]
+    assert "is no folder" in complaint(
+        control(fleet, "export", "--all", "--format", "vtt", "--output", str(file)), 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "csv"], "name a file, a batch or a search"),
+        (["--all", "--format", "vtt"], "name a folder"),
+        ([BATCH, "--format", "srt"], "name a folder"),
+        (["1", "--tag", "x", "--format", "csv"], "not both"),
+        (["a", "b", "c", "--format", "csv"], "name one file"),
+        (["99", "--format", "csv"], "there is no file 99"),
+        (["--search", "x" * 1200, "--format", "csv"], "too long"),
+    ],
+)
+def test_export_refuses_in_one_line(fleet: Fleet, arguments: list[str], words: str) -> None:
+    assert words in refusal(control(fleet, "export", *arguments))
+
+
+def test_an_export_of_many_needs_little_memory(fleet: Fleet, tmp_path: Path) -> None:
+    """60 MB of transcripts take 30 MB more than one."""
+    fleet.query(
+        "INSERT INTO audio_files (batch_id, original_filename, status) SELECT 'b', n::text, 'done'"
+        " FROM generate_series(1, 20000) AS n"
+    )
+    fleet.query(
+        "INSERT INTO transcripts (audio_id, text, segments, model)"
+        " SELECT audio_id, repeat('word ', 600), '[]', 'x' FROM audio_files"
+    )
+
+    def peak_mb(*arguments: str) -> float:
+        code = (
+            "import resource, sys; sys.argv[0] = 'pipelinectl.py'; import pipelinectl;"
+            "status = pipelinectl.main();"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr); sys.exit(status)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "export", *arguments, "--format", "json"], cwd=PROJECT,
+            env=fleet.environment(), capture_output=True, check=True, timeout=120,
+        )  # fmt: skip
+        assert len(json.loads(done.stdout)) == (20000 if arguments == ("--all",) else 1)
+        return float(done.stderr)
+
+    few = peak_mb("1")
+    assert peak_mb("--all") < few + 30
