@@ -128,14 +128,19 @@ def _device(name: str, default: str) -> tuple[str, int]:
     return default, 0
 
 
+def address(text: str) -> tuple[str, int] | None:
+    """The address and the port of 127.0.0.1:9101 or [::1]:9101; None where the text is no such."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text)
+    return (match[1] or match[2], int(match[3])) if match and 1 <= int(match[3]) <= 65535 else None
+
+
 def _listen(name: str) -> tuple[str, int] | None:
     """The variable as an address of this host and a port, 127.0.0.1:9101 or [::1]:9101; None where it is empty."""
     text = _text(name)
     if not text:
         return None
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text)
-    if match and 1 <= int(match[3]) <= 65535:
-        return match[1] or match[2], int(match[3])
+    if (found := address(text)) is not None:
+        return found
     _wrong.append(f"{name} is {text!r}: give an address of this host and a port, as 127.0.0.1:9101")
     return None
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from pipeline.commands import drain, enqueue, failures, migrate, reconcile, retry, status
+from pipeline.commands import drain, enqueue, exporter, failures, migrate, reconcile, retry, status
 from pipeline.commands.common import complain
 from pipeline.errors import away
 
@@ -19,7 +19,7 @@ EPILOG = """examples:
 
 exit status: 0 well, 1 a service is away or something is left to do, 2 wrong arguments or settings (example.env)"""
 
-COMMANDS = (enqueue, status, failures, retry, reconcile, drain, migrate)
+COMMANDS = (enqueue, status, failures, retry, reconcile, drain, migrate, exporter)
 
 
 def parser() -> argparse.ArgumentParser:
