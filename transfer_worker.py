@@ -147,7 +147,7 @@ class Transferrer:
             if not told:
                 log.warning("%s waits for disk: %s", remote_path, lack)
                 told = True
-            self.worker.doing(f"waiting for disk: {lack}")
+            self.worker.doing("waiting for disk", f"waiting for disk: {lack}")
             self.worker.keep_house()  # which may make some too
             if self.worker.stop.wait(1):
                 raise Stopping

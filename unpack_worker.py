@@ -193,7 +193,7 @@ class Unpacker:
         if room and not self.room:
             log.info("%s", room)
         self.room = room
-        self.worker.doing(room or "idle")
+        self.worker.doing(room.partition(":")[0] or "idle", room)
         return not room
 
     def keep_house(self) -> None:
