@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from pipeline import metrics
 from pipeline.metrics import Busy, Metrics
 from tests.child import free_port
 from tests.fleet import Fleet
@@ -23,7 +22,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(metrics.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("pipeline.metrics.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

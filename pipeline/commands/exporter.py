@@ -12,7 +12,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import config
-from pipeline import batches
 from pipeline.commands import common
 from pipeline.errors import away
 from pipeline.status import Status, read_status
@@ -50,7 +49,6 @@ class Exporter(Collector):
         up = GaugeMetricFamily("audio_pipeline_redis_up", "Whether Redis answers.")
         try:
             status = read_status(self.redis, self.queues)
-            draining = self.redis.hkeys(batches.DRAINING)
         except Exception as error:
             if away(error) is None:
                 raise
@@ -60,11 +58,11 @@ class Exporter(Collector):
             return
         up.add_metric((), 1)
         yield up
-        yield from gauges(status, len(draining))
+        yield from gauges(status)
 
 
-def gauges(status: Status, draining: int) -> list[GaugeMetricFamily]:
-    """The status as gauges; `draining`: hosts that take no new work."""
+def gauges(status: Status) -> list[GaugeMetricFamily]:
+    """The status as gauges."""
     jobs = _gauge(
         "queue_jobs", "Jobs of a queue: waiting, delayed (to be tried again), in_work.", "queue", "state"
     )
@@ -74,7 +72,7 @@ def gauges(status: Status, draining: int) -> list[GaugeMetricFamily]:
         for state in ("waiting", "delayed", "in_work"):
             jobs.add_metric((queue["name"], state), queue[state])
         dead.add_metric((queue["name"],), queue["dead"])
-        if queue.get("oldest_seconds") is not None:
+        if queue["oldest_seconds"] is not None:
             oldest.add_metric((queue["name"],), queue["oldest_seconds"])
     workers = _gauge(
         "workers", "Workers: alive, or gone within the last week without a clean end.", "role", "state"
@@ -83,9 +81,12 @@ def gauges(status: Status, draining: int) -> list[GaugeMetricFamily]:
     for role in ("transfer", "unpack", "gpu"):
         workers.add_metric((role, "alive"), alive[role])
     workers.add_metric(("", "gone"), sum(not worker["alive"] for worker in status.workers))
-    hosts = _gauge("hosts", "Hosts: alive (with a live worker), draining.", "state")
-    hosts.add_metric(("alive",), len({worker["host"] for worker in status.workers if worker["alive"]}))
-    hosts.add_metric(("draining",), draining)
+    hosts = _gauge(
+        "hosts", "Hosts with workers or batches: alive, silent, draining (they take no new work).", "state"
+    )
+    hosts.add_metric(("alive",), sum(host["alive"] for host in status.hosts))
+    hosts.add_metric(("silent",), sum(not host["alive"] for host in status.hosts))
+    hosts.add_metric(("draining",), sum(host["draining"] for host in status.hosts))
     opened = _gauge("batches_open", "Batches that are open.")
     opened.add_metric((), len(status.batches))
     files = _gauge("batch_files", "Files of the open batches: all, done, failed.", "state")
