@@ -4,7 +4,19 @@ import argparse
 import os
 import sys
 
-from pipeline.commands import drain, enqueue, export, failures, migrate, reconcile, retry, search, show, status
+from pipeline.commands import (
+    drain,
+    enqueue,
+    export,
+    exporter,
+    failures,
+    migrate,
+    reconcile,
+    retry,
+    search,
+    show,
+    status,
+)
 from pipeline.commands.common import complain
 from pipeline.errors import away
 
@@ -22,7 +34,7 @@ EPILOG = """examples:
 
 exit status: 0 well, 1 a service is away or something is left to do, 2 wrong arguments or settings (example.env)"""
 
-COMMANDS = (enqueue, status, search, show, export, failures, retry, reconcile, drain, migrate)
+COMMANDS = (enqueue, status, search, show, export, failures, retry, reconcile, drain, migrate, exporter)
 
 
 def parser() -> argparse.ArgumentParser:
