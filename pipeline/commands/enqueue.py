@@ -1,25 +1,122 @@
-"""pipelinectl enqueue: have archives brought from the EC2 host."""
+"""pipelinectl enqueue: have archives brought from the EC2 host, or bring them from this one."""
 
 import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
 import config
+import s3_utils
 from pipeline.commands import common
+from pipeline.errors import Permanent
+from pipeline.local_archives import LocalArchives
 from pipeline.watch import Watch
 
+DESCRIPTION = """Queue archives: paths on the EC2 host, which a transfer worker fetches, and with --local files of
+this machine, which are uploaded to S3 before the command ends. The same file again, under whatever name, is the
+batch that it was; where an earlier run was cut off, it is gone on with."""
 
-def run(arguments: argparse.Namespace) -> None:
-    """Queue remote paths for transfer."""
+
+def run(arguments: argparse.Namespace) -> int:
+    """Queue remote paths for transfer, and upload and queue local archives; gives the exit status."""
+    if not arguments.remote_path and not arguments.local:
+        arguments.usage_error("name an archive")
     if "" in arguments.remote_path:
         config.refuse("a remote path is empty")
-    watch = Watch(common.connect(), config.TRANSFER_QUEUE)
+    redis = common.connect()
+    files = checked(local_archives(redis), arguments.local)
+    watch = Watch(redis, config.TRANSFER_QUEUE)
     for path in arguments.remote_path:
         watch.enqueue(path)
         common.say(f"queued {path}")
+    return take(local_archives(redis), files) if files else 0
+
+
+def local_archives(redis: Any) -> LocalArchives:
+    """What takes the archives in, with the settings."""
+    limits = (config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_MB * 2**20, config.ARCHIVE_MAX_FILE_MB * 2**20)
+    return LocalArchives(
+        redis, config.TRANSFER_QUEUE, config.UNPACK_QUEUE, limits,
+        s3_utils.archive_exists, s3_utils.archive_key, s3_utils.batch_of_source, s3_utils.note_source,
+        s3_utils.upload_archive,
+    )  # fmt: skip
+
+
+def checked(archives: LocalArchives, paths: list[str]) -> dict[Path, int | None]:
+    """The archives and how many audio files each holds; ends with status 2 where one is none, or S3 refuses us."""
+    files: dict[Path, int | None] = {}
+    problems = []
+    for path in map(Path, paths):
+        try:
+            files[path] = archives.check(path)
+        except Permanent as problem:
+            problems.append(f"{path}: {problem}")
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror or error}")
+    if problems:
+        config.refuse(*map(common.shown, problems))
+    if files:
+        config.require(*config.S3)
+        if refusal := s3_utils.check_bucket():
+            config.refuse(refusal)
+    return files
+
+
+def take(archives: LocalArchives, files: dict[Path, int | None]) -> int:
+    """Upload and queue the archives one after the other; gives the exit status."""
+    status = 0
+    for path, number in files.items():
+        try:
+            with progress() as follow:
+                s3_utils.follow = follow
+                with follow(f"reading {path.name}", path.stat().st_size) as moved:
+                    done = archives.take(path, number, moved)
+        except Permanent as problem:
+            common.complain(f"{path}: {problem}")
+            status = 1
+        except FileNotFoundError:
+            common.complain(f"{path}: it is gone")
+            status = 1
+        else:
+            common.say(f"{path} {done}")
+    return status
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[s3_utils.Follow]:
+    """What shows how far each step is, on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    shown = Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
+
+    @contextlib.contextmanager
+    def follow(what: str, total: int) -> Iterator[Callable[[int], object]]:
+        task = shown.add_task(common.shown(what).replace("[", "\\["), total=total)
+        yield lambda count: shown.advance(task, count)
+        shown.remove_task(task)
+
+    with shown:
+        yield follow
 
 
 def add(commands: Any) -> None:
     """Its arguments."""
-    queueing = commands.add_parser("enqueue", help="queue archives on the EC2 host for transfer")
-    queueing.add_argument("remote_path", nargs="+", help="path of a tar archive on the EC2 host")
-    queueing.set_defaults(run=run)
+    queueing = commands.add_parser(
+        "enqueue", help="queue archives of the EC2 host, or of this machine", description=DESCRIPTION
+    )
+    queueing.add_argument("remote_path", nargs="*", help="path of a tar archive on the EC2 host")
+    queueing.add_argument(
+        "--local",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="a tar archive here: it is uploaded",
+    )
+    queueing.set_defaults(run=run, usage_error=queueing.error)

@@ -1,0 +1,97 @@
+"""An archive on the operator's own disk becomes a batch, once.
+
+It is known by its SHA-256, so that the same bytes under another name, or queued again, are the same batch. The
+steps are those of a transfer, in the same order, and each may be repeated: the batch id is kept (in Redis, then in
+S3) before the upload, and the archive is noted as whole after it; its job is queued once, by one step. Whoever dies
+between two of them leaves what the same command, run again, goes on with.
+
+    {transfer queue}:local  hash  SHA-256 -> batch id
+    {unpack queue}:local    hash  batch id -> queued
+"""
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import archive, compression, redis_client
+from pipeline.batch_ids import RESERVED_SECONDS
+from pipeline.batches import unpack_job
+from pipeline.checksum import sha256
+from pipeline.errors import Permanent
+from pipeline.job_queue import encode
+from pipeline.progress import count
+
+
+@dataclass
+class LocalArchives:
+    """What takes archives in. The functions are those of s3_utils; `limits` are the most members, the most bytes
+    of an archive and of a file in it."""
+
+    redis: Any
+    transfer_queue: str
+    unpack_queue: str
+    limits: tuple[int, int, int]
+    archive_exists: Callable[[str], bool]
+    archive_key: Callable[[str], str]
+    batch_of_source: Callable[[str], tuple[str | None, bool]]
+    note_source: Callable[[str, str, bool], None]
+    upload_archive: Callable[[Path, str], str]
+
+    def __post_init__(self) -> None:
+        self._queue_once = redis_client.script(self.redis, "notice")
+
+    def check(self, path: Path) -> int | None:
+        """How many audio files a tar holds, None for a compressed one; `Permanent` where it is none, OSError where
+        it cannot be read."""
+        most_members, most_bytes, most_file_bytes = self.limits
+        if not path.is_file():
+            raise Permanent("it is no file" if path.exists() else "there is no such file")
+        if (size := path.stat().st_size) > most_bytes:
+            raise Permanent(f"it has {size} bytes: {most_bytes} are allowed (ARCHIVE_MAX_MB)")
+        if compression.kind_of(path):  # the unpack worker makes it plain
+            return None
+        return len(archive.index(path, most_members, most_file_bytes).members)
+
+    def take(self, path: Path, files: int | None, moved: Callable[[int], object] | None = None) -> str:
+        """Upload a checked archive and queue it, unless that is done already; gives in words what was done.
+
+        `moved(bytes)` is called while it is read. `Permanent` where it changes meanwhile.
+        """
+        before = path.stat()
+        digest = sha256(path, moved)
+        source = f"local archive, SHA-256 {digest}"
+        batch_id, is_whole = self.batch_of_source(source)
+        batch_id = batch_id or self._assign(digest)
+        if not is_whole:
+            self.note_source(source, batch_id, False)
+            self.upload_archive(path, batch_id)
+            after = path.stat()
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise Permanent(f"it changed while it was read: batch {batch_id} in S3 is not queued")
+            self.note_source(source, batch_id, True)
+        if not self._queue(batch_id, files):
+            return f"is batch {batch_id} already"
+        held = "" if files is None else f", {count(files, 'audio file')}"
+        return f"queued as batch {batch_id}{held}"
+
+    def _queue(self, batch_id: str, files: int | None) -> bool:
+        """Queue the archive to be unpacked; False where that was done already."""
+        job = encode(unpack_job(batch_id, self.archive_key(batch_id), files))
+        keys = [f"{self.unpack_queue}:local", self.unpack_queue]
+        return bool(self._queue_once(keys=keys, args=[batch_id, "queued", job]))
+
+    def _assign(self, digest: str) -> str:
+        """The batch id of the archive with this SHA-256: the one that it was given, or the first free second."""
+        given, taken = f"{self.transfer_queue}:local", f"{self.transfer_queue}:batch_ids"
+        moment = datetime.datetime.now(datetime.UTC)
+        while not (batch_id := self.redis.hget(given, digest)):
+            proposed = moment.strftime("%Y%m%d-%H%M%S")
+            moment += datetime.timedelta(seconds=1)
+            reserved = f"{taken}:{proposed}"  # as transfer workers do it: no two archives get the same
+            if not self.archive_exists(proposed) and self.redis.set(
+                reserved, digest, nx=True, ex=RESERVED_SECONDS
+            ):
+                self.redis.hsetnx(given, digest, proposed)
+        return str(batch_id)
