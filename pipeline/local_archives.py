@@ -1,9 +1,9 @@
 """An archive on the operator's own disk becomes a batch, once.
 
 It is known by its SHA-256, so that the same bytes under another name, or queued again, are the same batch. The
-steps are those of a transfer, in the same order, and each may be repeated: the batch id is kept (in Redis, then in
-S3) before the upload, and the archive is noted as whole after it; its job is queued once, by one step. Whoever dies
-between two of them leaves what the same command, run again, goes on with.
+steps are those of a transfer, in the same order, and each may be repeated: the batch id is kept (in Redis, then
+in S3) before the upload, and the archive is noted as whole after it; its job is queued once, by one step. Whoever
+dies between two of them leaves what the same command, run again, goes on with.
 
     {transfer queue}:local  hash  SHA-256 -> batch id
     {unpack queue}:local    hash  batch id -> queued
