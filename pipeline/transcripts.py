@@ -196,8 +196,8 @@ def _found(cursor: Any, query: Query) -> list[int]:
     page = "ORDER BY f.created_at DESC, f.audio_id DESC LIMIT %(limit)s OFFSET %(offset)s"
     if not query.batch_id:
         dates = " AND ".join(condition for condition in conditions if "created_at" in condition) or "true"
-        cursor.execute(  # nosec B608
-            f"WITH f AS MATERIALIZED (SELECT * FROM audio_files AS f WHERE {dates}"
+        cursor.execute(
+            f"WITH f AS MATERIALIZED (SELECT * FROM audio_files AS f WHERE {dates}"  # nosec B608
             f" ORDER BY f.created_at DESC, f.audio_id DESC LIMIT {_window(query)})"
             f" SELECT f.audio_id FROM f JOIN transcripts AS t USING (audio_id) WHERE {where} {page}",
             values,
@@ -206,8 +206,8 @@ def _found(cursor: Any, query: Query) -> list[int]:
         if len(found) == query.limit:
             return found
     # as a whole: with the limit in sight, PostgreSQL may go through all files by date for a rare word
-    cursor.execute(  # nosec B608
-        "WITH f AS MATERIALIZED (SELECT f.audio_id, f.created_at FROM audio_files AS f"
+    cursor.execute(
+        "WITH f AS MATERIALIZED (SELECT f.audio_id, f.created_at FROM audio_files AS f"  # nosec B608
         f" JOIN transcripts AS t USING (audio_id) WHERE {where}) SELECT f.audio_id FROM f {page}",
         values,
     )
