@@ -149,6 +149,7 @@ REDIS_URL = _url("REDIS_URL", "redis", "rediss", path=r"|/\d*")
 DATABASE_URL = _database_url("DATABASE_URL")
 
 S3_ENDPOINT = _url("S3_ENDPOINT", "http", "https", login=False)
+S3_PUBLIC_ENDPOINT = _url("S3_PUBLIC_ENDPOINT", "http", "https", login=False)
 S3_ACCESS_KEY = _text("S3_ACCESS_KEY")
 S3_SECRET_KEY = _text("S3_SECRET_KEY")
 S3_BUCKET = _name("S3_BUCKET", "", "._-")

@@ -17,6 +17,7 @@ from typing import Self
 import redis
 
 from tests.fleet import MODELS, PROJECT, Fleet
+from tests.servers import ACCESS
 from tests.vm.image import Image, image, run
 from tests.vm.machine import HOST, Disk, Machine
 from tests.vm.playbooks import Playbooks
@@ -54,9 +55,11 @@ class World:
     def __enter__(self) -> Self:
         self.fleet.start()
         with redis.Redis.from_url(self.fleet.valkey.url) as client:
-            password = self.secrets["vault_redis_password"]
-            client.acl_setuser("pipeline", enabled=True, passwords=[f"+{password}"], keys=["*"], channels=["*"],
-                               categories=["+@all", "-@dangerous", "-@admin"], commands=["+info"])  # fmt: skip
+            lines = (ACCESS / "redis.conf").read_text().splitlines()
+            (user,) = (line for line in lines if line.startswith("user "))
+            digest = hashlib.sha256(self.secrets["vault_redis_password"].encode()).hexdigest()
+            rules = user.replace("PASSWORD_SHA256", digest).split()[2:]
+            client.execute_command("ACL", "SETUSER", "pipeline", *rules)
         self.secrets["vault_ec2_private_key"] = self.fleet.ssh.key_file.read_text()
         self.machine.start()
         self.playbooks = Playbooks(self.folder / "ansible", self.secrets)
