@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.child import Child, Server, free_port, wait_until
 from tests.fleet import PROJECT, Fleet
