@@ -196,11 +196,12 @@ def _found(cursor: Any, query: Query) -> list[int]:
     """The ids of the files to show."""
     conditions, values = _conditions(query)
     where = " AND ".join(conditions) or "true"
+    # The conditions and the window are this module's own; what was asked for goes in as values.
     page = "ORDER BY f.created_at DESC, f.audio_id DESC LIMIT %(limit)s OFFSET %(offset)s"
     if not query.batch_id:
         dates = " AND ".join(condition for condition in conditions if "created_at" in condition) or "true"
         cursor.execute(
-            f"WITH f AS MATERIALIZED (SELECT * FROM audio_files AS f WHERE {dates}"
+            f"WITH f AS MATERIALIZED (SELECT * FROM audio_files AS f WHERE {dates}"  # nosec B608
             f" ORDER BY f.created_at DESC, f.audio_id DESC LIMIT {_window(query)})"
             f" SELECT f.audio_id FROM f JOIN transcripts AS t USING (audio_id) WHERE {where} {page}",
             values,
@@ -210,7 +211,7 @@ def _found(cursor: Any, query: Query) -> list[int]:
             return found
     # as a whole: with the limit in sight, PostgreSQL may go through all files by date for a rare word
     cursor.execute(
-        "WITH f AS MATERIALIZED (SELECT f.audio_id, f.created_at FROM audio_files AS f"
+        "WITH f AS MATERIALIZED (SELECT f.audio_id, f.created_at FROM audio_files AS f"  # nosec B608
         f" JOIN transcripts AS t USING (audio_id) WHERE {where}) SELECT f.audio_id FROM f {page}",
         values,
     )
