@@ -78,7 +78,9 @@ def refusal(done: Done) -> str:
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
 def test_help_shows_every_command_with_examples(fleet: Fleet, arguments: list[str]) -> None:
     text = printed(control(fleet, *arguments))
-    commands = ("enqueue", "status", "failures", "retry", "reconcile", "drain", "migrate")
+    commands = (
+        "enqueue", "status", "search", "show", "export", "failures", "retry", "reconcile", "drain", "migrate",
+    )  # fmt: skip
     for word in (*commands, "--json", "exit status", "examples:"):
         assert word in text
 
@@ -87,6 +89,9 @@ def test_help_shows_every_command_with_examples(fleet: Fleet, arguments: list[st
     ("command", "words"),
     [
         ("enqueue", "path of a tar archive"),
+        ("search", "the newest first"),
+        ("show", "--download"),
+        ("export", "{txt,vtt,srt,json,csv}"),
         ("status", "--json"),
         ("migrate", "usage"),
         ("failures", "--by-reason"),
