@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = (
-    "systemd,systemd-sysv,systemd-resolved,dbus,openssh-server,python3,python3-apt,sudo,udev,e2fsprogs,ca-certificates,"
+    "apt,systemd,systemd-sysv,systemd-resolved,dbus,openssh-server,python3,python3-apt,sudo,udev,e2fsprogs,ca-certificates,"
     "util-linux,fdisk,procps,iproute2,kmod,initramfs-tools"
 )
 KERNELS = {"bookworm": "linux-image-cloud-amd64", "jammy": "linux-image-virtual", "noble": "linux-image-virtual"}

@@ -213,7 +213,9 @@ def test_a_release_is_rolled_back(world: World, tmp_path: Path) -> None:
 
 
 def test_a_release_that_does_not_start_stops_the_play(world: World) -> None:
-    world.playbooks.change_group_vars("gpu_workers", gpu_worker_settings={"WHISPER_BEAM_SIZE": "many"})
+    world.playbooks.change_group_vars(
+        "gpu_workers", gpu_worker_settings={"WHISPER_MODEL": "spoken-words", "WHISPER_BEAM_SIZE": "many"}
+    )
     result = world.playbooks.play("setup-new-worker", "--tags", "services")
     assert result.counts[NAME]["failed"] == 1
     assert "WHISPER_BEAM_SIZE is 'many': give a whole number" in " ".join(result.text.split())
