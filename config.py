@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg2.extensions
 
-from pipeline import scratch
+from pipeline import logs, scratch
 from pipeline.worker import Limits
 
 # What each part of the pipeline cannot do without: a worker requires the groups that it uses.
@@ -128,10 +128,28 @@ def _device(name: str, default: str) -> tuple[str, int]:
     return default, 0
 
 
+def address(text: str) -> tuple[str, int] | None:
+    """The address and the port of 127.0.0.1:9101 or [::1]:9101; None where the text is no such."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text)
+    return (match[1] or match[2], int(match[3])) if match and 1 <= int(match[3]) <= 65535 else None
+
+
+def _listen(name: str) -> tuple[str, int] | None:
+    """The variable as an address of this host and a port, 127.0.0.1:9101 or [::1]:9101; None where it is empty."""
+    text = _text(name)
+    if not text:
+        return None
+    if (found := address(text)) is not None:
+        return found
+    _wrong.append(f"{name} is {text!r}: give an address of this host and a port, as 127.0.0.1:9101")
+    return None
+
+
 REDIS_URL = _url("REDIS_URL", "redis", "rediss", path=r"|/\d*")
 DATABASE_URL = _database_url("DATABASE_URL")
 
 S3_ENDPOINT = _url("S3_ENDPOINT", "http", "https", login=False)
+S3_PUBLIC_ENDPOINT = _url("S3_PUBLIC_ENDPOINT", "http", "https", login=False)
 S3_ACCESS_KEY = _text("S3_ACCESS_KEY")
 S3_SECRET_KEY = _text("S3_SECRET_KEY")
 S3_BUCKET = _name("S3_BUCKET", "", "._-")
@@ -205,6 +223,8 @@ BATCH_WAIT_MS = _whole("BATCH_WAIT_MS", 100)
 KEEP_BACKLOG_FILES = _whole("KEEP_BACKLOG_FILES", 64, least=1)
 
 LOG_LEVEL = _choice("LOG_LEVEL", "INFO", "DEBUG", "INFO", "WARNING", "ERROR")
+LOG_FORMAT = _choice("LOG_FORMAT", "text", *logs.FORMATS)
+METRICS_LISTEN = _listen("METRICS_LISTEN")
 
 for _secret in SECRETS:  # ffmpeg and ssh, which inherit the rest, have no use for them
     os.environ.pop(_secret, None)

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import device, finishing, job_queue, worker
+from pipeline import device, finishing, job_queue, logs, worker
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
 from pipeline.database import AudioRow, Database
 from pipeline.device import BadModel
 from pipeline.errors import Permanent, Stopping, away
+from pipeline.gpu import Gpu
 from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
@@ -181,12 +182,18 @@ class Listener:
     def keep(self, file: File, heard: Transcript) -> None:
         """Write a file's result and its Opus, then count it."""
         outlast = self.worker.outlast
-        labels = self.classifiers.labels(heard)
-        outlast(self.database.save_result, file.row.audio_id, heard, labels)
-        key = outlast(s3_utils.upload_opus, file.path, file.row.audio_id, file.row.date)
-        outlast(self.database.update_audio_s3_path, file.row.audio_id, key)
+        log.info(
+            "batch %s: %s transcribed, %.1f s of sound, %.1f s of speech, language %s",
+            file.batch_id, file.name, heard.duration_seconds, heard.speech_seconds, heard.language or "none",
+        )  # fmt: skip
+        with self.worker.metrics.stage("keep"):
+            labels = self.classifiers.labels(heard)
+            outlast(self.database.save_result, file.row.audio_id, heard, labels)
+            key = outlast(s3_utils.upload_opus, file.path, file.row.audio_id, file.row.date)
+            outlast(self.database.update_audio_s3_path, file.row.audio_id, key)
+        log.info("batch %s: %s kept as %s", file.batch_id, file.name, key)
+        self.worker.metrics.heard(heard.duration_seconds)
         self.count(file)
-        log.info("batch %s: %s done, %.1f s as %s", file.batch_id, file.name, heard.duration_seconds, key)
 
     def count(self, file: File) -> None:
         """Acknowledge a file that is done; after the last of its batch, end the batch."""
@@ -194,6 +201,14 @@ class Listener:
         settle = self.batches.settle_job
         result = self.worker.outlast(settle, queue, file.job, file.batch_id, file.name, "processed")
         self.worker.outlast(self.forgive_runs)
+        if result not in ("counted", "complete"):
+            log.info("batch %s: %s is not counted: %s", file.batch_id, file.name, result)
+            self.worker.metrics.job("lost")
+            return
+        last = ", the last of its batch" if result == "complete" else ""
+        log.info("batch %s: %s done, counted%s", file.batch_id, file.name, last)
+        self.worker.metrics.job("done")
+        self.worker.metrics.file("done")
         if result == "complete":
             self.worker.outlast(self.finish_batches)
 
@@ -209,6 +224,7 @@ class Listener:
             self.worker.queue.settle(job)
             return
         self.database.fail_file(batch_id, name, reason)
+        self.worker.metrics.file("failed")
         if self.batches.settle_job(self.worker.queue, job, batch_id, name, "failed", letter) == "complete":
             self.finish_batches()
 
@@ -284,7 +300,12 @@ def run() -> None:
     """Load the models, then work until SIGTERM."""
     worker_id = config.worker_id("gpu")
     process = Worker(config.REDIS_URL, config.TRANSCRIBE_QUEUE, "gpu", worker_id, config.HOST_NAME, config.LIMITS)
+    process.metrics.folder = config.SCRATCH_ROOT
+    process.serve_metrics(config.METRICS_LISTEN)
+    s3_utils.follow = process.metrics.follow
     whisper, classifiers, size = load()
+    if whisper.on_gpu:
+        process.metrics.gpu = Gpu(config.WHISPER_DEVICE_INDEX)
     if config.WHISPER_DEVICE == "auto" and not whisper.on_gpu:
         log.warning("WHISPER_DEVICE is auto and there is no GPU: transcribing on the CPU")
     log.info("%s on %s, up to %d windows at a time", whisper.name, "a GPU" if whisper.on_gpu else "the CPU", size)
@@ -292,7 +313,7 @@ def run() -> None:
     listener = Listener(process, classifiers)
     engine = Transcriber(
         whisper, listener.heard, config.PREPARE_THREADS, size, config.BATCH_WAIT_MS / 1000,
-        tagger=classifiers.tagger, progress=listener.say_what_is_in_work,
+        tagger=classifiers.tagger, progress=listener.say_what_is_in_work, metrics=process.metrics,
     )  # fmt: skip
     checks = (listener.database.check_schema, s3_utils.check_bucket, listener.check_queue)
     with process.running(*checks):
@@ -301,12 +322,12 @@ def run() -> None:
 
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
-    worker.explain(__doc__)
+    given = worker.arguments(__doc__)
     os.umask(0o077)  # recordings are nobody else's
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if problem := model_problem(config.MODELS_ROOT / config.WHISPER_MODEL):
         config.refuse(f"WHISPER_MODEL: {problem}")
-    worker.log_to_stderr(config.LOG_LEVEL)
+    logs.set_up(config.LOG_LEVEL, given.log_format or config.LOG_FORMAT, config.worker_id("gpu"), "gpu")
     try:
         run()
     except worker.Misconfigured as problem:

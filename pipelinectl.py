@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from pipeline.commands import drain, enqueue, failures, migrate, reconcile, retry, status
+from pipeline.commands import drain, enqueue, exporter, failures, migrate, reconcile, retry, search, show, status
 from pipeline.commands.common import complain
 from pipeline.errors import away
 
@@ -12,6 +12,8 @@ EPILOG = """examples:
   python pipelinectl.py migrate                          make or update the tables
   python pipelinectl.py enqueue /recordings/monday.tar   bring this archive from the EC2 host
   python pipelinectl.py status --json | jq .queues       for scripts
+  python pipelinectl.py search fire --since 7d           what was said, in which recordings
+  python pipelinectl.py show 4711 --play                 one of them
   python pipelinectl.py failures --reason ffmpeg         what failed, and why
   python pipelinectl.py retry 20250622-143052            the failed files of a batch once more
   python pipelinectl.py reconcile --apply                after Redis was lost: queue what S3 and PostgreSQL know of
@@ -19,7 +21,7 @@ EPILOG = """examples:
 
 exit status: 0 well, 1 a service is away or something is left to do, 2 wrong arguments or settings (example.env)"""
 
-COMMANDS = (enqueue, status, failures, retry, reconcile, drain, migrate)
+COMMANDS = (enqueue, status, search, show, failures, retry, reconcile, drain, migrate, exporter)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -52,9 +52,24 @@ follow: Follow = _unwatched
 @functools.cache
 def get_s3_client() -> Any:
     """The S3 client, one for the process: it is made for use by several threads."""
-    client = boto3.client(
+    client = _client(config.S3_ENDPOINT)
+    # Its waiting for "100 Continue" hangs for ever where the connection ends in that line, and mixes up answers
+    # (https://github.com/boto/botocore/issues/3755).
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    client.meta.events.register("before-parse.s3", _refuse_what_was_cut)
+    return client
+
+
+@functools.cache
+def _public_client() -> Any:
+    """What signs addresses as browsers reach S3."""
+    return _client(config.S3_PUBLIC_ENDPOINT)
+
+
+def _client(endpoint: str) -> Any:
+    return boto3.client(
         "s3",
-        endpoint_url=config.S3_ENDPOINT,
+        endpoint_url=endpoint,
         aws_access_key_id=config.S3_ACCESS_KEY,
         aws_secret_access_key=config.S3_SECRET_KEY,
         region_name=config.S3_REGION,
@@ -73,11 +88,6 @@ def get_s3_client() -> Any:
             max_pool_connections=16,
         ),
     )
-    # Its waiting for "100 Continue" hangs for ever where the connection ends in that line, and mixes up answers
-    # (https://github.com/boto/botocore/issues/3755).
-    client.meta.events.unregister("before-call.s3", add_expect_header)
-    client.meta.events.register("before-parse.s3", _refuse_what_was_cut)
-    return client
 
 
 def _refuse_what_was_cut(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
@@ -216,6 +226,32 @@ def upload_opus(local_path: Path, audio_id: int, date_str: str) -> str:
     key = f"processed/{date_str}/{audio_id}.opus"
     _upload(local_path, key, {}, "audio/ogg")
     return key
+
+
+def opus_url(key: str, seconds: int) -> str:
+    """An address, of S3_PUBLIC_ENDPOINT where that is set, at which anybody gets this Opus for so many seconds."""
+    if not key.startswith("processed/"):
+        raise ValueError(f"{key} is no Opus")
+    where = {"Bucket": config.S3_BUCKET, "Key": key}
+    client = _public_client() if config.S3_PUBLIC_ENDPOINT else get_s3_client()
+    return str(client.generate_presigned_url("get_object", where, ExpiresIn=seconds))
+
+
+def download_opus(key: str, path: Path) -> None:
+    """Download an Opus to a new file, whole or not at all; `Permanent` where it is not in S3."""
+    if not key.startswith("processed/"):
+        raise ValueError(f"{key} is no Opus")
+    size = _head(key)["ContentLength"]
+    try:
+        with path.open("xb") as file, follow(f"downloading {key}", size) as moved:
+            get_s3_client().download_fileobj(config.S3_BUCKET, key, file, Callback=moved, Config=_transfer(size))
+        if (arrived := path.stat().st_size) != size:
+            raise Outage("S3", f"{key}: {arrived} bytes arrived of {size}")
+    except FileExistsError:
+        raise
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def cleanup_scratch(batch_id: str) -> None:

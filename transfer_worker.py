@@ -17,14 +17,14 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import archive, batches, compression, job_queue, stale_uploads, worker
+from pipeline import archive, batches, compression, job_queue, logs, stale_uploads, worker
 from pipeline.batch_ids import BatchIds
 from pipeline.checksum import sha256
 from pipeline.copies import Copies
 from pipeline.copying import Copy
 from pipeline.errors import Permanent, Stopping
 from pipeline.job_queue import Job
-from pipeline.progress import Board
+from pipeline.progress import Board, amount
 from pipeline.remote import FileState, RemoteHost
 from pipeline.sources import Sources
 from pipeline.watch import Watch
@@ -122,11 +122,18 @@ class Transferrer:
             self.hand_on(job, batch_id, None, remote_path, state)
             return None
         batch_id = outlast(self.batch_ids.keep, job, batch_id) if batch_id else outlast(self.batch_ids.assign, job)
+        with logs.naming(batch=batch_id):
+            return self.copy_as(job, batch_id, remote_path, state)
+
+    def copy_as(self, job: Job, batch_id: str, remote_path: str, state: FileState) -> Arrived:
+        """Bring an archive here, as the batch that it is."""
         self.wait_for_room(remote_path, state.size)
+        log.info("copying %s as batch %s, %s", remote_path, batch_id, amount(state.size))
         copy = Copy(self.remote, remote_path, state, self.copies.path(batch_id))
         try:
-            with self.board.follow(f"copying {remote_path} as {batch_id}", state.size) as moved:
-                outlast(copy.run, self.worker.stop, moved)
+            follow = self.board.follow(f"copying {remote_path} as {batch_id}", state.size)
+            with self.worker.metrics.stage("copy"), follow as moved:
+                self.worker.outlast(copy.run, self.worker.stop, moved)
         except BaseException:
             copy.discard()
             raise
@@ -140,7 +147,7 @@ class Transferrer:
             if not told:
                 log.warning("%s waits for disk: %s", remote_path, lack)
                 told = True
-            self.worker.doing(f"waiting for disk: {lack}")
+            self.worker.doing("waiting for disk", f"waiting for disk: {lack}")
             self.worker.keep_house()  # which may make some too
             if self.worker.stop.wait(1):
                 raise Stopping
@@ -148,7 +155,7 @@ class Transferrer:
     def upload(self, arrived: Arrived) -> None:
         """Settle one job (in a thread of the uploaders): its archive is in S3, checked, and queued."""
         try:
-            with self.worker.holding(arrived.job):
+            with self.worker.holding(arrived.job), logs.naming(batch=arrived.batch_id):
                 try:
                     self._upload(arrived)
                 finally:  # in S3, or to be copied again by the next delivery
@@ -166,7 +173,8 @@ class Transferrer:
         index = archive.index(arrived.path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         source = _source(remote_path, state)
         outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=False)
-        outlast(s3_utils.upload_archive, arrived.path, arrived.batch_id)
+        with self.worker.metrics.stage("upload"):
+            outlast(s3_utils.upload_archive, arrived.path, arrived.batch_id)
         outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=True)
         log.info("%s is batch %s, %d audio files", remote_path, arrived.batch_id, len(index.members))
         self.hand_on(arrived.job, arrived.batch_id, len(index.members), remote_path, state)
@@ -178,6 +186,7 @@ class Transferrer:
         outlast(self.watch.mark, remote_path, state)
         note = self.sources.note(remote_path, state)
         if outlast(self.worker.queue.settle, job, config.UNPACK_QUEUE, unpack_job, note):
+            self.worker.metrics.job("done")
             self.tried.pop(job.payload, None)
             self.sources.try_to_tidy(remote_path, state)
 
@@ -234,6 +243,8 @@ def run() -> None:
     process = Worker(
         config.REDIS_URL, config.TRANSFER_QUEUE, "transfer", worker_id, config.HOST_NAME, config.LIMITS
     )
+    process.metrics.folder = config.TRANSFER_ROOT
+    process.serve_metrics(config.METRICS_LISTEN)
     transferrer = Transferrer(process)
     s3_utils.follow = transferrer.board.follow
     with process.running(s3_utils.check_bucket, transferrer.remote.refusal):
@@ -243,13 +254,13 @@ def run() -> None:
 
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
-    worker.explain(__doc__)
+    given = worker.arguments(__doc__)
     os.umask(0o077)  # recordings are nobody else's
     watch = ("EC2_REMOTE_DIR",) if config.EC2_WATCH_SECONDS else ()
     config.require(*config.REDIS, *config.S3, *config.EC2, "TRANSFER_ROOT", *watch)
     if shutil.which("scp") is None:
         config.refuse("there is no scp: install openssh-client")
-    worker.log_to_stderr(config.LOG_LEVEL)
+    logs.set_up(config.LOG_LEVEL, given.log_format or config.LOG_FORMAT, config.worker_id("transfer"), "transfer")
     try:
         run()
     except worker.Misconfigured as problem:

@@ -8,11 +8,13 @@ import contextlib
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import config
 import s3_utils
-from pipeline import archive, compression, finishing, scratch, worker
+from pipeline import archive, compression, finishing, logs, scratch, worker
 from pipeline.archive import Index, Member
 from pipeline.audio import Converter, UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
@@ -24,6 +26,7 @@ from pipeline.progress import Board
 from pipeline.worker import Worker
 
 log = logging.getLogger("unpack")
+Outcomes = TypeVar("Outcomes")
 
 STEADY_SECONDS = 300  # with Redis, before silence of other hosts is believed
 ROOM_SECONDS = 15  # before a job whose archive finds no room is tried again, here or elsewhere
@@ -67,12 +70,14 @@ class Unpacker:
         if not outlast(self.batches.adopt, batch_id, s3_key, job, self.worker.queue):
             self._drop_finished(job, batch_id)
             return
-        path = outlast(s3_utils.download_archive, s3_key, batch_id)
+        with self.worker.metrics.stage("download"):
+            path = outlast(s3_utils.download_archive, s3_key, batch_id)
         try:
             self._unpack_archive(job, batch_id, s3_key, path)
         finally:
             path.unlink(missing_ok=True)  # another delivery fetches it again; until then it takes no room
-        outlast(self.worker.queue.settle, job)
+        if outlast(self.worker.queue.settle, job):
+            self.worker.metrics.job("done")
         log.info("batch %s is unpacked", batch_id)
 
     def _drop_finished(self, job: Job, batch_id: str) -> None:
@@ -114,28 +119,39 @@ class Unpacker:
                 outlast(self.batches.settle, batch_id, name, outcome)
                 counted.add(name)
         for name in set(outlast(self.database.unsettled_files, batch_id)) - names:  # of a retry
+            log.warning("batch %s: %s failed: it is in its archive no more", batch_id, name)
             outlast(self.database.fail_file, batch_id, name, "it is in its archive no more")
         return [member for member in index.members if member.original_filename not in counted]
 
     def _convert_all(self, batch_id: str, path: Path, members: list[Member]) -> None:
         """Convert the files, and queue each as soon as it is ready. This thread alone settles and queues."""
-        folder, process = config.SCRATCH_ROOT / batch_id, self.worker
-        conversions = Conversions(folder, self.converter, config.CONVERT_JOBS, process.outlast, process.stop)
+        folder, stop = config.SCRATCH_ROOT / batch_id, self.worker.stop
+        conversions = Conversions(folder, self.converter, config.CONVERT_JOBS, self._convert, stop)
         with contextlib.closing(conversions.of(path, members)) as outcomes:
             for done, (member, reason) in enumerate(outcomes, 1):
-                self._hand_on(batch_id, member.original_filename, conversions.opus(member), reason)
+                with logs.naming(file=member.original_filename):
+                    self._hand_on(batch_id, member.original_filename, conversions.opus(member), reason)
                 self.worker.doing(f"converting {batch_id}: {done} of {len(members)}")
+
+    def _convert(self, step: Callable[..., Outcomes], *args: Any) -> Outcomes:
+        """Run a conversion (in a thread of the pool), and take its time."""
+        with self.worker.metrics.stage("convert"):
+            return self.worker.outlast(step, *args)
 
     def _hand_on(self, batch_id: str, name: str, opus: Path, reason: UnreadableAudio | None) -> None:
         """Queue one file for transcription, or settle it as failed with ffmpeg's reason."""
-        outlast = self.worker.outlast
+        outlast, metrics = self.worker.outlast, self.worker.metrics
         if reason is not None:
             log.warning("batch %s: %s failed: %s", batch_id, name, reason)
             outlast(self.database.fail_file, batch_id, name, str(reason))
             outlast(self.batches.settle, batch_id, name, "failed")
+            metrics.file("failed")
             return
         job = {"batch_id": batch_id, "audio_id": None, "opus_path": str(opus), "original_filename": name}
-        outlast(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
+        with metrics.stage("queue"):
+            outlast(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
+        metrics.file("queued")
+        log.info("batch %s: %s unpacked to %s and queued", batch_id, name, opus.name)
 
     def give_up(self, job: Job, reason: str) -> None:
         """Bury a job. Every file of its batch is settled then, or queued on this host."""
@@ -160,8 +176,10 @@ class Unpacker:
             return
         for name in self.database.unsettled_files(batch_id):
             if name not in known:
+                log.warning("batch %s: %s failed: its archive was given up: %s", batch_id, name, reason)
                 self.database.fail_file(batch_id, name, f"its archive was given up: {reason}")
                 self.batches.settle(batch_id, name, "failed")
+                self.worker.metrics.file("failed")
 
     def has_room(self) -> bool:
         """Whether this host can take another batch: its backlog and its disk decide."""
@@ -175,7 +193,7 @@ class Unpacker:
         if room and not self.room:
             log.info("%s", room)
         self.room = room
-        self.worker.doing(room or "idle")
+        self.worker.doing(room.partition(":")[0] or "idle", room)
         return not room
 
     def keep_house(self) -> None:
@@ -217,6 +235,8 @@ def run() -> None:
     """Work until SIGTERM."""
     worker_id = config.worker_id("unpack")
     process = Worker(config.REDIS_URL, config.UNPACK_QUEUE, "unpack", worker_id, config.HOST_NAME, config.LIMITS)
+    process.metrics.folder = config.SCRATCH_ROOT
+    process.serve_metrics(config.METRICS_LISTEN)
     unpacker = Unpacker(process)
     s3_utils.follow = Board(process).follow
     checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
@@ -228,14 +248,14 @@ def run() -> None:
 
 def main() -> int:
     """Check the settings, then work until SIGTERM."""
-    worker.explain(__doc__)
+    given = worker.arguments(__doc__)
     os.umask(0o077)  # recordings are nobody else's
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if shutil.which(config.FFMPEG) is None:
         config.refuse(f"FFMPEG is {config.FFMPEG!r}: there is no such program; install ffmpeg")
     if problem := converter().problem():
         config.refuse(f"FFMPEG is {config.FFMPEG!r} and makes no Opus: {problem}")
-    worker.log_to_stderr(config.LOG_LEVEL)
+    logs.set_up(config.LOG_LEVEL, given.log_format or config.LOG_FORMAT, config.worker_id("unpack"), "unpack")
     try:
         run()
     except worker.Misconfigured as problem:

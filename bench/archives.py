@@ -9,7 +9,8 @@ unpack   the real unpack worker (download, index, conversion, queueing) beside `
 files    the cost of a file in archives of 100 to 20,000 files
 s3       uploads and downloads with their SHA-256, beside the AWS CLI and rclone, on OpenStack Swift;
          as a process, its start (imports) counted as theirs is, and in a process that runs already, as a worker
-transfer the real transfer worker beside scp, then the AWS CLI, archive after archive; `--mb` in all
+transfer the real transfer worker beside scp, then the AWS CLI, archive after archive; `--mb` in all; on loopback
+         and on a line of `--line` MB/s to each server
 
 A ratio is the peer's time divided by ours in the same round; over 1 is faster. The tables give the median round.
 Written to bench/results: a table for each part, and of all of them the numbers (archives.json) and a chart.
@@ -35,6 +36,7 @@ from typing import Any
 import redis
 
 from bench import corpus, report
+from bench.line import Line
 from bench.report import Panel
 from pipeline.database import Database
 from tests.fleet import PROJECT, Fleet, ffmpeg_program
@@ -57,6 +59,7 @@ def arguments() -> argparse.Namespace:
     add("--long", type=int, default=4, help="long files (default: %(default)s)")
     add("--mb", type=int, default=300, help="size of the file for S3 (default: %(default)s)")
     add("--counts", default="100,1000,5000", help="files in the archives of `files` (default: %(default)s)")
+    add("--line", type=int, default=40, help="MB in a second of the lines of `transfer` (default: %(default)s)")
     add("--rounds", type=int, default=3, help="(default: %(default)s)")
     given = parser.parse_args()
     unknown = set(given.parts) - set(PARTS)
@@ -226,35 +229,54 @@ def say(kind: str, results: list[dict[str, float]]) -> None:
 
 
 def transfer(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
-    """The transfer worker beside scp and the AWS CLI, one after the other, with the same sshd and Swift."""
+    """The transfer worker beside scp and the AWS CLI, one after the other, with the same sshd and Swift.
+
+    On loopback, where all of them and both servers share the cores, and on lines that are slower than the cores.
+    """
     count, size = 12, given.mb * 10**6 // 12
-    yield f"| {count} archives of {size // 10**6} MB | seconds | ratio |"
-    yield "|---|---|---|"
+    what = f"{count} archives of {size // 10**6} MB"
+    yield f"| {what} | transfer worker | scp | then the AWS CLI | ours to the slower half | ratio |"
+    yield "|---|---|---|---|---|---|"
     fleet = Fleet(fresh(folder))
     fleet.ssh = Sshd(fresh(folder))  # type: ignore[assignment]
     fleet.s3 = SwiftS3(fresh(folder), PROJECT / ".venv-swift" / "bin")  # type: ignore[assignment]
-    rounds = []
     with fleet:
         there = fleet.ssh.folder
         tars = [write_tar(there / f"{number}.tar", {"a.mp3": os.urandom(size)}) for number in range(count)]
-        for number in range(given.rounds):
-            before = halves(fleet, tars, fresh(folder)) if number % 2 else None
-            mine = transferred(fleet, tars)
-            rounds.append((mine, *(before or halves(fleet, tars, fresh(folder)))))
-            print(f"transfer: {rounds[-1]}", file=sys.stderr)
-    ours, copies, uploads = (statistics.median(one[part] for one in rounds) for part in range(3))
-    slower = statistics.median(one[0] / max(one[1:]) for one in rounds)
-    ratio = statistics.median(sum(one[1:]) / one[0] for one in rounds)
-    yield f"| transfer worker | {ours:.1f} | {slower:.2f} of the slower half |"
-    yield f"| scp, then the AWS CLI: {copies:.1f} and {uploads:.1f} | {copies + uploads:.1f} | {ratio:.2f} |"
-    megabytes = count * size / 10**6
-    speeds = {"ours": [megabytes / one[0] for one in rounds]}
-    speeds["scp, then aws"] = [megabytes / sum(one[1:]) for one in rounds]
-    yield Panel(f"{count} archives of {size // 10**6} MB, EC2 to S3", "MB in a second", speeds)
+        ends = fleet.ssh.port, fleet.s3.port
+        with Line(ends[0], given.line * 1e6) as copying, Line(ends[1], given.line * 1e6) as uploading:
+            known = fleet.ssh.known_hosts
+            known.write_text(known.read_text() + "\n" + known.read_text().replace(f"{ends[0]}", f"{copying.port}"))
+            for where, ports in (("loopback", ends), (f"{given.line} MB/s", (copying.port, uploading.port))):
+                fleet.ssh.port, fleet.s3.port = ports
+                rounds = [round_trip(fleet, tars, number, fresh(folder)) for number in range(given.rounds)]
+                times = [statistics.median(one[part] for one in rounds) for part in range(3)]
+                slower = statistics.median(one[0] / max(one[1:]) for one in rounds)
+                ratio = statistics.median(sum(one[1:]) / one[0] for one in rounds)
+                seconds = " | ".join(f"{time:.1f} s" for time in times)
+                yield f"| {where} | {seconds} | {slower:.2f} | {ratio:.2f} |"
+                megabytes = count * size / 10**6
+                speeds = {"ours": [megabytes / one[0] for one in rounds]}
+                speeds["scp, then aws"] = [megabytes / sum(one[1:]) for one in rounds]
+                yield Panel(f"{count} archives, EC2 to S3, {where}", "MB in a second", speeds)
+        fleet.ssh.port, fleet.s3.port = ends
+
+
+def round_trip(fleet: Fleet, tars: list[Path], number: int, folder: Path) -> tuple[float, float, float]:
+    """The times of the worker, of scp and of the AWS CLI; who begins changes from round to round."""
+    before = halves(fleet, tars, folder) if number % 2 else None
+    mine = transferred(fleet, tars)
+    found = (mine, *(before or halves(fleet, tars, folder)))
+    print(f"transfer: {found}", file=sys.stderr)
+    return found
 
 
 def transferred(fleet: Fleet, tars: list[Path]) -> float:
     """The worker's time from the jobs to the last archive queued to be unpacked."""
+    s3_client = fleet.s3.client()
+    for prefix in ("archives/", "sources/"):  # what is there already would not be sent
+        for stored in s3_client.list_objects_v2(Bucket=fleet.bucket, Prefix=prefix).get("Contents", []):
+            s3_client.delete_object(Bucket=fleet.bucket, Key=stored["Key"])
     with redis.Redis.from_url(fleet.valkey.url) as client:
         client.flushall()
         worker = fleet.worker("transfer")

@@ -77,6 +77,7 @@ class Board:
         def moved(count: int) -> None:
             if progress.moved(count):
                 self._show(id(progress), what, str(progress))
+            self.worker.metrics.moved(what, count)
             self.worker.moved()
 
         try:

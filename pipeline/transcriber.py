@@ -21,6 +21,7 @@ import numpy as np
 from pipeline import device
 from pipeline.audio_tags import AudioTags, SoundOfFile
 from pipeline.errors import Stop, Stopping
+from pipeline.metrics import Metrics
 from pipeline.transcript import Label, Segment, Transcript, Word
 from pipeline.whisper import Passage, Whisper
 from pipeline.windows import Recording, Window
@@ -73,9 +74,11 @@ class Transcriber(Generic[Key]):
         batch_wait_seconds: float = 0.1,
         tagger: AudioTags | None = None,
         progress: Callable[[], object] = bool,
+        metrics: Metrics | None = None,
     ) -> None:
         """`batch_wait_seconds`: how long a batch that is not full waits while more files are being prepared;
-        `progress` is called after every batch."""
+        `progress` is called after every batch; `metrics` counts them, where it is given."""
+        self._metrics = metrics or Metrics()
         self._whisper, self._deliver, self._tagger, self._progress = whisper, deliver, tagger, progress
         self.batch_size, self._wait = batch_size, batch_wait_seconds
         self._most_ready = READY_BATCHES * batch_size
@@ -187,12 +190,14 @@ class Transcriber(Generic[Key]):
 
     def _read(self, file: _File[Key]) -> int | None:
         """Put the file's windows among those that are ready; gives how many there were, None where it is over."""
-        number = 0
+        number, began, waited = 0, time.monotonic(), 0.0
         for window in file.recording.windows():
             row = _Row(file, number, window, self._whisper.features(window.samples))
+            ready = time.monotonic()
             with self._changed:
                 while len(self._ready) >= self._most_ready and not self._ending:
                     self._changed.wait()
+                waited += time.monotonic() - ready
                 if self._ending or file.over:
                     return None
                 self._ready.append(row)
@@ -200,13 +205,15 @@ class Transcriber(Generic[Key]):
             number += 1
         if file.sound is not None:
             file.tags = file.sound.labels()
+        self._metrics.took("prepare", time.monotonic() - began - waited)
         return number
 
     # --- computation -----------------------------------------------------------------------------------
 
     def _compute(self) -> None:
         while rows := self._next_rows():
-            self._hear(rows)
+            with self._metrics.batch(len(rows), self.batch_size):
+                self._hear(rows)
             self._progress()
             for row in rows:
                 self._end_if_complete(row.file)

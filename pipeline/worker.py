@@ -20,17 +20,16 @@ import os
 import random
 import select
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from pipeline import batches, job_queue, redis_client
+from pipeline import batches, job_queue, logs, redis_client, unit
 from pipeline.errors import Broken, LostClaim, Outage, Permanent, Stopping, away
 from pipeline.job_queue import Job, JobQueue
+from pipeline.metrics import Metrics
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -90,6 +89,7 @@ class Worker:
         self.redis = redis_client.connect(redis_url)
         self.queue = JobQueue(self.redis, queue_name, worker_id)
         self.role, self.id, self.host, self.limits = role, worker_id, host, limits
+        self.metrics = Metrics(role, worker_id, host, queue_name)
         self.stop = StopFlag()
         self.give_up: Callable[[Job, str], Any] = self.bury
         self.ready_for_more: Callable[[], bool] = lambda: True
@@ -103,6 +103,12 @@ class Worker:
         self._failing: set[Callable[..., Any]] = set()  # steps whose service was away when last tried
         self._beating = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
         self._ended = threading.Event()
+
+    def serve_metrics(self, listen: tuple[str, int] | None) -> None:
+        """Answer Prometheus at this address and port from now on, where one is given; `Misconfigured` where that
+        cannot be."""
+        if listen is not None and (problem := self.metrics.serve(listen)):
+            raise Misconfigured(problem)
 
     # --- the process -----------------------------------------------------------------------------------
 
@@ -136,14 +142,14 @@ class Worker:
         for check in checks:
             if problem := self.outlast(check):
                 raise Misconfigured(problem)
-        notify("READY=1")
+        unit.notify("READY=1")
         log.info("%s ready, queue %s", self.id, self.queue.name)
         self.doing("idle")
 
     def _leave(self, crashed: bool) -> None:
         """End the heartbeat thread. What is in hand stays in our list: our next run goes on with it, and
         where there is none, others take it back when the heartbeat has run out."""
-        notify("STOPPING=1")
+        unit.notify("STOPPING=1")
         self._ended.set()
         if self._beating.is_alive():
             self._beating.join()
@@ -162,10 +168,10 @@ class Worker:
         """Make sure that no other live process has our id: it would take our jobs for its own."""
         deadline = time.monotonic() + self.limits.heartbeat + 2
         take = redis_client.script(self.redis, "take_identity")
-        key, ours, dead = job_queue.heartbeat_key(self.id), self._state(), ""
+        key, ours, dead = job_queue.heartbeat_key(self.id), self._state(*self.redis.time()), ""
         while held := take(keys=[key], args=[ours, self.limits.heartbeat, dead]):
             other = json.loads(held)
-            is_here, started = other["host"] == self.host, _started(other["pid"])
+            is_here, started = other["host"] == self.host, unit.started(other["pid"])
             if is_here and (started != other["started"] or other["pid"] == os.getpid()):
                 dead = held  # an earlier run here that has ended, or ourselves, where the answer was lost
                 continue
@@ -189,7 +195,7 @@ class Worker:
         shown = how_far or text
         if shown != self._shown:
             self._shown = shown
-            notify(f"STATUS={shown}")
+            unit.notify(f"STATUS={shown}")
 
     def moved(self, _bytes: int = 0) -> None:
         """Say that a long step goes on, and end it with `Stopping` when the worker is to stop."""
@@ -197,16 +203,18 @@ class Worker:
         if self.stop.is_set():
             raise Stopping
 
-    def _state(self) -> str:
-        """What the heartbeat says of this worker."""
+    def _state(self, beat: int, _microseconds: int) -> str:
+        """What the heartbeat at a time (seconds, microseconds) says of this worker."""
         state = {
             "role": self.role,
             "host": self.host,
             "pid": os.getpid(),
-            "started": _started(os.getpid()),
+            "started": unit.started(os.getpid()),
             "queue": self.queue.name,
             "doing": self._shown,
             "since": int(self._since),
+            "beat": beat,
+            **self.metrics.summary(),
         }
         return json.dumps(state)
 
@@ -215,9 +223,10 @@ class Worker:
         seconds, microseconds = self.redis.time()
         self._ahead = _ahead(asked, seconds + microseconds / 1e6, time.time())
         steps = self.redis.pipeline(transaction=False)
-        steps.set(job_queue.heartbeat_key(self.id), self._state(), ex=self.limits.heartbeat)
+        steps.set(job_queue.heartbeat_key(self.id), self._state(seconds, microseconds), ex=self.limits.heartbeat)
         steps.zadd(batches.HOSTS, {self.host: seconds})
         steps.execute()
+        self.metrics.beat(seconds + microseconds / 1e6)
         self.queue.register()
 
     def _beat_until_stopped(self) -> None:
@@ -234,7 +243,7 @@ class Worker:
                 self._steady_since = time.monotonic()
                 log.warning("no heartbeat: %s", error, exc_info=not away(error))
             if time.monotonic() - self._moved < self.limits.stall:
-                notify("WATCHDOG=1")
+                unit.notify("WATCHDOG=1")
 
     def _check_clock(self) -> None:
         """`Outage` while our clock, as the last heartbeat has found it, is wrong: dates come from it, S3 takes no
@@ -301,6 +310,11 @@ class Worker:
     @contextlib.contextmanager
     def holding(self, job: Job) -> Iterator[None]:
         """What becomes of the job when the work on it raises; only `Broken` is raised further."""
+        with logs.about(job), self._answering_for(job):
+            yield
+
+    @contextlib.contextmanager
+    def _answering_for(self, job: Job) -> Iterator[None]:
         try:
             yield
         except Stopping:
@@ -309,12 +323,14 @@ class Worker:
             raise
         except LostClaim as lost:
             log.info("dropped %s: %s", job.shown, lost)
+            self.metrics.job("lost")
             self._unless_stopping(self.queue.settle, job)
         except Permanent as error:
             self._give_up(job, str(error))
         except Exception as error:
             if (service := away(error)) is not None:  # a step that was not wrapped in `outlast`
                 log.warning("%s is away (%s): %s waits", service, error, job.shown)
+                self.metrics.retried(service)
                 self._unless_stopping(self.queue.give_back, job, min(self.limits.retry, int(LONGEST_WAIT_SECONDS)))
             elif job.attempts >= self.limits.attempts:
                 log.exception("attempt %d of %s failed", job.attempts, job.shown)
@@ -322,6 +338,7 @@ class Worker:
             else:
                 delay = self.limits.retry
                 log.exception("attempt %d of %s failed, next in %d s", job.attempts, job.shown, delay)
+                self.metrics.job("retried")
                 self._unless_stopping(self.queue.retry, job, delay)
 
     @contextlib.contextmanager
@@ -336,6 +353,7 @@ class Worker:
 
     def _give_up(self, job: Job, reason: str) -> None:
         log.error("gave up %s: %s", job.shown, reason)
+        self.metrics.job("failed")
         try:
             self._unless_stopping(self.give_up, job, reason)
         except Exception:
@@ -371,6 +389,7 @@ class Worker:
                 if service is None:
                     raise
                 self._failing.add(step)
+                self.metrics.retried(service)
                 log.warning("%s is away, next try in %.0f s: %s", service, wait, error)
                 self.doing(f"waiting for {service}")
             if self.stop.wait(wait * random.uniform(0.5, 1)):  # nosec B311: not all workers at the same moment
@@ -384,47 +403,13 @@ def _ahead(asked: float, theirs: float, answered: float) -> float:
     return max(asked - theirs, 0.0) or min(answered - theirs, 0.0)
 
 
-def _started(pid: int) -> str | None:
-    """When the process started, in clock ticks since boot, with its boot; None where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + stat.rpartition(")")[2].split()[19]
-    except OSError:
-        return None
-
-
-def explain(doc: str | None) -> None:
-    """Answer `--help` with the script's own words; there are no other arguments."""
-    argparse.ArgumentParser(
+def arguments(doc: str | None) -> argparse.Namespace:
+    """What the command line says: `log_format`, "" where it is not given; `--help` shows the script's own text."""
+    parser = argparse.ArgumentParser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="There are no arguments: every setting is an environment variable; example.env lists them.\n"
+        epilog="Every other setting is an environment variable; example.env lists them.\n"
         "SIGTERM ends the worker after its present job. Exit status 2: the settings are wrong.",
-    ).parse_args()
-
-
-class _OneLine(logging.Formatter):
-    """A name in a message (of a file in a hostile archive, say) cannot begin a line of its own."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")
-
-
-def log_to_stderr(level: str) -> None:
-    """One line for each event, for journald."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
-    for library in ("boto3", "botocore", "s3transfer", "urllib3"):  # at DEBUG they log signed headers
-        logging.getLogger(library).setLevel(logging.INFO)
-
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); does nothing where the process is not a unit of Type=notify."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
-        channel.send(state.replace("\n", " ").encode(errors="replace"))
+    )
+    parser.add_argument("--log-format", choices=logs.FORMATS, default="", help="in place of LOG_FORMAT")
+    return parser.parse_args()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import Stopping
+from pipeline.metrics import Metrics
 from pipeline.progress import Board, Progress, amount, duration
 
 
@@ -23,6 +24,7 @@ class FakeWorker:
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
         self.stopping = False
+        self.metrics = Metrics()
 
     def doing(self, what: str, how_far: str = "") -> None:
         self.said.append((what, how_far))

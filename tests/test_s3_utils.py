@@ -5,6 +5,8 @@ import inspect
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -297,6 +299,8 @@ def test_a_503_is_s3_being_away(null_s3: NullS3) -> None:
 
 DOWNLOAD = f"""
 import sys
+import urllib.error
+import urllib.request
 sys.path.insert(0, {str(PROJECT)!r})
 import s3_utils
 print(s3_utils.download_archive({KEY!r}, {ID!r}).stat().st_size)
@@ -532,3 +536,55 @@ def test_it_says_when_it_cannot_remove_the_scratch(scratch: Path) -> None:
     (scratch / "20250622-143053").write_bytes(b"a file where a folder should be")
     with pytest.raises(NotADirectoryError):
         s3_utils.cleanup_scratch("20250622-143053")
+
+
+# --- an Opus for people ------------------------------------------------------------------------------------
+
+
+def test_an_opus_is_fetched_with_its_address_alone(s3: S3Server, archive: Path) -> None:
+    key = s3_utils.upload_opus(archive, 7, "2025-06-22")
+    address = s3_utils.opus_url(key, 60)
+    assert address.startswith(f"{s3.endpoint}/")
+    with urllib.request.urlopen(address) as answer:
+        assert answer.read() == BYTES
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(address.replace("/7.opus", "/8.opus"))
+
+
+def test_an_address_ends_and_cannot_be_changed(swift: S3Server, s3: S3Server, archive: Path) -> None:
+    key = s3_utils.upload_opus(archive, 7, "2025-06-22")
+    address = s3_utils.opus_url(key, 60)
+    assert "X-Amz-Expires=60" in address
+    if s3 is swift:  # moto looks at no signature
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(address.replace("X-Amz-Expires=60", "X-Amz-Expires=600000"))
+
+
+def test_an_address_is_that_of_s3_as_browsers_reach_it(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "S3_PUBLIC_ENDPOINT", "https://s3.example.org:8443")
+    s3_utils._public_client.cache_clear()
+    address = s3_utils.opus_url("processed/2025-06-22/7.opus", 60)
+    s3_utils._public_client.cache_clear()
+    assert address.startswith(f"https://s3.example.org:8443/{config.S3_BUCKET}/processed/2025-06-22/7.opus?")
+
+
+def test_an_opus_is_downloaded_whole_to_a_new_file(s3: S3Server, archive: Path, tmp_path: Path) -> None:
+    key = s3_utils.upload_opus(archive, 7, "2025-06-22")
+    target = tmp_path / "7.opus"
+    s3_utils.download_opus(key, target)
+    assert target.read_bytes() == BYTES
+    target.write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        s3_utils.download_opus(key, target)
+    assert target.read_bytes() == b"mine"
+    with pytest.raises(Permanent, match="is not in the bucket"):
+        s3_utils.download_opus("processed/2025-06-22/8.opus", tmp_path / "8.opus")
+    assert not (tmp_path / "8.opus").exists()
+
+
+def test_only_an_opus_is_given_away(s3: S3Server, tmp_path: Path) -> None:
+    for key in ("archives/x.tar", "sources/x.json", ""):
+        with pytest.raises(ValueError, match="is no Opus"):
+            s3_utils.opus_url(key, 60)
+        with pytest.raises(ValueError, match="is no Opus"):
+            s3_utils.download_opus(key, tmp_path / "x")

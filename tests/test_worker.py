@@ -17,7 +17,8 @@ from redis import exceptions as redis_errors
 from pipeline import job_queue
 from pipeline.errors import LostClaim, Outage, Permanent, Stopping
 from pipeline.job_queue import Job, JobQueue
-from pipeline.worker import Limits, Misconfigured, Worker, notify
+from pipeline.unit import notify
+from pipeline.worker import Limits, Misconfigured, Worker
 from tests.child import Child, free_port, is_alive, wait_until
 from tests.faults.proxy import Proxy
 from tests.fleet import PROJECT, Fleet

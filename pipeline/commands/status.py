@@ -1,37 +1,176 @@
-"""pipelinectl status: what moves and what is stuck."""
+"""pipelinectl status: what moves, what is stuck and why."""
 
 import argparse
 import json
 import time
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
+import config
+from pipeline import redis_client
 from pipeline.commands import common
-from pipeline.status import Status, read_status
+from pipeline.database import Database
+from pipeline.errors import away
+from pipeline.progress import amount, count, duration
+from pipeline.status import BROKEN, DEGRADED, Status, Trouble, read_status
+
+DESCRIPTION = """What moves, what is stuck and why: queues, workers, hosts, open batches, what was done
+in the last hour and what failed in the last day. --watch shows it anew every few seconds until Ctrl-C."""
+
+EPILOG = """QUEUES    waiting, delayed (to be tried again), in work, dead (given up), how long the next job has
+          waited, and jobs an hour. Files of a host wait in a queue of its own.
+WORKERS   what each does and for how long; "gone" where its heartbeat has run out, and others take its jobs.
+HOSTS     files on the host, free scratch, and the share of the last minute in which its GPUs computed.
+BATCHES   done and failed of all files, and the time left at the rate so far.
+
+exit status: 0 well; 1 degraded: something waits, is gone or full; 2 broken: a service is away, or jobs wait for
+workers that are not there. docs/runbook.md says what to do."""
+
+STATUSES = {"well": 0, DEGRADED: 1, BROKEN: 2}
+COLOURS = {"well": "green", DEGRADED: "yellow", BROKEN: "red"}
+BAR = 12  # characters of a progress bar
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Show queues, workers and open batches."""
-    redis = common.connect()
-    now = read_status(redis, common.QUEUES)
-    if arguments.json:
-        print(json.dumps(now.as_dict(), indent=2))
-    else:
-        show(now, Console())
+def run(arguments: argparse.Namespace) -> int:
+    """Show the status, once or again and again; gives 0, 1 or 2 for well, degraded or broken."""
+    config.require(*config.REDIS)
+    redis = redis_client.connect(config.REDIS_URL)
+    database = Database(config.DATABASE_URL) if config.DATABASE_URL else None
+    if not arguments.watch:
+        now = look(redis, database)
+        if arguments.json:
+            print(json.dumps(now.as_dict(), indent=2))
+        else:
+            Console(highlight=False).print(shown(now, arguments.limit))
+        return STATUSES[now.health]
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            view = shown(look(redis, database), arguments.limit)
+            if console.is_terminal:
+                live.update(view, refresh=True)
+            else:  # one below the other, as for a file
+                console.print(view)
+            time.sleep(arguments.watch)
 
 
-def show(now: Status, console: Console) -> None:
-    """Print the status as three tables."""
-    console.print(common.table("queues", now.queues, ("name", "waiting", "delayed", "in_work", "dead")))
-    for worker in now.workers:
-        worker["for"] = f"{int(time.time() - worker['since'])} s" if worker["alive"] else ""
-    console.print(common.table("workers", now.workers, ("id", "host", "doing", "for")))
-    console.print(common.table("open batches", now.batches, ("id", "host", "total", "processed", "failed")))
+def look(redis: Any, database: Database | None) -> Status:
+    """The status; where a service is away, one that is broken and says so. Where one refuses us, the end."""
+    try:
+        if problem := redis_client.refusal(redis) or (database and database.check_schema()):
+            config.refuse(problem)
+        return read_status(redis, common.QUEUES, database)
+    except Exception as error:
+        service = away(error)
+        if service is None:
+            raise
+        trouble = Trouble(BROKEN, f"{service} is away: {' '.join(str(error).split())}", "service-away")
+        if service == "Redis":
+            return Status(int(time.time()), [], [], [], [], troubles=[trouble])
+        now = read_status(redis, common.QUEUES)
+        now.troubles.insert(0, trouble)
+        return now
+
+
+def shown(now: Status, limit: int) -> RenderableType:
+    """The status for a terminal of 80 columns or more; each table with `limit` rows at most."""
+    parts: list[RenderableType] = [Text(headline(now), style=COLOURS[now.health])]
+    parts += [Text(common.shown(f"  {trouble.what} [{trouble.see}]")) for trouble in now.troubles[:limit]]
+    if len(now.troubles) > limit:
+        parts.append(Text(f"  and {len(now.troubles) - limit} more"))
+    numbers = ("name", "waiting", "delayed", "in_work", "dead")
+    queues = [
+        (*(row[number] for number in numbers), age(row["oldest_seconds"]), row["per_hour"]) for row in now.queues
+    ]
+    columns: tuple[str, ...] = ("name", "waiting", "delayed", "in work", "dead", "oldest", "per hour")
+    parts.append(table("queues", columns, queues, limit))
+    workers: list[tuple[Any, ...]] = [
+        (row["id"], age(row["heard_seconds"]), age(row["since_seconds"]), row["doing"]) for row in now.workers
+    ]
+    parts.append(table("workers", ("id", "heard", "for", "doing"), workers, limit))
+    hosts: list[tuple[Any, ...]] = [
+        (row["name"], host_state(row), row["batches"], row["files"], disk(row["disk"]), gpus(row["gpus"]))
+        for row in now.hosts
+    ]
+    columns = ("name", "state", "batches", "files", "scratch free", "GPU")
+    parts.append(table("hosts", columns, hosts, limit))
+    batches: list[tuple[Any, ...]] = [
+        (row["id"], row["host"], bar(row), settled(row), row["failed"], age(row["left_seconds"]) or row["state"])
+        for row in now.batches
+    ]  # fmt: skip
+    parts.append(table("open batches", ("id", "host", "", "settled", "failed", "left"), batches, limit))
+    if now.reasons:
+        reasons = [(row["files"], row["reason"]) for row in now.reasons]
+        parts.append(table("failed in the last day", ("files", "reason"), reasons, limit))
+    return Group(*parts)
+
+
+def headline(now: Status) -> str:
+    """How it is, in one line."""
+    line = f"{now.health}, {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(now.time))} UTC"
+    if now.done is not None:
+        hours = now.done["audio_seconds"] / 3600
+        line += f"; in the last hour: {count(int(now.done['files']), 'file')}, {hours:.1f} h of audio"
+    return line
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], limit: int) -> Group:
+    """The first rows, and how many there are."""
+    more = "" if len(rows) <= limit else f", the first {limit}"
+    found = Table(box=None, pad_edge=False)
+    for column in columns:
+        found.add_column(column, overflow="fold", no_wrap=column == "")
+    for row in rows[:limit]:
+        found.add_row(*(Text("" if cell is None else common.shown(str(cell))) for cell in row))
+    return Group(Text(f"\n{title}: {len(rows)}{more}", style="bold"), found)
+
+
+def age(seconds: int | None) -> str:
+    """So long; nothing where it is not known."""
+    return "" if seconds is None else duration(seconds)
+
+
+def host_state(row: dict[str, Any]) -> str:
+    """What a host is."""
+    return "silent" if not row["alive"] else "draining" if row["draining"] else "up"
+
+
+def disk(room: dict[str, int] | None) -> str:
+    """The free part of a disk."""
+    return "" if room is None else f"{amount(room['free'])} of {amount(room['size'])}"
+
+
+def gpus(found: list[dict[str, Any]]) -> str:
+    """How busy the GPUs are."""
+    return ", ".join(f"{100 * gpu['busy']:.0f} %" for gpu in found)
+
+
+def bar(row: dict[str, Any]) -> str:
+    """A batch's progress, as ####...., with plain signs that any terminal shows."""
+    if not row["total"]:
+        return ""
+    full = BAR * ((row["processed"] or 0) + (row["failed"] or 0)) // row["total"]
+    return "#" * full + "." * (BAR - full)
+
+
+def settled(row: dict[str, Any]) -> str:
+    """The files of a batch that need no more work."""
+    return "" if not row["total"] else f"{(row['processed'] or 0) + (row['failed'] or 0)}/{row['total']}"
 
 
 def add(commands: Any) -> None:
     """Its arguments."""
-    showing = commands.add_parser("status", help="show queues, workers and open batches")
-    showing.add_argument("--json", action="store_true", help="for scripts")
+    showing = commands.add_parser(
+        "status", help="show what moves, what is stuck and why", description=DESCRIPTION, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    how = showing.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="for scripts; everything")
+    seconds = "show it anew every 2 s, or so many"
+    how.add_argument("--watch", type=common.number, nargs="?", const=2, metavar="SECONDS", help=seconds)
+    showing.add_argument("--limit", type=common.number, default=40, metavar="N", help="rows of a table (40)")
     showing.set_defaults(run=run)

@@ -42,7 +42,8 @@ class Archive:
 
     `files` by their names, `sha256` of what is to be in S3 (the plain tar, where a transfer worker brings it),
     `source` where it lay on the EC2 host (None: it was put into S3). One that is `refused` ends as a dead letter;
-    it has no `sha256` where it was never anywhere.
+    it has no `sha256` where it was never anywhere. One that `changes` on the host may have done so after
+    it was copied: then it is rightly left there.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Archive:
     sha256: str
     source: Path | None = None
     refused: bool = False
+    changes: bool = False
 
 
 def make_archive(path: Path, files: dict[str, File], on_host: bool = True, refused: bool = False) -> Archive:
@@ -202,6 +204,8 @@ def _check_source(archive: Archive, after: str, found: Findings) -> None:
     if archive.refused or after == "keep":
         if not path.exists():
             found.lost.append(f"{archive.name} has disappeared from the EC2 host")
+        return
+    if archive.changes:
         return
     for kept in (path, Path(f"{path}.sha256")):
         if kept.exists():

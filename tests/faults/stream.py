@@ -13,6 +13,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ class Stream:
         """A source that changes for some seconds, also while it is copied."""
         archive = self._on_host(self.folder, self._files())
         assert archive.source
+        self.archives[-1] = replace(archive, changes=True)
         self._changing.append((archive.source, time.monotonic() + CHANGING_SECONDS))
         self._enqueue(archive)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +378,13 @@ def test_it_finds_what_is_stranded(world: World, what: str) -> None:
 def test_it_is_not_quiet_while_something_moves(world: World, what: str) -> None:
     STRANDED[what][0](world)
     assert not is_quiet(world.fleet, [world.archive])
+
+
+def test_a_source_that_changed_may_be_left(world: World) -> None:
+    world.fleet.changes = {"EC2_AFTER_UPLOAD": "delete"}
+    assert found(world) != []
+    world.archive = replace(world.archive, changes=True)
+    assert found(world) == []
 
 
 def test_it_finds_a_source_that_was_to_be_deleted(world: World) -> None:

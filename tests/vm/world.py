@@ -55,9 +55,8 @@ class World:
     def __enter__(self) -> Self:
         self.fleet.start()
         with redis.Redis.from_url(self.fleet.valkey.url) as client:
-            (user,) = (
-                line for line in (ACCESS / "redis.conf").read_text().splitlines() if line.startswith("user ")
-            )
+            lines = (ACCESS / "redis.conf").read_text().splitlines()
+            (user,) = (line for line in lines if line.startswith("user "))
             digest = hashlib.sha256(self.secrets["vault_redis_password"].encode()).hexdigest()
             rules = user.replace("PASSWORD_SHA256", digest).split()[2:]
             client.execute_command("ACL", "SETUSER", "pipeline", *rules)

@@ -1,4 +1,4 @@
-"""A dose of the outages of `python -m tests.faults`: 2 minutes long on a clock that runs 20 times as fast."""
+"""A dose of the lost replies of `python -m tests.faults`."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,6 @@ import pytest
 
 from tests.faults import losses
 from tests.faults.fast_clock import compiler
-from tests.faults.outages import OUTAGES, attempt
 from tests.faults.rig import Rig
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler (Debian: apt install gcc libc6-dev)")
@@ -17,19 +16,6 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """The pipeline behind proxies, its workers running."""
     with Rig(tmp_path_factory.mktemp("rig"), speed=20) as rig:
         yield rig
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Redis: a black hole, its connections stay dead",
-        "PostgreSQL: killed, started again",
-        "S3: answers cut short",
-    ],
-)
-def test_after_an_outage_all_is_done_once_and_soon(rig: Rig, name: str) -> None:
-    trial = attempt(rig, OUTAGES[name], seconds=120, archives=4, files=6)
-    assert trial.findings.lines() == []
 
 
 def test_lost_replies_of_redis_lose_and_double_nothing(rig: Rig) -> None:

@@ -1,0 +1,221 @@
+"""What an operator waits for, with a million recordings in PostgreSQL.
+
+    bench/operating                        everything; about 20 minutes on two cores
+    bench/operating search --rows 100000   one part, with fewer rows
+
+search   pipeline.transcripts.search in a process that runs already, as the page's, and `pipelinectl search` as a
+         command, its start counted: common and rare words, and each filter
+
+The rows are made for it: 40 words each of a vocabulary of 20,000 in which the nth word is n times rarer than the
+first, as in speech; 1,000 in a batch, the last year of them; and recordings of an hour among the newest.
+Written to bench/results: a table for each part.
+"""
+
+import argparse
+import datetime
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg2
+
+from pipeline.database import Database
+from pipeline.transcripts import Query, search
+from tests.fleet import PROJECT, Fleet
+
+RESULTS = PROJECT / "bench" / "results"
+CORES = len(os.sched_getaffinity(0))
+MOST_SECONDS = 0.5
+LONG = 200  # recordings of an hour, among the newest files
+ENDED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+# w1 is in almost every text, w20000 in one of 5,000. Four segments of ten words are drawn from 100,000 such.
+ROWS = """
+SELECT setseed(0.5);
+CREATE TEMP TABLE phrases AS
+SELECT id, (SELECT string_agg('w' || floor(20000 ^ random())::int, ' ')
+            FROM generate_series(1, 10 + 0 * id)) AS text
+FROM generate_series(0, 99999) AS id;
+CREATE UNIQUE INDEX ON phrases (id);
+ANALYZE phrases;
+CREATE TEMP TABLE drawn AS
+SELECT id, floor(100000 * random())::int AS a, floor(100000 * random())::int AS b,
+       floor(100000 * random())::int AS c, floor(100000 * random())::int AS d
+FROM generate_series(1, %(rows)s) AS id;
+INSERT INTO audio_files (audio_id, batch_id, original_filename, status, duration_seconds, language, created_at,
+                         updated_at, s3_opus_path)
+SELECT id, to_char(made, 'YYYYMMDD') || '-' || lpad((id / 1000)::text, 6, '0'), 'call' || id || '.mp3', 'done', 20,
+       CASE WHEN id %% 1000 = 0 THEN 'sw' WHEN id %% 100 = 1 THEN 'fr' WHEN id %% 10 = 2 THEN 'de' ELSE 'en' END,
+       made, made, 'processed/' || to_char(made, 'YYYY-MM-DD') || '/' || id || '.opus'
+FROM (SELECT id, %(ended)s - (%(rows)s - id) * interval '1 year' / %(rows)s AS made FROM drawn) AS files;
+DROP INDEX transcripts_by_word;
+INSERT INTO transcripts (audio_id, text, segments, model)
+SELECT drawn.id, concat_ws(' ', a.text, b.text, c.text, d.text, extra),
+       jsonb_build_array(jsonb_build_object('start', 0, 'end', 5, 'text', a.text),
+                         jsonb_build_object('start', 5, 'end', 10, 'text', b.text),
+                         jsonb_build_object('start', 10, 'end', 15, 'text', c.text),
+                         jsonb_build_object('start', 15, 'end', 20, 'text', concat_ws(' ', d.text, extra))),
+       'bench'
+FROM (SELECT *, CASE WHEN id = %(rows)s / 3 THEN 'needle' WHEN id <= %(rows)s / 10 THEN 'yesteryear' END AS extra
+      FROM drawn) AS drawn
+JOIN phrases AS a ON a.id = drawn.a JOIN phrases AS b ON b.id = drawn.b
+JOIN phrases AS c ON c.id = drawn.c JOIN phrases AS d ON d.id = drawn.d;
+UPDATE transcripts SET text = long.text, segments = long.segments
+FROM (SELECT of.id, string_agg(phrases.text, ' ' ORDER BY phrases.id) || ' meeting' AS text,
+             jsonb_agg(jsonb_build_object('start', 4 * (phrases.id %% 900), 'end', 4 * (phrases.id %% 900) + 4,
+                                          'text', phrases.text) ORDER BY phrases.id)
+             || jsonb_build_array(jsonb_build_object('start', 3600, 'end', 3601, 'text', 'meeting')) AS segments
+      FROM (SELECT %(rows)s - 3 * n AS id, n
+            FROM generate_series(0, least(%(long)s, %(rows)s / 10) - 1) AS n) AS of
+      JOIN phrases ON phrases.id BETWEEN 400 * of.n AND 400 * of.n + 899 GROUP BY of.id) AS long
+WHERE audio_id = long.id;
+INSERT INTO classifications
+SELECT id, 'content', CASE WHEN id %% 20 = 3 THEN 'silence' ELSE 'speech' END, 0.9 FROM drawn;
+INSERT INTO classifications SELECT id, 'audio_tag', 'Siren', 0.4 FROM drawn WHERE id %% 200 = 4;
+INSERT INTO classifications SELECT id, 'audio_tag', 'Chainsaw', 0.4 FROM drawn WHERE id %% 20000 = 5;
+SET maintenance_work_mem = '256MB';
+CREATE INDEX transcripts_by_word ON transcripts USING gin (words);
+DROP TABLE phrases, drawn;
+ANALYZE audio_files, transcripts, classifications;
+"""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench/operating", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="recordings (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=20, help="(default: %(default)s)")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
+    return given
+
+
+def make_rows(fleet: Fleet, rows: int) -> float:
+    """Fill the empty tables; gives the seconds that it took."""
+    began = time.perf_counter()
+    with psycopg2.connect(fleet.postgres.url) as connection, connection.cursor() as cursor:
+        cursor.execute(ROWS, {"rows": rows, "long": LONG, "ended": ENDED})
+    connection.close()
+    return time.perf_counter() - began
+
+
+# --- search ------------------------------------------------------------------------------------------------
+
+
+def searches(rows: int) -> dict[str, Query]:
+    """What is searched for; the rows are those of a year."""
+    month, old = ENDED - datetime.timedelta(days=30), ENDED - datetime.timedelta(days=300)
+    at = rows // 2 // 1000 * 1000 + 500
+    made = ENDED - (rows - at) * datetime.timedelta(days=365) / rows
+    batch = f"{made:%Y%m%d}-{at // 1000:06}"
+    return {
+        "the commonest word": Query("w1"),
+        "a common word": Query("w10"),
+        "a word in one of 25 files": Query("w100"),
+        "a word in one of 250 files": Query("w1000"),
+        "a word in one of 5,000 files": Query("w19999"),
+        "a word in one file": Query("needle"),
+        "a word in none": Query("nowhere"),
+        "a word that is common, but in the oldest files only": Query("yesteryear"),
+        "two common words": Query("w1 w2"),
+        "a common and a rare word": Query("w1 w19999"),
+        "a phrase of common words": Query('"w1 w2"'),
+        "one of two rare words": Query("w15000 or w19999"),
+        "a common word without another": Query("w2 -w1"),
+        "a word at the end of recordings of an hour": Query("meeting"),
+        "no word: the newest files": Query(),
+        "no word, page 50": Query(offset=1000),
+        "a common word, page 50": Query("w10", offset=1000),
+        "a common word, of the last 30 days": Query("w10", since=month),
+        "a rare word, of the last 30 days": Query("w19999", since=month),
+        "a common word, until 300 days ago": Query("w10", until=old),
+        "a rare word, until 300 days ago": Query("w19999", until=old),
+        "a common word, the common language": Query("w10", language="en"),
+        "a common word, a language of one in 1,000": Query("w10", language="sw"),
+        "a rare word, a common language": Query("w19999", language="en"),
+        "a common word, the common label": Query("w10", tag="speech"),
+        "a common word, a label of one in 200": Query("w10", tag="Siren"),
+        "a common word, a label of one in 20,000": Query("w10", tag="Chainsaw"),
+        "a rare word, the common label": Query("w19999", tag="speech"),
+        "a common word, of a batch": Query("w10", batch_id=batch),
+        "a rare word, of a batch": Query("w1000", batch_id=batch),
+        "everything at once": Query("w1 w2 -w3", since=old, until=month, language="de", tag="speech"),
+    }
+
+
+def search_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
+    """The table of the searches."""
+    database = Database(fleet.postgres.worker_url)
+    yield "| | hits shown | median | worst |"
+    yield "|---|---|---|---|"
+    slow = []
+    for name, query in searches(given.rows).items():
+        seconds, hits = [], 0
+        for _ in range(given.rounds):
+            began = time.perf_counter()
+            hits = len(search(database, query))
+            seconds.append(time.perf_counter() - began)
+        if statistics.median(seconds) > MOST_SECONDS:
+            slow.append(name)
+        yield f"| {name} | {hits} | {_ms(statistics.median(seconds))} | {_ms(max(seconds))} |"
+        print(f"{name}: {_ms(statistics.median(seconds))}", file=sys.stderr)
+    database.close()
+    seconds = [timed_command(fleet, "search", "w10") for _ in range(given.rounds)]
+    idle = [timed_command(fleet, "--help") for _ in range(given.rounds)]
+    median, worst = _ms(statistics.median(seconds)), _ms(max(seconds))
+    yield f"| `pipelinectl search` of a common word | 20 | {median} | {worst} |"
+    yield f"| `pipelinectl --help` | | {_ms(statistics.median(idle))} | {_ms(max(idle))} |"
+    yield ""
+    yield f"Over {MOST_SECONDS} s in the median: {', '.join(slow) or 'none'}."
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms"
+
+
+def timed_command(fleet: Fleet, *arguments: str) -> float:
+    """The seconds that a command of pipelinectl takes, its start counted."""
+    began = time.perf_counter()
+    command = [sys.executable, str(PROJECT / "pipelinectl.py"), *arguments]
+    subprocess.run(command, env=fleet.environment(), stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Fleet], Iterator[str]]] = {"search": search_part}
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def main() -> int:
+    """Make the rows, run the parts and write their tables."""
+    given = arguments()
+    with tempfile.TemporaryDirectory(prefix="bench-operating-") as folder, Fleet(Path(folder)) as fleet:
+        fleet.control("migrate")
+        fleet.postgres.grant()
+        took = make_rows(fleet, given.rows)
+        print(f"{given.rows} rows made in {took:.0f} s", file=sys.stderr)
+        for part in given.parts or PARTS:
+            load = os.getloadavg()[0]
+            lines = list(PARTS[part](given, fleet))
+            what = f"{given.rows:,} recordings, on {CORES} cores of {processor()}, {given.rounds} rounds"
+            text = "\n".join([f"{what}; the load was {load:.1f} before:", "", *lines, ""])
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            (RESULTS / f"operating-{part}.md").write_text(text)
+            print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""pipelinectl show: everything about one file."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import config
+import s3_utils
+from pipeline.commands import choosing, common
+from pipeline.commands.files import Unwritable, safe_name, whole_file
+from pipeline.errors import Permanent
+from pipeline.transcripts import AudioFile, read_history
+
+PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "error"], ["mpv", "--no-video", "--really-quiet"])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show a file, or fetch or play its Opus."""
+    with common.connect_database() as database:
+        file = choosing.file_of(database, arguments.file)
+        if arguments.download is not None:
+            return download(file, arguments.download, arguments.force)
+        if arguments.play:
+            return play(file)
+        history = read_history(database, file.audio_id)
+    if arguments.json:
+        print(json.dumps({**asdict(file), "history": history}, indent=2, default=lambda time: time.isoformat()))
+    else:
+        show(file, history, Console(highlight=False))
+    return 0
+
+
+def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
+    """Print the row, its history, the labels and the segments."""
+    seconds = "" if file.duration_seconds is None else f"{file.duration_seconds:.1f} s"
+    rows = {
+        "file": file.original_filename,
+        "batch": file.batch_id,
+        "audio id": file.audio_id,
+        "status": f"{file.status}: {file.error}" if file.error else file.status,
+        "length": seconds,
+        "language": file.language,
+        "model": file.model,
+        "labels": ", ".join(f"{label['label']} {label['score']:.0%}" for label in file.labels),
+        "in S3": file.s3_opus_path and f"{config.S3_BUCKET}/{file.s3_opus_path}".lstrip("/"),
+        **{what: f"{when:%Y-%m-%d %H:%M:%S} UTC" for what, when in history.items() if when is not None},
+    }
+    for name, value in rows.items():
+        if value not in (None, ""):
+            common.say(f"{name:<20} {value}")
+    if file.segments:
+        print()
+    for segment in file.segments:
+        common.say(f"{choosing.clock(segment['start']):>8}  {segment['text'].strip()}")
+
+
+def download(file: AudioFile, given: str, force: bool) -> int:
+    """Fetch the Opus to a path, into a folder, or here; gives the exit status."""
+    path = Path(given or ".")
+    if path.is_dir():
+        path /= safe_name(file.original_filename, file.audio_id, "opus")
+    try:
+        with whole_file(path, force) as part:
+            s3_utils.download_opus(key_of(file), part)
+    except (Permanent, Unwritable) as problem:
+        common.complain(str(problem))
+        return 1
+    common.say(str(path))
+    return 0
+
+
+def play(file: AudioFile) -> int:
+    """Play the Opus; gives the exit status."""
+    player = next((command for command in PLAYERS if shutil.which(command[0])), None)
+    if player is None:
+        names = " or ".join(command[0] for command in PLAYERS)
+        common.complain(f"there is no {names} here to play it with; --download fetches it")
+        return 1
+    with tempfile.TemporaryDirectory(prefix="pipelinectl-") as folder:
+        path = Path(folder, "recording.opus")
+        try:
+            s3_utils.download_opus(key_of(file), path)
+        except Permanent as problem:
+            common.complain(str(problem))
+            return 1
+        return subprocess.run([*player, str(path)], stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def key_of(file: AudioFile) -> str:
+    """The S3 key of the file's Opus; `Permanent` where it has none yet."""
+    config.require(*config.S3)
+    if not file.s3_opus_path:
+        raise Permanent(f"{file.original_filename} has no Opus in S3: it is {file.status}")
+    return file.s3_opus_path
+
+
+def add(commands: Any) -> None:
+    """Its arguments."""
+    showing = commands.add_parser("show", help="show a file: row, labels, history, segments; fetch or play it")
+    showing.add_argument("file", nargs="+", type=common.text, metavar="AUDIO_ID | BATCH NAME", help="the file")
+    showing.add_argument("--json", action="store_true", help="for scripts")
+    showing.add_argument(
+        "--download", nargs="?", const="", metavar="PATH", help="fetch the Opus to this file or folder (here)"
+    )
+    showing.add_argument("--force", action="store_true", help="write over a file that is there")
+    showing.add_argument("--play", action="store_true", help="play the Opus with ffplay or mpv")
+    showing.set_defaults(run=run)

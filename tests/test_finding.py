@@ -1,0 +1,199 @@
+"""pipelinectl search and show: what the operator types, sees and pipes."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fleet import Fleet
+from tests.steps import BATCH, add_batch, add_file, s3_client
+from tests.test_pipelinectl import complaint, control, printed, refusal
+from tests.test_transcripts import day, hear
+
+HOSTILE = "<script>alert(1)</script>\x1b]0;owned\x07\x1b[31m\u202e" + "x" * 260 + ".mp3"
+
+
+def put_opus(fleet: Fleet, audio_id: int, body: bytes = b"opus" * 5000) -> bytes:
+    """The file's Opus in S3."""
+    key = f"processed/2025-06-22/{audio_id}.opus"
+    s3_client(fleet).put_object(Bucket=fleet.bucket, Key=key, Body=body)
+    return body
+
+
+# --- search ------------------------------------------------------------------------------------------------
+
+
+def test_search_shows_where_when_and_what(fleet: Fleet) -> None:
+    first = hear(fleet, "monday/a.mp3", "nothing.", "Oh, a fire!", created=day(1), labels={"speech": "content"})
+    second = hear(fleet, "b.mp3", "fire again", created=day(2), language=None)
+    assert printed(control(fleet, "search", "FIRE")).splitlines() == [
+        f"{second}  2025-06-02 00:00  {BATCH}  b.mp3",
+        "    0:00  fire again",
+        f"{first}  2025-06-01 00:00  {BATCH}  monday/a.mp3  en speech",
+        "    0:10  nothing. Oh, a fire!",
+    ]
+
+
+def test_search_marks_the_words_on_a_terminal_only(fleet: Fleet) -> None:
+    hear(fleet, "a.mp3", "a fire here")
+    coloured = printed(control(fleet, "search", "fire", FORCE_COLOR="1", TERM="xterm"))
+    assert "a \x1b[1;33mfire\x1b[0m here" in coloured
+    assert "\x1b" not in printed(control(fleet, "search", "fire"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["fire", "engine"], ["b"]),
+        (["good morning"], ["a"]),
+        (["--since", "2025-06-02", "--until", "2025-06-03"], ["b"]),
+        (["--since", "2025-06-02T00:00:01"], []),
+        (["--since", "24h"], []),
+        (["--language", "de"], ["a"]),
+        (["--tag", "Siren"], ["b"]),
+        (["--batch", "other"], ["b"]),
+        (["--limit", "1"], ["b"]),
+        (["--offset", "1", "--limit", "1"], ["a"]),
+        (["--", "fire", "-engine"], ["a"]),
+    ],
+)
+def test_search_takes_filters(fleet: Fleet, arguments: list[str], found: list[str]) -> None:
+    hear(fleet, "a", "good morning fire", created=day(1), language="de")
+    hear(fleet, "b", "morning good fire engine", created=day(2), batch_id="other", labels={"Siren": "audio_tag"})
+    text = printed(control(fleet, "search", "--json", *arguments))
+    assert [row["original_filename"] for row in json.loads(text)] == found
+
+
+def test_search_says_that_there_is_more_or_nothing(fleet: Fleet) -> None:
+    assert printed(control(fleet, "search", "fire")) == "nothing found\n"
+    for number in range(3):
+        hear(fleet, f"{number}", "fire")
+    assert printed(control(fleet, "search", "fire", "--limit", "2")).endswith("there is more: --offset 2\n")
+    assert "more" not in printed(control(fleet, "search", "fire", "--limit", "3"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--since", "yesterday"], ["--limit", "0"], ["--offset", "-1"], ["x" * 1500], ["a\udce9"],
+                  ["--until", "2025-13-01"]],
+)  # fmt: skip
+def test_search_refuses_what_it_cannot_look_for(fleet: Fleet, arguments: list[str]) -> None:
+    done = control(fleet, "search", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_search_needs_neither_redis_nor_s3(fleet: Fleet) -> None:
+    printed(control(fleet, "search", "fire", REDIS_URL="", S3_ENDPOINT="", S3_BUCKET=""))
+
+
+# --- show --------------------------------------------------------------------------------------------------
+
+
+def test_show_tells_everything_of_a_file(fleet: Fleet) -> None:
+    add_batch(fleet)
+    audio_id = hear(fleet, "monday/a.mp3", "one", "two", labels={"speech": "content"})
+    text = printed(control(fleet, "show", str(audio_id)))
+    assert text == printed(control(fleet, "show", BATCH, "monday/a.mp3"))
+    for words in (
+        "monday/a.mp3", BATCH, "done", "20.0 s", "tiny", "speech 50%", f"processed/2025-06-22/{audio_id}.opus",
+        "batch opened", "row made             2025-06-22 00:00:00 UTC", "transcript written", "last changed",
+        "batch finished", "    0:00  one\n    0:10  two\n",
+    ):  # fmt: skip
+        assert words in text, text
+
+
+def test_show_tells_why_a_file_failed(fleet: Fleet) -> None:
+    audio_id = add_file(fleet, "a.mp3", "failed", "no\nsound")
+    assert "failed: no\\nsound" in printed(control(fleet, "show", str(audio_id)))
+
+
+def test_show_as_json(fleet: Fleet) -> None:
+    audio_id = hear(fleet, "a.mp3", "one")
+    shown: dict[str, Any] = json.loads(printed(control(fleet, "show", str(audio_id), "--json")))
+    assert (shown["audio_id"], shown["text"], shown["segments"][0]["end"]) == (audio_id, "one", 9.0)
+    assert shown["created_at"] == shown["history"]["row made"] == "2025-06-22T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["0"], ["99"], ["9" * 40], [BATCH], [BATCH, ""], [BATCH, "b"], ["a", "b", "c"], ["-1"]]
+)
+def test_show_names_a_file_that_is_not_there(fleet: Fleet, arguments: list[str]) -> None:
+    done = control(fleet, "show", "--", *arguments)
+    assert "file" in refusal(done)
+
+
+def test_hostile_names_and_words_do_nothing_to_a_terminal(fleet: Fleet) -> None:
+    audio_id = hear(fleet, HOSTILE, "fire \x1b[2J\x07<b>", labels={"\x1b[31mlabel": "topic"}, language="\x1b")
+    for arguments in (["search", "fire"], ["show", str(audio_id)], ["show", BATCH, HOSTILE]):
+        text = printed(control(fleet, *arguments))
+        assert "\\x1b[2J\\x07<b>" in text
+        assert all(char.isprintable() or char == "\n" for char in text), ascii(text)
+    for arguments in (["search", "fire", "--json"], ["show", str(audio_id), "--json"]):
+        shown = json.loads(printed(control(fleet, *arguments)))
+        assert HOSTILE in (shown[0] if isinstance(shown, list) else shown).values()
+
+
+# --- show --download, --play -------------------------------------------------------------------------------
+
+
+def test_show_downloads_the_opus(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio_id = hear(fleet, "../../monday/a b.mp3", "one")
+    body = put_opus(fleet, audio_id)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert printed(control(fleet, "show", str(audio_id), "--download")) == f"monday_a_b-{audio_id}.opus\n"
+    assert (folder / f"monday_a_b-{audio_id}.opus").read_bytes() == body
+    printed(control(fleet, "show", str(audio_id), "--download", str(folder / "x.opus")))
+    assert (folder / "x.opus").read_bytes() == body
+    assert len(os.listdir(folder)) == 2
+
+
+def test_show_writes_over_nothing_unless_forced(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", "one")
+    body = put_opus(fleet, audio_id)
+    path = tmp_path / "x.opus"
+    path.write_text("mine")
+    assert "is there already: --force" in complaint(
+        control(fleet, "show", str(audio_id), "--download", str(path)), 1
+    )
+    assert path.read_text() == "mine"
+    printed(control(fleet, "show", str(audio_id), "--download", str(path), "--force"))
+    assert path.read_bytes() == body
+
+
+def test_show_leaves_nothing_of_an_opus_that_does_not_come(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", "one")
+    folder = tmp_path / "here"
+    folder.mkdir()
+    line = complaint(control(fleet, "show", str(audio_id), "--download", str(folder)), 1)
+    assert "is not in the bucket" in line
+    assert os.listdir(folder) == []
+    failed = add_file(fleet, "b.mp3", "failed", "x")
+    assert "has no Opus in S3: it is failed" in complaint(control(fleet, "show", str(failed), "--download"), 1)
+    nowhere = str(tmp_path / "no" / "x.opus")
+    put_opus(fleet, audio_id)
+    assert "cannot be written" in complaint(control(fleet, "show", str(audio_id), "--download", nowhere), 1)
+
+
+@pytest.mark.parametrize("player", ["ffplay", "mpv"])
+def test_show_plays_a_file_that_no_process_list_tells_of(fleet: Fleet, tmp_path: Path, player: str) -> None:
+    audio_id = hear(fleet, "a.mp3", "one")
+    body = put_opus(fleet, audio_id)
+    program = tmp_path / "bin" / player
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nfor last; do :; done\n/bin/cp "$last" {tmp_path}/played\necho "$@" >{tmp_path}/asked\n'
+    )
+    program.chmod(0o755)
+    printed(control(fleet, "show", str(audio_id), "--play", PATH=str(program.parent)))
+    assert (tmp_path / "played").read_bytes() == body
+    assert "Signature" not in (tmp_path / "asked").read_text()
+    assert not Path((tmp_path / "asked").read_text().split()[-1]).exists()
+
+
+def test_show_says_that_there_is_no_player(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", "one")
+    assert "no ffplay or mpv" in complaint(control(fleet, "show", str(audio_id), "--play", PATH=str(tmp_path)), 1)
