@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = (
-    "systemd,systemd-sysv,systemd-resolved,dbus,openssh-server,python3,python3-apt,sudo,udev,e2fsprogs,ca-certificates,"
-    "util-linux,fdisk,procps,iproute2,kmod"
+    "apt,systemd,systemd-sysv,systemd-resolved,dbus,openssh-server,python3,python3-apt,sudo,udev,e2fsprogs,ca-certificates,"
+    "util-linux,fdisk,procps,iproute2,kmod,initramfs-tools"
 )
 KERNELS = {"bookworm": "linux-image-cloud-amd64", "jammy": "linux-image-virtual", "noble": "linux-image-virtual"}
 ROOT_START = 2048  # of 512 bytes: the root filesystem is a partition, as in a cloud's image
@@ -46,6 +46,8 @@ def image(release: str, cache: Path) -> Image:
 def fill(root: Path, release: str, made: Image) -> None:
     """Install the release into `root`."""
     packages = f"{PACKAGES},{KERNELS[release]}"
+    if release == "jammy":  # there it is part of systemd
+        packages = packages.replace("systemd-resolved,", "")
     components = "main" if release == "bookworm" else "main,universe"
     run(
         "mmdebstrap",

@@ -8,6 +8,7 @@ with status 0; for any other disk it says in one line what it found, and ends wi
 """
 
 import argparse
+import errno
 import json
 import os
 import stat
@@ -83,9 +84,20 @@ def check_ours(device: str, label: str, uuid: str, size: int, gib: int) -> None:
 
 
 def disks() -> list[str]:
-    """Every disk of the machine."""
+    """Every disk of the machine that holds anything."""
     listed = json.loads(read("lsblk", "--json", "--paths", "--nodeps", "--output", "NAME,TYPE"))["blockdevices"]
-    return [disk["name"] for disk in listed if disk["type"] == "disk"]
+    return [disk["name"] for disk in listed if disk["type"] == "disk" and has_medium(disk["name"])]
+
+
+def has_medium(device: str) -> bool:
+    """Whether there is anything in it: not in an empty floppy drive, or a zram of no size."""
+    try:
+        with open(device, "rb", buffering=0) as disk:
+            return disk.seek(0, os.SEEK_END) > 0
+    except OSError as error:
+        if error.errno in (errno.ENOMEDIUM, errno.ENXIO):
+            return False
+        raise
 
 
 def check_empty(device: str, size: int, gib: int) -> None:
