@@ -43,7 +43,7 @@ class Trial:
 def attempt(rig: Rig, outage: Outage, seconds: float, archives: int = 6, files: int = 12) -> Trial:
     """Put work in, make the outage for so many simulated seconds when all workers are at it, and see."""
     rig.put_in(archives, files)
-    rig.wait_until_all_work()
+    rig.wait_until_all_work(files)
     struck = rig.places()
     with outage.during(rig):
         rig.clock.sleep(seconds)

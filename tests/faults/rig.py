@@ -144,10 +144,15 @@ class Rig:
         """The archives that are still on the EC2 host."""
         return [archive.source for archive in self.archives if archive.source and archive.source.exists()]
 
-    def wait_until_all_work(self) -> None:
-        """Wait until each worker is in the middle of its work, then a moment more, by chance."""
+    def wait_until_all_work(self, files: int) -> None:
+        """Wait until each worker is in the middle of its work, then a moment more, by chance.
+
+        A worker that is done before the others have begun gets another archive of so many files.
+        """
 
         def all_work() -> bool:
+            if not self.client.llen(QUEUES[0]):
+                self.put_in(1, files)
             left = self.fleet.query("SELECT count(*) FROM audio_files WHERE status = 'processing'")[0][0]
             return bool(left and all(self.client.llen(queue) for queue in QUEUES))
 
