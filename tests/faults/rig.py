@@ -154,7 +154,7 @@ class Rig:
             if not self.client.llen(QUEUES[0]):
                 self.put_in(1, files)
             left = self.fleet.query("SELECT count(*) FROM audio_files WHERE status = 'processing'")[0][0]
-            return bool(left and all(self.client.llen(queue) for queue in QUEUES))
+            return bool(left and all(self._jobs(queue) for queue in QUEUES))
 
         self.wait_for(all_work, "work in every worker's hands")
         time.sleep(self.random.random() * 0.5)
@@ -172,6 +172,12 @@ class Rig:
         """RuntimeError where a worker has ended by itself."""
         for worker in self.fleet.workers:
             worker.require_running()
+
+    def _jobs(self, queue: str) -> int:
+        """How many jobs of the queue wait or are in hand."""
+        workers = self.client.zrange(f"{queue}:workers", 0, -1)
+        keys = [queue, *(f"{queue}:working:{worker}" for worker in workers)]
+        return sum(self.client.llen(key) for key in keys)
 
     # --- what is seen from outside, past the proxies -----------------------------------------------------
 
