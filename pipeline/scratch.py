@@ -36,8 +36,10 @@ def locked(root: Path, batch_id: str) -> Iterator[bool]:
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        try:
+            path.unlink(missing_ok=True)
+        finally:  # also on a disk that has become read-only: this process lives on, and must get the lock again
+            os.close(handle)
 
 
 def _same_file(handle: int, path: Path) -> bool:

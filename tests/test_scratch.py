@@ -414,3 +414,15 @@ def test_a_folder_that_is_bound_to_itself_is_no_mount_point(volume: Path) -> Non
     bound.mkdir()
     subprocess.run(["mount", "--bind", str(bound), str(bound)], check=True)
     assert scratch.mount_point(bound / "scratch") == volume
+
+
+def test_a_lock_whose_file_cannot_be_removed_is_released(tmp_path: Path) -> None:
+    path = tmp_path / ".b.lock"
+    with pytest.raises(OSError, match=r"\.b\.lock"), scratch.locked(tmp_path, "b") as held:  # noqa: PT012
+        assert held
+        path.rename(tmp_path / "kept")
+        path.mkdir()  # stands for a disk that is read-only by now: the file stays
+    path.rmdir()
+    (tmp_path / "kept").rename(path)
+    with scratch.locked(tmp_path, "b") as held:
+        assert held

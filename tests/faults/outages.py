@@ -4,11 +4,13 @@ Each is a context manager that takes the rig: inside of it the service is away.
 """
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from tests.child import Server, free_port
 from tests.faults.checker import Findings
@@ -146,11 +148,21 @@ def _no_space(rig: Rig, disk: int) -> Iterator[None]:
 
 @contextmanager
 def _read_only_disk(rig: Rig, disk: int) -> Iterator[None]:
-    """A read-only view of the volume comes over it: what is open stays so, and nothing new is written."""
+    """A read-only view of the volume comes over it: what is open stays so, and nothing new is written.
+
+    It is made beside it: where a worker could write to it, it would not become read-only.
+    """
     folder = str(rig.disks[disk])
-    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    aside = f"{folder}.read-only"
+    Path(aside).mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", folder, aside], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", aside], check=True)
+        subprocess.run(["mount", "--bind", aside, folder], check=True)
+    finally:
+        subprocess.run(["umount", aside], check=True)
+    try:
+        assert os.statvfs(folder).f_flag & os.ST_RDONLY
         yield
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
