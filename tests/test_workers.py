@@ -303,7 +303,7 @@ def test_the_gpu_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, 
     assert "opus_path is missing" in letters[len(JUNK)]["error"]
     assert "secret.opus' is not in" in log_of(worker)
     assert "batch 20250101-000000: a.mp3 is settled already" in log_of(worker)
-    assert [row[0] for row in rows(fleet).values()] == ["done", "failed"]
+    assert {name: row[0] for (_, name), row in rows(fleet).items()} == {"a.mp3": "done", "stolen.mp3": "failed"}
     assert "Traceback" not in log_of(worker)
 
 
