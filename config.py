@@ -29,7 +29,7 @@ COMPUTE_TYPES = (
 FILES = ("EC2_KEY_FILE", "EC2_KNOWN_HOSTS")
 FOLDERS = ("SCRATCH_ROOT", "TRANSFER_ROOT")
 REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")  # none that would turn a check off
-SECRETS = ("REDIS_URL", "DATABASE_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY")
+SECRETS = ("REDIS_URL", "DATABASE_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY", "WEB_TOKEN")
 
 defaults: dict[str, str] = {}  # every variable that the code reads, with its default as text
 _wrong: list[str] = []
@@ -225,6 +225,7 @@ KEEP_BACKLOG_FILES = _whole("KEEP_BACKLOG_FILES", 64, least=1)
 LOG_LEVEL = _choice("LOG_LEVEL", "INFO", "DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMAT = _choice("LOG_FORMAT", "text", *logs.FORMATS)
 METRICS_LISTEN = _listen("METRICS_LISTEN")
+WEB_TOKEN = _text("WEB_TOKEN")
 
 for _secret in SECRETS:  # ffmpeg and ssh, which inherit the rest, have no use for them
     os.environ.pop(_secret, None)

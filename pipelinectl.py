@@ -16,6 +16,7 @@ from pipeline.commands import (
     search,
     show,
     status,
+    web,
 )
 from pipeline.commands.common import complain
 from pipeline.errors import away
@@ -31,10 +32,11 @@ EPILOG = """examples:
   python pipelinectl.py retry 20250622-143052            the failed files of a batch once more
   python pipelinectl.py reconcile --apply                after Redis was lost: queue what S3 and PostgreSQL know of
   python pipelinectl.py drain gpu-04 --wait              before a host is taken down
+  python pipelinectl.py web                              all this to look at in a browser
 
 exit status: 0 well, 1 a service is away or something is left to do, 2 wrong arguments or settings (example.env)"""
 
-COMMANDS = (enqueue, status, search, show, export, failures, retry, reconcile, drain, migrate, exporter)
+COMMANDS = (enqueue, status, search, show, export, failures, retry, reconcile, drain, migrate, exporter, web)
 
 
 def parser() -> argparse.ArgumentParser:

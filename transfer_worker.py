@@ -24,10 +24,11 @@ from pipeline.copies import Copies
 from pipeline.copying import Copy
 from pipeline.errors import Permanent, Stopping
 from pipeline.job_queue import Job
-from pipeline.progress import Board, amount
+from pipeline.progress import Board
 from pipeline.remote import FileState, RemoteHost
 from pipeline.sources import Sources
 from pipeline.watch import Watch
+from pipeline.wording import amount
 from pipeline.worker import Worker
 
 log = logging.getLogger("transfer")

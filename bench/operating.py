@@ -1,36 +1,48 @@
-"""What an operator waits for, with a million recordings in PostgreSQL.
+"""What an operator waits for, with a million recordings in PostgreSQL, 1,000 workers and 10,000 open batches.
 
     bench/operating                        everything; about 20 minutes on two cores
     bench/operating search --rows 100000   one part, with fewer rows
 
+status   `pipelinectl status` and the exporter's answer
+page     each page of `pipelinectl web`, as a browser asks for it
 search   pipeline.transcripts.search in a process that runs already, as the page's, and `pipelinectl search` as a
          command, its start counted: common and rare words, and each filter
 
-The rows are made for it: 40 words each of a vocabulary of 20,000 in which the nth word is n times rarer than the
-first, as in speech; 1,000 in a batch, the last year of them; and recordings of an hour among the newest.
+The workers are of 250 hosts, each with 40 open batches of 1,000 files and 1,000 files in its queue. The rows are
+made for it: 40 words each of a vocabulary of 20,000 in which the nth word is n times rarer than the first, as in
+speech; 1,000 in a batch, the last year of them; and recordings of an hour among the newest.
 Written to bench/results: a table for each part.
 """
 
 import argparse
 import datetime
+import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 
+from pipeline import batches, job_queue, redis_client
 from pipeline.database import Database
+from pipeline.status import read_status
 from pipeline.transcripts import Query, search
+from tests.child import free_port, wait_until
 from tests.fleet import PROJECT, Fleet
 
 RESULTS = PROJECT / "bench" / "results"
 CORES = len(os.sched_getaffinity(0))
 MOST_SECONDS = 0.5
+QUEUES = ["queue:transfer", "queue:unpack", "queue:transcribe"]
+HOSTS, WORKERS, BATCHES = 250, 1000, 10_000
 LONG = 200  # recordings of an hour, among the newest files
 ENDED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -78,6 +90,11 @@ INSERT INTO classifications
 SELECT id, 'content', CASE WHEN id %% 20 = 3 THEN 'silence' ELSE 'speech' END, 0.9 FROM drawn;
 INSERT INTO classifications SELECT id, 'audio_tag', 'Siren', 0.4 FROM drawn WHERE id %% 200 = 4;
 INSERT INTO classifications SELECT id, 'audio_tag', 'Chainsaw', 0.4 FROM drawn WHERE id %% 20000 = 5;
+INSERT INTO batches (batch_id, s3_key, file_count, host, opened_at, finished_at)
+SELECT batch_id, 'archives/' || batch_id || '.tar', count(*), 'gpu-001', min(created_at), max(created_at)
+FROM audio_files GROUP BY batch_id;
+UPDATE audio_files SET status = 'failed', error = 'no sound in it, kind ' || audio_id %% 13, updated_at = now()
+WHERE audio_id %% 100 = 7;
 SET maintenance_work_mem = '256MB';
 CREATE INDEX transcripts_by_word ON transcripts USING gin (words);
 DROP TABLE phrases, drawn;
@@ -105,6 +122,100 @@ def make_rows(fleet: Fleet, rows: int) -> float:
         cursor.execute(ROWS, {"rows": rows, "long": LONG, "ended": ENDED})
     connection.close()
     return time.perf_counter() - began
+
+
+def make_fleet(redis: Any, queues: list[str]) -> None:
+    """Fill the empty Redis: what the workers say of themselves, their queues, the open batches."""
+    now = redis.time()[0]
+    steps = redis.pipeline(transaction=False)
+    hosts = [f"gpu-{number:03}" for number in range(HOSTS)]
+    for number in range(WORKERS):
+        host = hosts[number % HOSTS]
+        role = "unpack" if number < HOSTS else "gpu"
+        queue = queues[1] if role == "unpack" else f"{queues[2]}:{host}"
+        worker_id = f"{host}-{role}{number // HOSTS}"
+        said = {
+            "role": role, "host": host, "pid": 1, "started": "", "queue": queue, "doing": "transcribing 128 files",
+            "since": now, "beat": now, "hour": {"seconds": 3600, "done": 900, "failed": 1, "audio_seconds": 1e4},
+            "disk": {"free": 5 * 10**11, "size": 10**12},
+            "gpu": {"name": "A100", "busy": 0.9, "memory_used": 1, "memory": 2} if role == "gpu" else None,
+        }  # fmt: skip
+        steps.set(job_queue.heartbeat_key(worker_id), json.dumps(said))
+        steps.zadd(f"{queue}:workers", {worker_id: now})
+        steps.rpush(f"{queue}:working:{worker_id}", *(f'{{"batch_id": "x{count}"}}' for count in range(32)))
+    for host in hosts:
+        steps.zadd(batches.HOSTS, {host: now})
+        steps.hset(batches.QUEUES, f"{queues[2]}:{host}", host)
+        steps.rpush(f"{queues[2]}:{host}", *(f'{{"batch_id": "y{count}"}}' for count in range(1000)))
+    for number in range(BATCHES):
+        batch_id = f"20260101-{number:06}"
+        fields = ("host", "s3_key", "total", "processed", "failed")
+        values = (hosts[number % HOSTS], f"archives/{batch_id}.tar", 1000, number % 1000, number % 7)
+        steps.mset(dict(zip(batches.keys_of(batch_id, *fields), values, strict=True)))
+        steps.zadd(batches.OPEN, {batch_id: now - 600})
+    steps.execute()
+
+
+# --- status and page ---------------------------------------------------------------------------------------
+
+
+def status_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
+    """The table of the status."""
+    client = redis_client.connect(fleet.valkey.worker_url)
+    database = Database(fleet.postgres.worker_url)
+    seen = read_status(client, QUEUES, database)
+    hosts, queues = len(seen.hosts), len(seen.queues)
+    yield f"{len(seen.workers):,} workers, {hosts} hosts, {queues} queues, {len(seen.batches):,} open batches."
+    yield ""
+    yield "| | median | worst |"
+    yield "|---|---|---|"
+    measured = {
+        "read, in a process that runs": lambda: timed(lambda: read_status(client, QUEUES, database)),
+        "without PostgreSQL, as the exporter reads it": lambda: timed(lambda: read_status(client, QUEUES)),
+        "`pipelinectl status`, its start counted": lambda: timed_command(fleet, "status"),
+        "`pipelinectl status --json`": lambda: timed_command(fleet, "status", "--json"),
+    }
+    for name, measure in measured.items():
+        yield f"| {name} | {_span([measure() for _ in range(given.rounds)])} |"
+    database.close()
+
+
+def page_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
+    """The table of the pages."""
+    token, address = secrets.token_hex(16), f"127.0.0.1:{free_port()}"
+    web = fleet.run(["pipelinectl.py", "web", "--listen", address], "web", WEB_TOKEN=token)
+    wait_until(lambda: f"http://{address}/" in web.log.read_text(), "the page")
+    long = given.rows  # the newest file is a recording of an hour
+    ((batch_id,),) = fleet.query("SELECT max(batch_id) FROM batches")
+    pages = {
+        "fleet": "/", "batches": "/batches", "a batch": f"/batches/{batch_id}", "failures of a day": "/failures",
+        "failures ever": "/failures?age=", "search, a common word": "/search?words=w10",
+        "search, a rare word": "/search?words=w19999", "search, the commonest word": "/search?words=w1",
+        "a file": "/files/1", "a file of an hour": f"/files/{long}", "the runbook": "/runbook",
+    }  # fmt: skip
+    yield "| | size | median | worst |"
+    yield "|---|---|---|---|"
+    for name, path in pages.items():
+        seconds, size = [], 0
+        for _ in range(given.rounds):
+            asked = urllib.request.Request(f"http://{address}{path}", headers={"Authorization": f"Bearer {token}"})
+            began = time.perf_counter()
+            with urllib.request.urlopen(asked, timeout=60) as answer:  # nosec B310
+                size = len(answer.read())
+            seconds.append(time.perf_counter() - began)
+        yield f"| {name} | {size / 1000:.0f} kB | {_span(seconds)} |"
+        print(f"{name}: {_ms(statistics.median(seconds))}", file=sys.stderr)
+
+
+def timed(step: Callable[[], object]) -> float:
+    """The seconds that a step takes."""
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def _span(seconds: list[float]) -> str:
+    return f"{_ms(statistics.median(seconds))} | {_ms(max(seconds))}"
 
 
 # --- search ------------------------------------------------------------------------------------------------
@@ -183,13 +294,24 @@ def _ms(seconds: float) -> str:
 
 def timed_command(fleet: Fleet, *arguments: str) -> float:
     """The seconds that a command of pipelinectl takes, its start counted."""
-    began = time.perf_counter()
     command = [sys.executable, str(PROJECT / "pipelinectl.py"), *arguments]
-    subprocess.run(command, env=fleet.environment(), stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began
+    environment = fleet.environment()
+    done: list[int] = []
+
+    def run() -> None:
+        done.append(subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode)
+
+    seconds = timed(run)
+    if done != [0] and not (arguments[0] == "status" and done == [1]):  # degraded, which is an answer
+        raise RuntimeError(f"pipelinectl {arguments[0]}: exit status {done[0]}")
+    return seconds
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Fleet], Iterator[str]]] = {"search": search_part}
+PARTS: dict[str, Callable[[argparse.Namespace, Fleet], Iterator[str]]] = {
+    "status": status_part,
+    "page": page_part,
+    "search": search_part,
+}
 
 
 def processor() -> str:
@@ -206,6 +328,7 @@ def main() -> int:
         fleet.postgres.grant()
         took = make_rows(fleet, given.rows)
         print(f"{given.rows} rows made in {took:.0f} s", file=sys.stderr)
+        make_fleet(redis_client.connect(fleet.valkey.url), QUEUES)
         for part in given.parts or PARTS:
             load = os.getloadavg()[0]
             lines = list(PARTS[part](given, fleet))

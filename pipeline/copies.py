@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import Permanent
-from pipeline.progress import amount
+from pipeline.wording import amount
 
 _OURS = re.compile(r"(\d{8}-\d{6})\.tar(\.part)?")
 

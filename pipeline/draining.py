@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.batches import DRAINING, Batches
-from pipeline.progress import count
 from pipeline.status import open_batches, read_workers
+from pipeline.wording import count
 
 
 @dataclass(frozen=True)

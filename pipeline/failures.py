@@ -12,6 +12,12 @@ from pipeline.batches import is_id
 from pipeline.database import Database
 from pipeline.job_queue import decode
 
+_FAILED = (  # the rows that a Filter takes
+    "status = 'failed' AND (%(batch_id)s = '' OR batch_id = %(batch_id)s)"
+    " AND strpos(lower(coalesce(error, '')), lower(%(reason)s)) > 0"
+    " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
+)
+
 
 @dataclass(frozen=True)
 class FailedFile:
@@ -21,6 +27,7 @@ class FailedFile:
     original_filename: str
     error: str
     failed_at: str
+    audio_id: int
 
 
 @dataclass(frozen=True)
@@ -108,30 +115,41 @@ def _parsed(queue: str, letter: str) -> DeadLetter:
     return DeadLetter(digest[:12], queue, *fields, letter)
 
 
-def read_failures(redis: Any, database: Database, queues: list[str], wanted: Filter) -> Failures:
-    """The failures that the filter takes. A queue in the filter leaves the dead letters only."""
+def read_failures(
+    redis: Any, database: Database, queues: list[str], wanted: Filter, most_files: int | None = None
+) -> Failures:
+    """The failures that the filter takes, with the latest `most_files` failed files at most. A queue in the filter
+    leaves the dead letters only."""
     letters = [letter for letter in dead_letters(redis, queues) if wanted.takes(letter)]
     if wanted.queue:
         return Failures([], letters)
     known = failed_among(database, [letter.file for letter in letters if letter.file])
     jobs = [letter for letter in letters if letter.file not in known]
-    return Failures(failed_files(database, wanted), sorted(jobs, key=lambda letter: letter.time, reverse=True))
+    jobs.sort(key=lambda letter: letter.time, reverse=True)
+    return Failures(failed_files(database, wanted, most_files), jobs)
 
 
-def failed_files(database: Database, wanted: Filter) -> list[FailedFile]:
-    """The rows that are failed, the latest first."""
+def failed_files(database: Database, wanted: Filter, most: int | None = None) -> list[FailedFile]:
+    """The rows that are failed, the latest first, `most` of them."""
     query = (
         "SELECT batch_id, original_filename, coalesce(error, ''),"
-        " to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
-        " FROM audio_files WHERE status = 'failed'"
-        " AND (%(batch_id)s = '' OR batch_id = %(batch_id)s)"
-        " AND strpos(lower(coalesce(error, '')), lower(%(reason)s)) > 0"
-        " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
-        " ORDER BY updated_at DESC, audio_id DESC"
+        " to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), audio_id"
+        f" FROM audio_files WHERE {_FAILED} ORDER BY updated_at DESC, audio_id DESC LIMIT %(most)s"  # nosec B608
     )
     with database.transaction() as cursor:
-        cursor.execute(query, {"batch_id": wanted.batch_id, "reason": wanted.reason, "since": wanted.since})
+        cursor.execute(query, {**vars(wanted), "most": most})
         return [FailedFile(*row) for row in cursor.fetchall()]
+
+
+def failed_reasons(database: Database, wanted: Filter, most: int) -> list[tuple[str, int]]:
+    """The most frequent reasons of the rows that are failed, with their numbers."""
+    query = (
+        f"SELECT coalesce(error, ''), count(*) FROM audio_files WHERE {_FAILED}"  # nosec B608
+        " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %(most)s"
+    )
+    with database.transaction() as cursor:
+        cursor.execute(query, {**vars(wanted), "most": most})
+        return list(cursor.fetchall())
 
 
 def failed_among(database: Database, files: list[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -21,7 +21,7 @@ from pipeline.batches import unpack_job
 from pipeline.checksum import sha256
 from pipeline.errors import Permanent
 from pipeline.job_queue import encode
-from pipeline.progress import count
+from pipeline.wording import count
 
 
 @dataclass

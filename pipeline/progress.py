@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from pipeline.wording import amount, duration
 from pipeline.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -99,28 +100,3 @@ class Board:
         if lines:
             whole = "; ".join(f"{what}: {how_far}" for what, how_far in lines)
             self.worker.doing("; ".join(what for what, _ in lines), whole)
-
-
-def count(number: int, noun: str) -> str:
-    """The number with its noun: 1 file, 3 files, 2 batches."""
-    ending = "es" if noun.endswith(("ch", "s")) else "s"
-    return f"{number} {noun}{'' if number == 1 else ending}"
-
-
-def amount(size: float) -> str:
-    """So many bytes, for people: 12.3 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 999.5:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB" if size < 1000 else f"{size:.0f} TB"
-
-
-def duration(seconds: float) -> str:
-    """So many seconds, for people: 1 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

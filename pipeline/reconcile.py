@@ -18,7 +18,7 @@ from pipeline import redis_client
 from pipeline.batches import FINISHING, OPEN, QUEUES, Batches, unpack_job
 from pipeline.database import Database
 from pipeline.job_queue import decode, encode
-from pipeline.progress import count
+from pipeline.wording import count
 
 Row = tuple[str, int, str]  # S3 key, audio id, batch id
 ROWS_AT_A_TIME = 2000

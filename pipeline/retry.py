@@ -14,7 +14,7 @@ from pipeline.batches import Batches, check_id, is_id, unpack_job
 from pipeline.database import Database
 from pipeline.errors import Permanent
 from pipeline.failures import DeadLetter
-from pipeline.progress import count
+from pipeline.wording import count
 
 MOST_KEY_BYTES = 1024  # of an S3 key
 

@@ -5,6 +5,7 @@ Redis knows what is to be done and what the workers say of themselves, PostgreSQ
 
 import datetime
 import json
+import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -12,8 +13,9 @@ from typing import Any
 
 from pipeline import batches, job_queue, redis_client
 from pipeline.database import Database
+from pipeline.errors import away
 from pipeline.job_queue import decode
-from pipeline.progress import amount, count, duration
+from pipeline.wording import amount, count, duration
 
 SILENT_SECONDS = 60  # a host that was not heard so long does not live
 RESTART_SECONDS = 300  # of silence that a host's new start may take
@@ -76,6 +78,22 @@ def read_status(redis: Any, queue_names: list[str], database: Database | None = 
     status = Status(now, queues, sorted(workers.values(), key=_worker_order), hosts, rows, done, reasons)
     status.troubles.extend(_troubles(status))
     return status
+
+
+def observe(redis: Any, queue_names: list[str], database: Database | None = None) -> Status:
+    """The status; where a service is away, one that is broken and says so, with what the others tell."""
+    try:
+        return read_status(redis, queue_names, database)
+    except Exception as error:
+        service = away(error)
+        if service is None:
+            raise
+        trouble = Trouble(BROKEN, f"{service} is away: {' '.join(str(error).split())}", "service-away")
+        if service == "Redis":
+            return Status(int(time.time()), [], [], [], [], troubles=[trouble])
+        now = observe(redis, queue_names)
+        now.troubles.insert(0, trouble)
+        return now
 
 
 def read_done(database: Database) -> tuple[dict[str, float], list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""A worker as a process of its host: when it was started, and what it tells systemd."""
+"""A process of its host: when it was started, and what it tells systemd."""
 
 import contextlib
 import os

@@ -5,6 +5,7 @@ the archives on the SSH host, starts the workers, shows their progress, and chec
 """
 
 import argparse
+import secrets
 import shutil
 import signal
 import sys
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.errors import Permanent
 from tests import demo_report
+from tests.child import free_port, wait_until
 from tests.fleet import PROJECT, Fleet
 
 EPILOG = """Exit status: 0 when every file went in and came out, 1 when a check failed, 2 for wrong arguments."""
@@ -108,6 +110,7 @@ def run(given: argparse.Namespace, folder: Path, console: Console) -> bool:
         console.print("starting transfer_worker.py, unpack_worker.py and gpu_worker.py ...")
         for role in ("transfer", "unpack", "gpu"):
             fleet.worker(role)
+        show_the_way(fleet, console)
         require(fleet, "enqueue", *map(str, remote))
         watch(fleet, len(archives), console)
         for table in demo_report.tables(fleet):
@@ -125,16 +128,36 @@ def require(fleet: Fleet, *command: str) -> None:
         raise RuntimeError(f"pipelinectl {command[0]}: {done.stderr.strip()}")
 
 
+def show_the_way(fleet: Fleet, console: Console) -> None:
+    """Write the settings down, start the page, and say how to look on."""
+    token, address = secrets.token_hex(8), f"127.0.0.1:{free_port()}"
+    fleet.changes["WEB_TOKEN"] = token
+    settings = fleet.folder / "demo.env"
+    settings.touch(mode=0o600)
+    settings.write_text("".join(f"{name}='{value}'\n" for name, value in fleet.settings().items()))
+    page = fleet.run([str(PROJECT / "pipelinectl.py"), "web", "--listen", address], "web")
+
+    def answers() -> bool:
+        page.require_running()
+        return f"http://{address}/" in page.log.read_text()
+
+    wait_until(answers, "the page")
+    python = PROJECT / ".venv" / "bin" / "python"
+    console.print("\nTo watch it, in another terminal or in a browser:", style="bold")
+    for line in (
+        f"(set -a; . {settings}; {python} {PROJECT}/pipelinectl.py status --watch)",
+        f"http://{address}/  with the token {token}",
+    ):
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    console.print()
+
+
 def stay(fleet: Fleet, console: Console) -> None:
     """Leave everything running until Ctrl-C."""
-    settings = fleet.folder / "demo.env"
-    lines = [f"{name}='{value}'" for name, value in fleet.settings().items()]
-    settings.write_text("\n".join([*lines, ""]))
-    settings.chmod(0o600)
     python = PROJECT / ".venv" / "bin" / "python"
     console.print("\nEverything is still running; Ctrl-C ends it. In another terminal:", style="bold")
     for line in (
-        f"set -a; . {settings}; set +a",
+        f"set -a; . {fleet.folder}/demo.env; set +a",
         f"{python} {PROJECT}/pipelinectl.py status",
         f"cp your.tar {fleet.ssh.folder}/",
         f"{python} {PROJECT}/pipelinectl.py enqueue {fleet.ssh.folder}/your.tar",

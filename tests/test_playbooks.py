@@ -10,6 +10,7 @@ UNITS = {
     "gpu": ANSIBLE / "roles/gpu_worker/templates/gpu-worker.service.j2",
     "unpack": ANSIBLE / "roles/gpu_worker/templates/unpack-worker.service.j2",
     "transfer": ANSIBLE / "roles/transfer/templates/transfer-worker.service.j2",
+    "web": ANSIBLE / "roles/web/templates/pipeline-web.service.j2",
 }
 OTHERS = {"LD_LIBRARY_PATH"}  # not the project's
 

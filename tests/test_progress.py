@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.errors import Stopping
 from pipeline.metrics import Metrics
-from pipeline.progress import Board, Progress, amount, duration
+from pipeline.progress import Board, Progress
+from pipeline.wording import amount, duration
 
 
 class Clock:

@@ -8,6 +8,7 @@ import config
 from pipeline.commands import common
 from pipeline.database import Database
 from pipeline.transcripts import AudioFile, Query, find_files, read_file
+from pipeline.wording import printable
 
 
 def add_filter(command: argparse.ArgumentParser) -> None:
@@ -50,13 +51,6 @@ def file_of(database: Database, names: list[str]) -> AudioFile:
     else:
         config.refuse("name a file: its audio id, or its batch and its name")
     if found is None:
-        config.refuse(common.shown(f"there is no file {' '.join(names)}: `pipelinectl.py search` shows ids"))
+        config.refuse(printable(f"there is no file {' '.join(names)}: `pipelinectl.py search` shows ids"))
     assert found is not None  # refuse does not return
     return found
-
-
-def clock(seconds: float) -> str:
-    """A time in a recording: 1:02:03."""
-    whole = max(0, int(seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -14,6 +14,7 @@ from pipeline import redis_client
 from pipeline.archive import is_storable
 from pipeline.batches import all_queues
 from pipeline.database import Database
+from pipeline.wording import printable
 
 QUEUES = [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE]
 
@@ -50,23 +51,18 @@ def has_agreed(arguments: argparse.Namespace, question: str) -> bool:
     if not sys.stdin.isatty():
         complain(f"{question}: say --yes")
         return False
-    print(f"{shown(question)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{printable(question)}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def say(text: str) -> None:
     """One line."""
-    print(shown(text), flush=True)
+    print(printable(text), flush=True)
 
 
 def complain(text: str) -> None:
     """One line to standard error."""
-    print(f"pipelinectl: {shown(' '.join(text.split()))}", file=sys.stderr)
-
-
-def shown(text: str) -> str:
-    """The text for a terminal, which is not to obey it: what does not print (an escape, a newline) as \\xNN."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    print(f"pipelinectl: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...], limit: int | None = None) -> Table:
@@ -76,7 +72,7 @@ def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...], limi
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows[:limit]:
-        table.add_row(*(Text("" if row[column] is None else shown(str(row[column]))) for column in columns))
+        table.add_row(*(Text("" if row[column] is None else printable(str(row[column]))) for column in columns))
     return table
 
 
@@ -92,3 +88,10 @@ def number(given: str) -> int:
     if not given.isdecimal() or int(given) < 1:
         raise argparse.ArgumentTypeError(f"{given!r} is no number of rows")
     return int(given)
+
+
+def address(given: str) -> tuple[str, int]:
+    """An address of this machine and a port."""
+    if (found := config.address(given)) is None:
+        raise argparse.ArgumentTypeError(f"{given!r} is no address and port, as 127.0.0.1:8080")
+    return found

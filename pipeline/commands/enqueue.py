@@ -15,6 +15,7 @@ from pipeline.commands import common
 from pipeline.errors import Permanent
 from pipeline.local_archives import LocalArchives
 from pipeline.watch import Watch
+from pipeline.wording import printable
 
 DESCRIPTION = """Queue archives: paths on the EC2 host, which a transfer worker fetches, and with --local files of
 this machine, which are uploaded to S3 before the command ends. The same file again, under whatever name, is the
@@ -58,7 +59,7 @@ def checked(archives: LocalArchives, paths: list[str]) -> dict[Path, int | None]
         except OSError as error:
             problems.append(f"{path}: {error.strerror or error}")
     if problems:
-        config.refuse(*map(common.shown, problems))
+        config.refuse(*map(printable, problems))
     if files:
         config.require(*config.S3)
         if refusal := s3_utils.check_bucket():
@@ -97,7 +98,7 @@ def progress() -> Iterator[s3_utils.Follow]:
 
     @contextlib.contextmanager
     def follow(what: str, total: int) -> Iterator[Callable[[int], object]]:
-        task = shown.add_task(common.shown(what).replace("[", "\\["), total=total)
+        task = shown.add_task(printable(what).replace("[", "\\["), total=total)
         yield lambda count: shown.advance(task, count)
         shown.remove_task(task)
 

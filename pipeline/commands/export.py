@@ -18,8 +18,8 @@ from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.database import Database
 from pipeline.errors import Permanent
-from pipeline.progress import count
 from pipeline.transcripts import AudioFile, Query, every_file
+from pipeline.wording import count
 
 DESCRIPTION = """Write transcripts: of a file (its audio id, or its batch and name), a batch, or what a search and
 the options take, the oldest first. txt, vtt and srt of several go into a folder: {batch}/{name}-{audio id}.vtt.

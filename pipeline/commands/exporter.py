@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import config
+from pipeline import unit
 from pipeline.commands import common
 from pipeline.errors import away
 from pipeline.status import Status, read_status
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     except OSError as error:
         config.refuse(f"--listen {host}:{port}: {error.strerror or error}")
     common.say(f"http://{host}:{port}/metrics")
+    unit.notify("READY=1")
     threading.Event().wait()
 
 
@@ -99,14 +101,10 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"audio_pipeline_{name}", text, labels=labels)
 
 
-def _address(text: str) -> tuple[str, int]:
-    if (address := config.address(text)) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address and port, as {LISTEN}")
-    return address
-
-
 def add(commands: Any) -> None:
     """Its arguments."""
     exporting = commands.add_parser("exporter", help="serve the status to Prometheus")
-    exporting.add_argument("--listen", type=_address, default=LISTEN, metavar="ADDRESS", help=f"default: {LISTEN}")
+    exporting.add_argument(
+        "--listen", type=common.address, default=LISTEN, metavar="ADDRESS", help=f"default: {LISTEN}"
+    )
     exporting.set_defaults(run=run)

@@ -10,8 +10,8 @@ from pipeline.commands import common
 from pipeline.commands.failures import add_filter, filter_of
 from pipeline.errors import Permanent
 from pipeline.failures import DeadLetter, Failures, Filter, dead_letters, failed_among, read_failures
-from pipeline.progress import count
 from pipeline.retry import Retry
+from pipeline.wording import count, printable
 
 DESCRIPTION = """Queue failed work again: the failed files of a batch, dead letters by --job, or all that a
 filter takes. What is done stays done. The archive is fetched and unpacked once more, so it has to be in S3."""
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.job:
             by_id = {letter.id: letter for letter in letters}
             if unknown := [name for name in arguments.job if name not in by_id]:
-                config.refuse(common.shown(f"no dead letter {', '.join(unknown)}: see `pipelinectl.py failures`"))
+                config.refuse(printable(f"no dead letter {', '.join(unknown)}: see `pipelinectl.py failures`"))
             return try_again([], [by_id[name] for name in dict.fromkeys(arguments.job)], retrying)
         return retry_all(arguments, read_failures(redis, database, common.queues_of(redis), wanted), retrying)
 

@@ -12,6 +12,7 @@ import config
 from pipeline.commands import choosing, common
 from pipeline.errors import Permanent
 from pipeline.transcripts import Hit, search
+from pipeline.wording import clock, printable
 
 DESCRIPTION = """Show the recordings in which all the words were said, the newest first, with the text around
 them. As in a web search: "good morning" in one argument is a phrase, `or` and -not do what they say (put -- before
@@ -48,14 +49,14 @@ def show(hit: Hit, console: Console) -> None:
     where = f"{hit.audio_id}  {hit.created_at:%Y-%m-%d %H:%M}  {hit.batch_id}  {hit.original_filename}"
     details = [hit.language or "", *hit.labels]
     console.print(
-        Text(common.shown(f"{where}  {' '.join(filter(None, details))}".rstrip()), style="dim"),
+        Text(printable(f"{where}  {' '.join(filter(None, details))}".rstrip()), style="dim"),
         soft_wrap=not console.is_terminal,
     )
     said = Text("    ")
     if hit.start is not None:
-        said.append(f"{choosing.clock(hit.start)}  ", style="cyan")
+        said.append(f"{clock(hit.start)}  ", style="cyan")
     for text, is_hit in hit.excerpt:
-        said.append(common.shown(" ".join(text.splitlines())), style="bold yellow" if is_hit else "")
+        said.append(printable(" ".join(text.splitlines())), style="bold yellow" if is_hit else "")
     console.print(said, soft_wrap=not console.is_terminal)
 
 

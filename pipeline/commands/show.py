@@ -17,6 +17,7 @@ from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.errors import Permanent
 from pipeline.transcripts import AudioFile, read_history
+from pipeline.wording import clock
 
 PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "error"], ["mpv", "--no-video", "--really-quiet"])
 
@@ -58,7 +59,7 @@ def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
     if file.segments:
         print()
     for segment in file.segments:
-        common.say(f"{choosing.clock(segment['start']):>8}  {segment['text'].strip()}")
+        common.say(f"{clock(segment['start']):>8}  {segment['text'].strip()}")
 
 
 def download(file: AudioFile, given: str, force: bool) -> int:

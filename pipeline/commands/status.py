@@ -15,8 +15,8 @@ from pipeline import redis_client
 from pipeline.commands import common
 from pipeline.database import Database
 from pipeline.errors import away
-from pipeline.progress import amount, count, duration
-from pipeline.status import BROKEN, DEGRADED, Status, Trouble, read_status
+from pipeline.status import BROKEN, DEGRADED, Status, observe
+from pipeline.wording import amount, count, duration, printable
 
 DESCRIPTION = """What moves, what is stuck and why: queues, workers, hosts, open batches, what was done
 in the last hour and what failed in the last day. --watch shows it anew every few seconds until Ctrl-C."""
@@ -59,27 +59,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def look(redis: Any, database: Database | None) -> Status:
-    """The status; where a service is away, one that is broken and says so. Where one refuses us, the end."""
+    """The status. Where a service refuses us, the end."""
     try:
         if problem := redis_client.refusal(redis) or (database and database.check_schema()):
             config.refuse(problem)
-        return read_status(redis, common.QUEUES, database)
     except Exception as error:
-        service = away(error)
-        if service is None:
+        if away(error) is None:
             raise
-        trouble = Trouble(BROKEN, f"{service} is away: {' '.join(str(error).split())}", "service-away")
-        if service == "Redis":
-            return Status(int(time.time()), [], [], [], [], troubles=[trouble])
-        now = read_status(redis, common.QUEUES)
-        now.troubles.insert(0, trouble)
-        return now
+    return observe(redis, common.QUEUES, database)
 
 
 def shown(now: Status, limit: int) -> RenderableType:
     """The status for a terminal of 80 columns or more; each table with `limit` rows at most."""
     parts: list[RenderableType] = [Text(headline(now), style=COLOURS[now.health])]
-    parts += [Text(common.shown(f"  {trouble.what} [{trouble.see}]")) for trouble in now.troubles[:limit]]
+    parts += [Text(printable(f"  {trouble.what} [{trouble.see}]")) for trouble in now.troubles[:limit]]
     if len(now.troubles) > limit:
         parts.append(Text(f"  and {len(now.troubles) - limit} more"))
     numbers = ("name", "waiting", "delayed", "in_work", "dead")
@@ -125,7 +118,7 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], lim
     for column in columns:
         found.add_column(column, overflow="fold", no_wrap=column == "")
     for row in rows[:limit]:
-        found.add_row(*(Text("" if cell is None else common.shown(str(cell))) for cell in row))
+        found.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     return Group(Text(f"\n{title}: {len(rows)}{more}", style="bold"), found)
 
 

@@ -212,8 +212,8 @@ class Rig:
         return [(str(path), _size(path)) for path in sorted(paths)]
 
     def waiting(self, service: str, since: dict[str, int]) -> list[str]:
-        """The roles whose last word on the service, in their logs after these places, is that they try it again. (One that
-        has put its job back says that the service is away, too, and need not say that it is back.)"""
+        """The roles whose last word on the service, in their logs after these places, is that they try it again.
+        One that has put its job back says that the service is away, too, and need not say that it is back."""
         away, back = f"{NAMES[service]} is away, next try", f"{NAMES[service]} is back"
         logs = {role: self.log(role)[since[role] :] for role in ROLES}
         return [role for role, log in logs.items() if log.rfind(away) > log.rfind(back)]

@@ -1,0 +1,86 @@
+"""Batches and their files as PostgreSQL remembers them: open ones and finished ones, the newest first."""
+
+import datetime
+from dataclasses import dataclass
+
+from pipeline.archive import is_storable
+from pipeline.database import Database
+
+_BATCHES = (
+    "SELECT b.batch_id, b.s3_key, b.file_count, b.host, b.opened_at, b.finished_at, f.done, f.failed"
+    " FROM batches AS b CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE status = 'done') AS done,"
+    " count(*) FILTER (WHERE status = 'failed') AS failed FROM audio_files WHERE batch_id = b.batch_id) AS f"
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """An archive that was unpacked; `host` is the last that did so, `done` and `failed` are numbers of files,
+    times are in UTC."""
+
+    batch_id: str
+    s3_key: str
+    file_count: int
+    host: str
+    opened_at: datetime.datetime
+    finished_at: datetime.datetime | None
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class BatchFile:
+    """A file of a batch, without what was heard in it."""
+
+    audio_id: int
+    original_filename: str
+    status: str
+    error: str | None
+    duration_seconds: float | None
+    language: str | None
+
+
+def read_batches(database: Database, before: str = "", limit: int = 50) -> list[Batch]:
+    """The newest batches, or the newest of those with a lesser id than `before`."""
+    if not is_storable(before):
+        return []
+    with database.transaction() as cursor:
+        cursor.execute(
+            f"{_BATCHES} WHERE %(before)s = '' OR b.batch_id < %(before)s"  # nosec B608
+            " ORDER BY b.batch_id DESC LIMIT %(limit)s",
+            {"before": before, "limit": limit},
+        )
+        return [_batch(*row) for row in cursor.fetchall()]
+
+
+def read_batch(database: Database, batch_id: str) -> Batch | None:
+    """The batch of this id; None where none was unpacked."""
+    if not is_storable(batch_id):
+        return None
+    with database.transaction() as cursor:
+        cursor.execute(f"{_BATCHES} WHERE b.batch_id = %s", (batch_id,))  # nosec B608
+        return next((_batch(*row) for row in cursor.fetchall()), None)
+
+
+def read_batch_files(
+    database: Database, batch_id: str, status: str = "", after: str = "", limit: int = 100
+) -> list[BatchFile]:
+    """The first files of a batch in the order of their names, all or those of one status; those after a name."""
+    if not all(map(is_storable, (batch_id, status, after))):
+        return []
+    with database.transaction() as cursor:
+        cursor.execute(
+            "SELECT audio_id, original_filename, status, error, duration_seconds, language FROM audio_files"
+            " WHERE batch_id = %(batch_id)s AND (%(status)s = '' OR status = %(status)s)"
+            " AND original_filename > %(after)s ORDER BY original_filename LIMIT %(limit)s",
+            {"batch_id": batch_id, "status": status, "after": after, "limit": limit},
+        )
+        return [BatchFile(*row) for row in cursor.fetchall()]
+
+
+def _batch(
+    batch_id: str, s3_key: str, file_count: int, host: str, opened_at: datetime.datetime,
+    finished_at: datetime.datetime | None, done: int, failed: int,
+) -> Batch:  # fmt: skip
+    ended = finished_at and finished_at.astimezone(datetime.UTC)
+    return Batch(batch_id, s3_key, file_count, host, opened_at.astimezone(datetime.UTC), ended, done, failed)
