@@ -233,7 +233,7 @@ def transfer(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
 
     On loopback, where all of them and both servers share the cores, and on lines that are slower than the cores.
     """
-    count, size = 12, given.mb * 10**6 // 12
+    count, size = 24, given.mb * 10**6 // 24
     what = f"{count} archives of {size // 10**6} MB"
     yield f"| {what} | transfer worker | scp | then the AWS CLI | ours to the slower half | ratio |"
     yield "|---|---|---|---|---|---|"

@@ -183,7 +183,7 @@ def status_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
 def page_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
     """The table of the pages."""
     token, address = secrets.token_hex(16), f"127.0.0.1:{free_port()}"
-    web = fleet.run(["pipelinectl.py", "web", "--listen", address], "web", WEB_TOKEN=token)
+    web = fleet.run([str(PROJECT / "pipelinectl.py"), "web", "--listen", address], "web", WEB_TOKEN=token)
     wait_until(lambda: f"http://{address}/" in web.log.read_text(), "the page")
     long = given.rows  # the newest file is a recording of an hour
     ((batch_id,),) = fleet.query("SELECT max(batch_id) FROM batches")

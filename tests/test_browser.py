@@ -59,8 +59,8 @@ def log_in(browser: Browser, site: tuple[str, dict[str, int]]) -> Iterator[Open]
     yield opened
     for context in contexts:
         context.close()
-    # a page that is not there, or refuses a search, says so with its status
-    assert [text for text in complaints if not re.search("status of (400|404)", text)] == []
+    # a page that is not there, or refuses a search, says so with its status; one is kept from us by a test
+    assert [text for text in complaints if not re.search("status of (400|404)|ERR_FAILED", text)] == []
 
 
 @pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 640}}])
@@ -111,7 +111,6 @@ def test_a_page_that_is_away_says_so(log_in: Open, fleet: Fleet) -> None:
     expect(page.get_by_role("status")).to_have_text(re.compile("does not answer"), timeout=15_000)
     page.unroute_all()
     expect(page.get_by_role("status")).to_have_text("", timeout=15_000)
-    page.evaluate("1")
 
 
 def test_the_transcript_follows_the_sound(log_in: Open, site: tuple[str, dict[str, int]], fleet: Fleet) -> None:
@@ -160,11 +159,11 @@ def test_the_keyboard_reaches_everything(log_in: Open, site: tuple[str, dict[str
     page = log_in()
     page.goto("/search")
     reached = []
-    for _ in range(40):
+    for _ in range(60):
         page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement === document.body"):
+            break  # that was all
         name = page.evaluate("(document.activeElement.innerText || document.activeElement.name || '').trim()")
-        if name in reached:
-            break
         reached.append(name)
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", f"nobody sees that {name} has the focus"

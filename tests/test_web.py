@@ -17,7 +17,7 @@ from pipeline import redis_client
 from pipeline.database import Database
 from pipeline.web.site import HITS, LOGIN_DAYS, ROWS, make_app
 from tests.child import Child, free_port, wait_until
-from tests.fleet import Fleet, refuse_secrets
+from tests.fleet import PROJECT, Fleet, refuse_secrets
 from tests.site_data import MARK, STORED, TOKEN, TORN, addresses, seed, sources
 from tests.steps import BATCH, add_batch, add_file, add_letter, log_of
 from tests.test_pipelinectl import control
@@ -39,6 +39,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        self.text += "" if tag in ("mark", "span", "a") else " "
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -77,7 +78,7 @@ def test_nobody_reads_anything_without_the_token(app: Flask, fleet: Fleet, redis
             answer = app.test_client().get(address, headers=headers)
             assert answer.status_code == 302, address
             assert answer.location.startswith("/login?next=")
-            assert ids["heard"] not in map(int, re.findall(r"\d+", answer.text.replace(address, ""))), answer.text
+            assert not [word for word in ("fleet", "Batch", "mill", "Good", "OggS") if word in answer.text]
 
 
 def test_nothing_can_be_changed(app: Flask) -> None:
@@ -117,8 +118,8 @@ def test_another_token_opens_nothing(app: Flask, token: str, caplog: pytest.LogC
 def test_a_new_token_ends_the_sessions_of_the_old_one(fleet: Fleet, redis: Any, database: Database) -> None:
     before, after = (make_app(sources(fleet, redis, database, token=token)) for token in (TOKEN, TOKEN + "2"))
     cookie = before.test_client().post("/login", data={"token": TOKEN}).headers["Set-Cookie"].partition(";")[0]
-    assert before.test_client().get("/", headers={"Cookie": cookie}).status_code == 200
-    assert after.test_client().get("/", headers={"Cookie": cookie}).status_code == 302
+    answers = [app.test_client(use_cookies=False).get("/", headers={"Cookie": cookie}) for app in (before, after)]
+    assert [answer.status_code for answer in answers] == [200, 302]
 
 
 def test_a_session_ends(app: Flask) -> None:
@@ -455,7 +456,9 @@ def test_a_downloaded_transcript_holds_no_escapes(app: Flask, fleet: Fleet, redi
 def serve(fleet: Fleet, **changes: str) -> tuple[Child, str]:
     """pipelinectl web as a process, when it answers, and its address."""
     address = f"127.0.0.1:{free_port()}"
-    web = fleet.run(["pipelinectl.py", "web", "--listen", address], "web", WEB_TOKEN=TOKEN, **changes)
+    web = fleet.run(
+        [str(PROJECT / "pipelinectl.py"), "web", "--listen", address], "web", WEB_TOKEN=TOKEN, **changes
+    )
 
     def answers() -> bool:
         web.require_running()

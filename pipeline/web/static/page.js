@@ -58,7 +58,7 @@ if (audio) {
     });
   }
   const asked = /^#t=([0-9.]+)$/.exec(location.hash);
-  if (asked) audio.addEventListener("loadedmetadata", () => { audio.currentTime = Number(asked[1]); }, { once: true });
+  if (asked) audio.currentTime = Number(asked[1]);
   audio.addEventListener("error", () => {
     document.getElementById("told").textContent = "The recording cannot be played: S3 does not give it, or the browser cannot reach S3.";
   });
