@@ -214,6 +214,7 @@ PROVOKED_BY = {
     "pipeline.job_queue:JobQueue.retry": ("changing",),
     "pipeline.job_queue:JobQueue.settle": ("file_delivered_twice",),
     "pipeline.job_queue:JobQueue.give_back": ("delivered_twice", "file_delivered_twice"),
+    "pipeline.batch_ids:BatchIds.keep": ("half_sent",),
     "pipeline.watch:Watch._queue": ("watched",),
     "pipeline.watch:Watch.forget": ("missing",),
     "pipeline.compression:_decompress": ("compressed", "compressed_in_s3"),

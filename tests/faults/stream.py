@@ -138,6 +138,17 @@ class Stream:
         self.archives.append(Archive(path.name, {}, "", path, refused=True))
         self._enqueue(self.archives[-1])
 
+    def half_sent(self) -> None:
+        """A source that was noted in S3 as a batch by a worker that died before its archive was there."""
+        archive = self._on_host(self.folder, self._files())
+        assert archive.source
+        state = archive.source.stat()
+        source = f"{archive.source}\n{state.st_size} {int(state.st_mtime)}"
+        noted = {"source": source, "batch_id": f"20020101-{next(self._numbers):06}", "is_whole": False}
+        key = f"sources/{hashlib.sha256(source.encode()).hexdigest()}.json"
+        self.s3.put_object(Bucket=self.fleet.bucket, Key=key, Body=json.dumps(noted).encode())
+        self._enqueue(archive)
+
     def of_a_lost_transfer_worker(self) -> None:
         """A transfer that a worker had in hand that died for good."""
         archive = self._on_host(self.folder, self._files())
@@ -304,8 +315,8 @@ class Stream:
 # Every kind of archive, by the method that puts one in, with how often: of 60, say.
 KINDS = {
     "plain": 12, "watched": 6, "compressed": 4, "many_files": 4, "without_audio": 2, "changing": 2, "cut": 2,
-    "missing": 2, "of_a_lost_transfer_worker": 2, "compressed_in_s3": 3, "cut_in_s3": 3, "delivered_twice": 3,
-    "of_a_lost_unpack_worker": 2, "of_a_lost_host": 2, "settled_of_a_lost_host": 2, "bad_opus": 3,
+    "missing": 2, "half_sent": 2, "of_a_lost_transfer_worker": 2, "compressed_in_s3": 3, "cut_in_s3": 3,
+    "delivered_twice": 3, "of_a_lost_unpack_worker": 2, "of_a_lost_host": 2, "settled_of_a_lost_host": 2, "bad_opus": 3,
     "bad_file_job": 2, "file_delivered_twice": 2, "of_a_lost_gpu_worker": 2,
 }  # fmt: skip
 ONE_HOST_ONLY = ("miscounted",)
