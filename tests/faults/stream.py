@@ -316,7 +316,8 @@ class Stream:
 KINDS = {
     "plain": 12, "watched": 6, "compressed": 4, "many_files": 4, "without_audio": 2, "changing": 2, "cut": 2,
     "missing": 2, "half_sent": 2, "of_a_lost_transfer_worker": 2, "compressed_in_s3": 3, "cut_in_s3": 3,
-    "delivered_twice": 3, "of_a_lost_unpack_worker": 2, "of_a_lost_host": 2, "settled_of_a_lost_host": 2, "bad_opus": 3,
+    "delivered_twice": 3, "of_a_lost_unpack_worker": 2, "of_a_lost_host": 2, "settled_of_a_lost_host": 2,
+    "bad_opus": 3,
     "bad_file_job": 2, "file_delivered_twice": 2, "of_a_lost_gpu_worker": 2,
 }  # fmt: skip
 ONE_HOST_ONLY = ("miscounted",)
