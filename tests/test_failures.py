@@ -41,16 +41,16 @@ def names(found: Failures) -> tuple[list[str], list[str]]:
 
 def test_failed_files_come_with_their_reason_the_latest_first(fleet: Fleet) -> None:
     """The times are in UTC wherever the server is."""
-    add_file(fleet, "old.mp3", "failed", "no audio", when="2025-06-22 14:30:52+02")
-    add_file(fleet, "new.mp3", "failed", None, when="2025-06-23 00:00:00+00")
+    old = add_file(fleet, "old.mp3", "failed", "no audio", when="2025-06-22 14:30:52+02")
+    new = add_file(fleet, "new.mp3", "failed", None, when="2025-06-23 00:00:00+00")
     add_file(fleet, "done.mp3", "done")
     add_file(fleet, "busy.mp3", "processing")
     database = Database(f"{fleet.postgres.url}?options=-ctimezone%3DAsia/Tokyo")
     found = failed_files(database, Filter())
     database.close()
     assert found == [
-        FailedFile(BATCH, "new.mp3", "", "2025-06-23T00:00:00Z"),
-        FailedFile(BATCH, "old.mp3", "no audio", "2025-06-22T12:30:52Z"),
+        FailedFile(BATCH, "new.mp3", "", "2025-06-23T00:00:00Z", new),
+        FailedFile(BATCH, "old.mp3", "no audio", "2025-06-22T12:30:52Z", old),
     ]
 
 
@@ -200,6 +200,7 @@ def test_as_json_a_letter_has_its_job_and_not_its_own_text(redis: Any, database:
             "original_filename": "a.mp3",
             "error": "ffmpeg: No Audio",
             "failed_at": "2025-06-22T00:00:00Z",
+            "audio_id": 1,
         }
     ]
     assert set(told["jobs"][0]) == {"id", "queue", "job", "error", "attempts", "worker", "time"}

@@ -50,10 +50,11 @@ def test_the_units_give_settings_that_exist() -> None:
 def test_the_units_give_every_variable_and_no_secret() -> None:
     for role, unit in UNITS.items():
         wanted = {"S3_ENDPOINT", "S3_BUCKET"}
-        wanted |= {"SCRATCH_ROOT", "MODELS_ROOT", "TRANSCRIBE_QUEUE"} if role != "transfer" else {"TRANSFER_ROOT"}
+        wanted |= {"SCRATCH_ROOT", "MODELS_ROOT", "TRANSCRIBE_QUEUE"} if role in ("gpu", "unpack") else set()
+        wanted |= {"TRANSFER_ROOT"} if role == "transfer" else set()
         assert wanted <= settings(unit), role
         assert "vault" not in unit.read_text()
-    for role, name in (("gpu_worker", "gpu-worker"), ("transfer", "transfer-worker")):
+    for role, name in (("gpu_worker", "gpu-worker"), ("transfer", "transfer-worker"), ("web", "pipeline-web")):
         secrets = (ANSIBLE / f"roles/{role}/templates/{name}.env.j2").read_text()
         assert {"REDIS_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"} <= set(re.findall(r"^([A-Z0-9_]+)=", secrets, re.M))
 

@@ -164,9 +164,8 @@ def test_an_empty_fleet(app: Flask, fleet: Fleet) -> None:
 
 def test_each_trouble_leads_to_its_entry(app: Flask, fleet: Fleet, redis: Any) -> None:
     seed(fleet, redis)
-    anchors = {
-        link["href"].partition("#")[2] for link in get(app, "/").all("a") if "runbook#" in (link["href"] or "")
-    }
+    links = [str(link["href"]) for link in get(app, "/").all("a")]
+    anchors = {link.partition("#")[2] for link in links if "runbook#" in link}
     headings = {attributes.get("id") for attributes in get(app, "/runbook").all("h2")}
     assert anchors
     assert anchors <= headings
