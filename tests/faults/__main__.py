@@ -1,7 +1,8 @@
 """Breaks the pipeline on purpose, at length, and says what was lost, doubled, stranded or leaked.
 
 Real workers as processes on real servers, in a temporary folder. The table is printed, and written to
-tests/faults/results.md with the seeds; of the parts that were not run, the last results stay there.
+tests/faults/results.md with the seeds; of the parts that were not run, the last results stay there, and what was
+run with --match stands beside its whole part until that is run again.
 """
 
 import argparse
@@ -120,7 +121,8 @@ def at_points(play: Play) -> Iterator[Row]:
     play.notes.append(f"seeds {play.seed} to {seed - 1}, {play.trials} kills or more at each of {reached} points")
     play.notes += [f"fewer at {', '.join(few)}"] if few else []
     play.notes += [f"none at {', '.join(never)}: no worker came there"] if never else []
-    fault = f"SIGKILL before and after every side effect, {reached} points"
+    of = f" of {play.match}" if play.match else ""
+    fault = f"SIGKILL before and after every side effect, {reached} points{of}"
     yield table.row(fault, sum(deaths.values()), found, recovery)
 
 
@@ -193,10 +195,13 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def keep(part: str, rows: list[Row], notes: list[str], seconds: float) -> None:
-    """Put a part's results in place of its last ones."""
+def keep(part: str, match: str, rows: list[Row], notes: list[str], seconds: float) -> None:
+    """Put a part's results, or those of a piece of it, in place of its last ones."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept[part] = {
+    piece = f" --match '{match}'"
+    if not match:
+        kept = {known: results for known, results in kept.items() if not known.startswith(f"{part} --match")}
+    kept[part + piece * bool(match)] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "minutes": round(seconds / 60),
         "cores": len(os.sched_getaffinity(0)),
@@ -210,8 +215,9 @@ def keep(part: str, rows: list[Row], notes: list[str], seconds: float) -> None:
 def write(kept: dict[str, dict[str, Any]]) -> None:
     """Write results.md: what was run, and nothing else."""
     rows, notes = [], []
-    for part in [*PARTS, *(part for part in kept if part not in PARTS)]:
-        if part in kept:
+    order = [*PARTS]
+    for part in sorted(kept, key=lambda known: (order.index(known.partition(" --match")[0]), known)):
+        if kept[part]["rows"]:
             rows += [Row(**{**row, "recovery": tuple(row["recovery"])}) for row in kept[part]["rows"]]
             notes.append(
                 f"- `{part}` on {kept[part]['date']}, {kept[part]['cores']} cores, {kept[part]['minutes']} min"
@@ -242,8 +248,8 @@ def main() -> int:
             begun, play.notes = time.monotonic(), []
             rows = list(PARTS[part](play))
             shown += rows
-            if not given.match:
-                keep(part, rows, play.notes, time.monotonic() - begun)
+            if rows:
+                keep(part, given.match, rows, play.notes, time.monotonic() - begun)
     if given.json:
         print(table.as_json(shown))
     else:

@@ -1,4 +1,4 @@
-"""A dose of the outages of `python -m tests.faults`, short ones in true time: a busy machine does not hurry them."""
+"""A dose of the outages of `python -m tests.faults`, short and in true time: a busy machine hurries nobody."""
 
 from collections.abc import Iterator
 
