@@ -4,7 +4,8 @@ A job names a remote path: {"remote_path": "/recordings/monday.tar"}. Its batch 
 given at its first delivery and kept, so that a second delivery uploads the same bytes under the same key. With
 EC2_WATCH_SECONDS set, the worker also lists EC2_REMOTE_DIR and queues each file that is new there, once.
 
-One archive is copied at a time, while TRANSFER_AHEAD of those before it go up.
+One archive is copied at a time, while TRANSFER_AHEAD of those before it go up. What follows the last byte of one (is
+the source still the same? has S3 all of it?) is done while the next one is copied.
 """
 
 import logging
@@ -13,7 +14,6 @@ import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import config
 import s3_utils
@@ -40,13 +40,11 @@ OLD_SECONDS = 2 * 86400  # the least age of a file that is removed in another wo
 
 @dataclass(frozen=True)
 class Arrived:
-    """An archive that has been copied and is to go up."""
+    """An archive whose bytes are here: it is to be checked and to go up."""
 
     job: Job
     batch_id: str
-    remote_path: str
-    state: FileState
-    path: Path
+    copy: Copy
 
 
 class Transferrer:
@@ -134,12 +132,11 @@ class Transferrer:
         try:
             follow = self.board.follow(f"copying {remote_path} as {batch_id}", state.size)
             with self.worker.metrics.stage("copy"), follow as moved:
-                self.worker.outlast(copy.run, self.worker.stop, moved)
+                self.worker.outlast(copy.fetch, self.worker.stop, moved)
         except BaseException:
             copy.discard()
             raise
-        self.tried[job.payload] = copy.state
-        return Arrived(job, batch_id, remote_path, copy.state, copy.target)
+        return Arrived(job, batch_id, copy)
 
     def wait_for_room(self, remote_path: str, size: int) -> None:
         """Wait until the disk has room for the archive; uploads that end make some."""
@@ -160,22 +157,25 @@ class Transferrer:
                 try:
                     self._upload(arrived)
                 finally:  # in S3, or to be copied again by the next delivery
-                    arrived.path.unlink(missing_ok=True)
+                    arrived.copy.discard()
+                    arrived.copy.target.unlink(missing_ok=True)
         finally:
             self.in_upload.discard(arrived.batch_id)
 
     def _upload(self, arrived: Arrived) -> None:
-        outlast, remote_path, state = self.worker.outlast, arrived.remote_path, arrived.state
+        outlast, remote_path, path = self.worker.outlast, arrived.copy.path, arrived.copy.target
+        outlast(arrived.copy.run, self.worker.stop, self.worker.moved)
+        state = self.tried[arrived.job.payload] = arrived.copy.state
         if state.sha256:
             with self.board.follow(f"checking {remote_path}", state.size) as moved:
-                if sha256(arrived.path, moved) != state.sha256:
+                if sha256(path, moved) != state.sha256:
                     raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
-        outlast(compression.make_plain, arrived.path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
-        index = archive.index(arrived.path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
+        outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
+        index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         source = _source(remote_path, state)
         outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=False)
         with self.worker.metrics.stage("upload"):
-            outlast(s3_utils.upload_archive, arrived.path, arrived.batch_id)
+            outlast(s3_utils.upload_archive, path, arrived.batch_id)
         outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=True)
         log.info("%s is batch %s, %d audio files", remote_path, arrived.batch_id, len(index.members))
         self.hand_on(arrived.job, arrived.batch_id, len(index.members), remote_path, state)

@@ -16,7 +16,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline import scratch
 from pipeline.checksum import sha256
 from pipeline.errors import Outage, Permanent, Stop, Stopping
 from pipeline.remote import FileState, RemoteHost
@@ -36,22 +35,39 @@ class Copy:
         self.host, self.path, self.state, self.target = host, path, state, target
         self.part = target.with_name(f"{target.name}.part")
         self._broken_off = False  # the part is ours, from before the connection broke
+        self._is_fetched = self._is_resumed = False
         self._told = 0
+
+    def fetch(self, stop: Stop, moved: Callable[[int], object] = int) -> None:
+        """Do the long part of `run` ahead of it. What is raised, and another call after it, are as there.
+
+        `moved(bytes)` is called as the file grows, with less than 0 where some of it is fetched again.
+        """
+        with self._keeping():
+            self._is_resumed = self._bring(stop, moved)
+            self._is_fetched = True
 
     def run(self, stop: Stop, moved: Callable[[int], object] = int) -> None:
         """Copy the file; `Stopping` where `stop` is set meanwhile. After an `Outage`, another call goes on.
 
-        `moved(bytes)` is called as the file grows, with less than 0 where some of it is fetched again.
+        The copy is not synced to the disk: what a power cut leaves, the worker's next run removes.
         """
-        try:
+        with self._keeping():
             for _ in range(TRIES):
-                resumed = self._bring(stop, moved)
-                if self._is_whole(resumed):
-                    scratch.sync(self.part)
+                if not self._is_fetched:
+                    self._is_resumed = self._bring(stop, moved)
+                self._is_fetched = False
+                if self._is_whole(self._is_resumed):
                     self.part.rename(self.target)
                     return
                 self.discard()
             raise OSError(f"{self.path} was changed each of the {TRIES} times that it was copied")
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Keep what there is of the copy through an outage, and through nothing else."""
+        try:
+            yield
         except Outage:
             self._broken_off = self.part.exists()
             raise
@@ -62,7 +78,7 @@ class Copy:
     def discard(self) -> None:
         """Remove what there is of a copy that has not ended well."""
         self.part.unlink(missing_ok=True)
-        self._broken_off = False
+        self._broken_off = self._is_fetched = False
 
     def _bring(self, stop: Stop, moved: Callable[[int], object]) -> bool:
         """Copy the file, or the rest of it; gives whether it was the rest."""

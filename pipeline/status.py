@@ -243,7 +243,7 @@ def _troubles(status: Status) -> list[Trouble]:
             what = f"{host['name']} is silent for {silence} and has {count(host['batches'], 'open batch')}"
             found.append(Trouble(DEGRADED, what, "host-silent"))
         if (disk := host["disk"]) and disk["free"] < FULL_SHARE * disk["size"]:
-            what = f"{host['name']}: {amount(disk['free'])} of {amount(disk['size'])} of its scratch is free"
+            what = f"{host['name']}: {amount(disk['free'])} of {amount(disk['size'])} of its disk is free"
             found.append(Trouble(DEGRADED, what, "disk-full"))
     if status.done and status.done["failed"] >= max(LEAST_FAILURES, MANY_FAILURES * status.done["files"]):
         what = f"{status.done['failed']} of {status.done['files']} files of the last hour have failed"

@@ -281,7 +281,7 @@ def test_jobs_without_workers_are_broken(fleet: Fleet, redis: Any) -> None:
 
 def test_a_disk_is_nearly_full(fleet: Fleet, redis: Any) -> None:
     live(redis, "u", "gpu-01", "unpack", "queue:unpack", disk={"free": 4 * 10**10, "size": 10**12})
-    assert troubles(fleet, 1) == [("disk-full", "gpu-01: 40 GB of 1 TB of its scratch is free")]
+    assert troubles(fleet, 1) == [("disk-full", "gpu-01: 40 GB of 1 TB of its disk is free")]
 
 
 @pytest.mark.parametrize(("failed", "done", "code"), [(10, 90, 1), (10, 91, 0), (9, 0, 0)])

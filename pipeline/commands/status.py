@@ -24,7 +24,7 @@ in the last hour and what failed in the last day. --watch shows it anew every fe
 EPILOG = """QUEUES    waiting, delayed (to be tried again), in work, dead (given up), how long the next job has
           waited, and jobs an hour. Files of a host wait in a queue of its own.
 WORKERS   what each does and for how long; "gone" where its heartbeat has run out, and others take its jobs.
-HOSTS     files on the host, free scratch, and the share of the last minute in which its GPUs computed.
+HOSTS     files on the host, free room of its scratch (or of TRANSFER_ROOT), and the share of the last minute in which its GPUs computed.
 BATCHES   done and failed of all files, and the time left at the rate so far.
 
 exit status: 0 well; 1 degraded: something waits, is gone or full; 2 broken: a service is away, or jobs wait for
@@ -89,7 +89,7 @@ def shown(now: Status, limit: int) -> RenderableType:
         (row["name"], host_state(row), row["batches"], row["files"], disk(row["disk"]), gpus(row["gpus"]))
         for row in now.hosts
     ]
-    columns = ("name", "state", "batches", "files", "scratch free", "GPU")
+    columns = ("name", "state", "batches", "files", "disk free", "GPU")
     parts.append(table("hosts", columns, hosts, limit))
     batches: list[tuple[Any, ...]] = [
         (row["id"], row["host"], bar(row), settled(row), row["failed"], age(row["left_seconds"]) or row["state"])

@@ -39,7 +39,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.copying:Copy.discard",
         "pipeline.copying:Copy._scp",
         "pipeline.copying:Copy._append",
-        "pipeline.scratch:sync",
+        "pipeline.copying:Copy.fetch",
         "pipeline.copying:Copy.run",
         "pipeline.compression:_decompress",
         "pipeline.compression:make_plain",
