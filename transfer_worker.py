@@ -4,8 +4,8 @@ A job names a remote path: {"remote_path": "/recordings/monday.tar"}. Its batch 
 given at its first delivery and kept, so that a second delivery uploads the same bytes under the same key. With
 EC2_WATCH_SECONDS set, the worker also lists EC2_REMOTE_DIR and queues each file that is new there, once.
 
-One archive is copied at a time, while TRANSFER_AHEAD of those before it go up. What follows the last byte of one (is
-the source still the same? has S3 all of it?) is done while the next one is copied.
+One archive is copied at a time, while TRANSFER_AHEAD of those before it go up. What follows the last byte of one
+(is the source still the same? has S3 all of it?) is done while the next one is copied.
 """
 
 import logging

@@ -24,7 +24,8 @@ in the last hour and what failed in the last day. --watch shows it anew every fe
 EPILOG = """QUEUES    waiting, delayed (to be tried again), in work, dead (given up), how long the next job has
           waited, and jobs an hour. Files of a host wait in a queue of its own.
 WORKERS   what each does and for how long; "gone" where its heartbeat has run out, and others take its jobs.
-HOSTS     files on the host, free room of its scratch (or of TRANSFER_ROOT), and the share of the last minute in which its GPUs computed.
+HOSTS     files on the host, free room on the volume of SCRATCH_ROOT (or TRANSFER_ROOT), and the share of the
+          last minute in which its GPUs computed.
 BATCHES   done and failed of all files, and the time left at the rate so far.
 
 exit status: 0 well; 1 degraded: something waits, is gone or full; 2 broken: a service is away, or jobs wait for
