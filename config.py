@@ -255,7 +255,7 @@ def require(*names: str) -> None:
         if name in names and not _is_writable(there := _nearest(globals()[name]))
     ]
     unusable = [
-        f"{name} is {path!r}: {problem}"
+        f"{name} is {path!r}, which cannot be used: {problem}"
         for user, name, path in _certificates()
         if user in names and (problem := _unusable(path, is_key="key" in name))
     ]

@@ -68,7 +68,7 @@ class OnnxModel:
                 place = "the GPU" if self.on_gpu else "memory"
                 raise Outage(place, f"{self.path} found no room: {error}") from error
             if is_broken(error):
-                raise Broken(f"{self.path}: {error}") from error
+                raise Broken(f"{self.path}: the GPU has failed: {error}") from error
             raise
 
 

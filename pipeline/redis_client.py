@@ -4,6 +4,7 @@ redis-py repeats commands that failed, and one whose reply was lost is then appl
 repeated here: every script may be sent again by its caller, and does its work once.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline.errors import away, certificate_problem
+
+log = logging.getLogger(__name__)
 
 SOCKET_TIMEOUT_SECONDS = 10  # well above the longest blocking command (`JobQueue.claim`)
 
@@ -58,12 +61,11 @@ def script(client: Any, name: str) -> Any:
     return client.register_script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
 
 
-def durability_warnings(client: Any) -> list[str]:
-    """What in the server's settings could lose jobs; one line each."""
-    warnings = []
-    if client.info("persistence").get("aof_enabled") != 1:
-        warnings.append("Redis runs without appendonly: a restart of it loses the queues")
+def warn_of_losses(client: Any) -> None:
+    """Log what in the server's settings could lose jobs."""
+    is_kept = client.info("persistence").get("aof_enabled") == 1
     policy = client.info("memory").get("maxmemory_policy")
+    if not is_kept:
+        log.warning("Redis runs without appendonly: a restart of it loses the queues")
     if policy != "noeviction":
-        warnings.append(f"Redis may evict jobs: maxmemory-policy is {policy}, set it to noeviction")
-    return warnings
+        log.warning("Redis may evict jobs: maxmemory-policy is %s, set it to noeviction", policy)

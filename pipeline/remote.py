@@ -142,7 +142,7 @@ class RemoteHost:
             raise Outage("EC2", f"{self.host} did not answer within {_COMMAND_SECONDS} s") from None
         messages = done.stderr.decode(errors="replace").strip()
         if partly and done.stdout and done.returncode == 1:
-            log.warning("%s: %s", self.host, messages)
+            log.warning("%s does not show all of its files: %s", self.host, messages)
         else:
             self.check(done.returncode, messages, self.host)
         return done.stdout.decode("utf-8", "surrogateescape")
@@ -156,5 +156,5 @@ class RemoteHost:
             number = next((number for number in DISK_ERRNOS if os.strerror(number) in messages), errno.EIO)
             raise OSError(number, reason)
         if status == _CONNECTION_FAILED or status < 0 or not messages or _CONNECTION_LOST.search(messages):
-            raise Outage("EC2", f"{self.user}@{self.host}: {reason}")
-        raise Permanent(f"{subject}: {reason}")
+            raise Outage("EC2", f"ssh to {self.user}@{self.host}: {reason}")
+        raise Permanent(f"{subject}: the EC2 host says: {reason}")

@@ -134,8 +134,7 @@ class Worker:
         if problem := self.outlast(redis_client.refusal, self.redis):
             raise Misconfigured(problem)
         self.outlast(self._take_identity)
-        for warning in self.outlast(redis_client.durability_warnings, self.redis):
-            log.warning("%s", warning)
+        self.outlast(redis_client.warn_of_losses, self.redis)
         self.outlast(self._beat)
         self._beating.start()
         self.outlast(self._check_clock)

@@ -225,7 +225,7 @@ def test_a_file_of_certificates_that_cannot_be_used_is_named(tmp_path: Path, nam
     lines = complaints(run("transfer", tmp_path, **{**READY, "REDIS_URL": url, "S3_CA_BUNDLE": path}))
     options = ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"][: 3 if name == "missing" else 2]
     names = [f"{option} of REDIS_URL" for option in options]
-    assert lines == [f"{given} is {path!r}: {reason}" for given in [*names, "S3_CA_BUNDLE"]]
+    assert lines == [f"{given} is {path!r}, which cannot be used: {reason}" for given in [*names, "S3_CA_BUNDLE"]]
 
 
 # --- help --------------------------------------------------------------------------------------------------

@@ -169,6 +169,7 @@ def test_each_trouble_leads_to_its_entry(app: Flask, fleet: Fleet, redis: Any) -
     headings = {attributes.get("id") for attributes in get(app, "/runbook").all("h2")}
     assert anchors
     assert anchors <= headings
+    assert not any(" " in str(heading) for heading in headings)  # an id has none
 
 
 def test_long_tables_are_cut_and_say_so(app: Flask, fleet: Fleet, redis: Any) -> None:

@@ -269,12 +269,12 @@ def runbook() -> str:
 
 @cache
 def _runbook() -> Markup:
-    """The runbook as HTML, each heading with itself as its id."""
+    """The runbook as HTML, each heading with itself (a - for each space) as its id."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(RUNBOOK.read_text())
     for opening, content in itertools.pairwise(tokens):
         if opening.type == "heading_open":
-            opening.attrSet("id", content.content)
+            opening.attrSet("id", content.content.replace(" ", "-"))
     return Markup(reader.renderer.render(tokens, reader.options, {}))  # nosec B704  # the project's own file
 
 
