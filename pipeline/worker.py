@@ -171,13 +171,16 @@ class Worker:
         key, ours, dead = job_queue.heartbeat_key(self.id), self._state(*self.redis.time()), ""
         while held := take(keys=[key], args=[ours, self.limits.heartbeat, dead]):
             other = json.loads(held)
-            is_here, started = other["host"] == self.host, unit.started(other["pid"])
-            if is_here and (started != other["started"] or other["pid"] == os.getpid()):
+            is_named_so = other["host"] == self.host
+            # a heartbeat of another boot is of this machine's last one, or of another machine of our name
+            is_here = is_named_so and str(other["started"]).startswith(unit.boot())
+            if is_here and (unit.started(other["pid"]) != other["started"] or other["pid"] == os.getpid()):
                 dead = held  # an earlier run here that has ended, or ourselves, where the answer was lost
                 continue
-            if other["host"] == self.host or time.monotonic() > deadline:
+            if is_here or time.monotonic() > deadline:
+                setting = "HOST_NAME: another machine has the same" if is_named_so and not is_here else "WORKER_ID"
                 raise Misconfigured(
-                    f"process {other['pid']} on {other['host']} already works as {self.id}: set WORKER_ID"
+                    f"process {other['pid']} on {other['host']} already works as {self.id}: set {setting}"
                 )
             if self.stop.wait(1):
                 raise Stopping
