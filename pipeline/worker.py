@@ -137,11 +137,13 @@ class Worker:
         for warning in self.outlast(redis_client.durability_warnings, self.redis):
             log.warning("%s", warning)
         self.outlast(self._beat)
+        self.outlast(self._beat_of_host, if_new=True)
         self._beating.start()
         self.outlast(self._check_clock)
         for check in checks:
             if problem := self.outlast(check):
                 raise Misconfigured(problem)
+        self.outlast(self._beat_of_host)  # not before: where all are refused at every start, it loses its batches
         unit.notify("READY=1")
         log.info("%s ready, queue %s", self.id, self.queue.name)
         self.doing("idle")
@@ -225,12 +227,13 @@ class Worker:
         asked = time.time()
         seconds, microseconds = self.redis.time()
         self._ahead = _ahead(asked, seconds + microseconds / 1e6, time.time())
-        steps = self.redis.pipeline(transaction=False)
-        steps.set(job_queue.heartbeat_key(self.id), self._state(seconds, microseconds), ex=self.limits.heartbeat)
-        steps.zadd(batches.HOSTS, {self.host: seconds})
-        steps.execute()
+        state = self._state(seconds, microseconds)
+        self.redis.set(job_queue.heartbeat_key(self.id), state, ex=self.limits.heartbeat)
         self.metrics.beat(seconds + microseconds / 1e6)
         self.queue.register()
+
+    def _beat_of_host(self, if_new: bool = False) -> None:
+        self.redis.zadd(batches.HOSTS, {self.host: self.redis.time()[0]}, nx=if_new)
 
     def _beat_until_stopped(self) -> None:
         last = time.monotonic()
@@ -240,6 +243,7 @@ class Worker:
             last = time.monotonic()
             try:
                 self._beat()
+                self._beat_of_host()
                 if self.steady_seconds() >= self.limits.heartbeat:
                     self._take_back()
             except Exception as error:  # the work goes on: whoever takes our jobs meanwhile is fenced off

@@ -358,8 +358,10 @@ def test_it_refuses_to_run_when_a_check_fails(redis: Any, worker: Worker) -> Non
         with worker.running(lambda: None, lambda: "the bucket is missing"):
             pytest.fail("it ran")
 
+    redis.zadd("hosts:seen", {"here": 17})
     with pytest.raises(Misconfigured, match="the bucket is missing"):
         run()
+    assert redis.zscore("hosts:seen", "here") == 17  # systemd starts it for ever: others must get its batches
 
 
 def test_it_finishes_the_job_in_hand_after_sigterm(redis: Any, fleet: Fleet, tmp_path: Path) -> None:
