@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import database as database_module
 from pipeline.database import Database
-from pipeline.errors import away
+from pipeline.errors import Outage, away
 from pipeline.transcript import Label, Segment, Transcript
 from tests.child import wait_until
 from tests.fleet import Fleet
@@ -103,6 +103,26 @@ def test_it_adds_the_column_to_a_table_without_it(empty_url: str, empty: Databas
     row = empty.start_file(BATCH, "a.mp3")
     empty.update_audio_s3_path(row.audio_id, "key")
     assert run(empty_url, "SELECT s3_opus_path FROM audio_files") == [("key",)]
+
+
+def test_it_does_not_keep_the_workers_waiting_behind_a_long_reader(
+    empty_url: str, empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.migrate()
+    run(empty_url, "DELETE FROM schema_migrations WHERE name = '005_search.sql'")
+    monkeypatch.setattr(database_module, "LOCK_SECONDS", 1)
+    reader = psycopg2.connect(empty_url)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            with reader.cursor() as cursor:
+                cursor.execute("SELECT FROM transcripts")
+            migrating = pool.submit(empty.migrate)
+            error = migrating.exception(10)
+        finally:
+            reader.close()
+    assert isinstance(error, Outage)
+    assert str(error).startswith("005_search.sql: a table is in use")
+    assert empty.migrate() == ["005_search.sql"]
 
 
 def test_it_says_what_is_wrong_with_the_schema(empty_url: str, empty: Database) -> None:
