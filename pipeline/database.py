@@ -22,6 +22,7 @@ _SQL = Path(__file__).parent / "sql"
 CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most
 ANSWER_SECONDS, CONNECT_SECONDS = 30.0, 10.0  # the longest wait for the server
 STATEMENT_SECONDS = 25  # after which the server gives up: before we do, or its backends pile up
+NAMES_AT_A_TIME = 5000  # rows of a statement, which a slow server must end in that time, however large the archive
 LOCK_SECONDS = 15  # that `migrate` waits for a table that is in use: whoever asks for it meanwhile waits behind it
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 _REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted")
@@ -171,11 +172,12 @@ class Database:
         row = {"batch_id": batch_id, "s3_key": s3_key, "file_count": len(names), "host": host}
         with self.transaction() as cursor:
             cursor.execute(_query("open_batch"), row)
-            cursor.execute(
-                "INSERT INTO audio_files (batch_id, original_filename) SELECT %s, unnest(%s::text[])"
-                " ON CONFLICT DO NOTHING",
-                (batch_id, names),
-            )
+            for start in range(0, len(names), NAMES_AT_A_TIME):
+                cursor.execute(
+                    "INSERT INTO audio_files (batch_id, original_filename) SELECT %s, unnest(%s::text[])"
+                    " ON CONFLICT DO NOTHING",
+                    (batch_id, names[start : start + NAMES_AT_A_TIME]),
+                )
 
     def unsettled_files(self, batch_id: str) -> list[str]:
         """The batch's files that are neither done nor failed."""

@@ -138,6 +138,21 @@ def test_it_says_what_is_wrong_with_the_schema(empty_url: str, empty: Database) 
     )
 
 
+def test_a_large_archive_is_opened_by_a_slow_server_too(
+    empty_url: str, empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.migrate()
+    run(empty_url, "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+                   " $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$")  # fmt: skip
+    run(empty_url, "CREATE TRIGGER slow BEFORE INSERT ON audio_files FOR EACH ROW EXECUTE FUNCTION slow()")
+    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(database_module, "NAMES_AT_A_TIME", 100, raising=False)
+    slow = Database(empty_url)
+    slow.open_batch(BATCH, "archives/x.tar", [f"{number}.mp3" for number in range(1000)], "here")
+    slow.close()
+    assert run(empty_url, "SELECT count(*) FROM audio_files") == [(1000,)]
+
+
 # --- files ----------------------------------------------------------------------------------------------
 
 
