@@ -20,7 +20,7 @@ import pytest
 
 from pipeline.archive import AUDIO_SUFFIXES
 from pipeline.audio import Converter, UnreadableAudio
-from pipeline.errors import Permanent, Stopping, away
+from pipeline.errors import Outage, Permanent, Stopping, away
 from tests.child import descendants, is_alive, wait_until
 from tests.disks import small_disk
 from tests.fleet import PROJECT, ffmpeg_program
@@ -416,14 +416,15 @@ def test_a_disk_that_fills_up_is_not_the_files_fault(folder: Path, long_recordin
 
 
 def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no-such-ffmpeg"):
+    with pytest.raises(Outage, match="no-such-ffmpeg") as caught:
         Converter("no-such-ffmpeg").to_opus(CALL, folder / "out.opus", NEVER)
+    assert away(caught.value) == "ffmpeg"
 
 
 def test_a_program_that_cannot_run_is_not_the_files_fault(folder: Path) -> None:
     (folder.parent / "ffmpeg").write_bytes(b"\x7fELF of another machine")
     (folder.parent / "ffmpeg").chmod(0o755)
-    with pytest.raises(OSError, match="ffmpeg"):
+    with pytest.raises(Outage, match="ffmpeg cannot be run"):
         Converter(str(folder.parent / "ffmpeg")).to_opus(CALL, folder / "out.opus", NEVER)
 
 
