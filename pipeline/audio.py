@@ -102,6 +102,7 @@ class Converter:
             for (_, part), (_, target) in zip(parts, files, strict=True):
                 scratch.sync(part)
                 part.rename(target)
+            scratch.sync(files[0][1].parent)  # the names too: what is queued must be there after a power cut
         finally:
             for _, part in parts:
                 part.unlink(missing_ok=True)

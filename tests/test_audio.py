@@ -18,6 +18,7 @@ from typing import Any
 import av
 import pytest
 
+from pipeline import scratch
 from pipeline.archive import AUDIO_SUFFIXES
 from pipeline.audio import Converter, UnreadableAudio
 from pipeline.errors import Outage, Permanent, Stopping, away
@@ -413,6 +414,19 @@ def test_a_disk_that_fills_up_is_not_the_files_fault(folder: Path, long_recordin
             REAL.to_opus(long_recording, small / "out.opus", NEVER)
         assert caught.value.errno == errno.ENOSPC
         assert list(small.iterdir()) == []
+
+
+def test_an_opus_is_on_the_disk_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, sync, synced = folder / "out.opus", scratch.sync, []
+
+    def noted(path: Path) -> None:
+        synced.append((path, target.exists()))
+        sync(path)
+
+    monkeypatch.setattr(scratch, "sync", noted)
+    REAL.to_opus(CALL, target, NEVER)
+    assert synced[-1] == (folder, True)
+    assert len(synced) == 2
 
 
 def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> None:
