@@ -16,6 +16,9 @@ _CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other s
 _CONNECTION_LOST = re.compile(r"(?m)^(scp: )?(Connection closed|lost connection)\s*$")  # scp(1) ends with 1
 _REFUSED = re.compile(r"Permission denied|Host key verification failed|Too many authentication failures")
 _OUR_DISK = re.compile(r'(?m)^scp: .*\blocal "')  # open local "/...": No space left on device
+# What stops every file there alike: the host has no room for a process, or has lost the folder's file system.
+_HOST_ERRNOS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN)
+_HOST_IN_NEED = re.compile(rf"(?m): ({'|'.join(map(os.strerror, _HOST_ERRNOS))})\s*$")  # at the end: not of a name
 ARCHIVE_SUFFIXES = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst")
 _COMMAND_SECONDS = 60
 
@@ -156,5 +159,7 @@ class RemoteHost:
             number = next((number for number in DISK_ERRNOS if os.strerror(number) in messages), errno.EIO)
             raise OSError(number, reason)
         if status == _CONNECTION_FAILED or status < 0 or not messages or _CONNECTION_LOST.search(messages):
+            raise Outage("EC2", f"{self.user}@{self.host}: {reason}")
+        if _HOST_IN_NEED.search(messages):
             raise Outage("EC2", f"{self.user}@{self.host}: {reason}")
         raise Permanent(f"{subject}: {reason}")

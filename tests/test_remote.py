@@ -358,6 +358,27 @@ def assert_away(host: RemoteHost, there: Path, here: Path) -> None:
     assert not (here / "a.tar").exists()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "bash: fork: retry: Resource temporarily unavailable\nbash: fork: Cannot allocate memory",
+        "stat: cannot statx '/data/a.tar': Stale file handle",
+        "stat: cannot statx '/data/a.tar': Transport endpoint is not connected",
+        "tail: cannot open '/data/a.tar' for reading: Too many open files",
+    ],
+)
+def test_a_host_in_need_is_an_outage(said: str) -> None:
+    with pytest.raises(Outage) as caught:
+        RemoteHost("h", 22, "u", "", "").check(1, said, "/data/a.tar")
+    assert away(caught.value) == "EC2"
+
+
+def test_a_name_that_speaks_of_need_is_permanent() -> None:
+    said = "stat: cannot statx '/x: Cannot allocate memory': No such file or directory"
+    with pytest.raises(Permanent):
+        RemoteHost("h", 22, "u", "", "").check(1, said, "/x: Cannot allocate memory")
+
+
 def test_a_refused_connection_is_an_outage(host: RemoteHost, there: Path, here: Path) -> None:
     assert_away(replace(host, port=free_port()), there, here)
 
