@@ -21,6 +21,7 @@ _HOST_ERRNOS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ES
 _HOST_IN_NEED = re.compile(rf"(?m): ({'|'.join(map(os.strerror, _HOST_ERRNOS))})\s*$")  # at the end: not of a name
 ARCHIVE_SUFFIXES = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst")
 _COMMAND_SECONDS = 60
+_CHECKSUM_BYTES = 4096  # of a checksum file that are read, whatever else it is
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,8 @@ class RemoteHost:
 
     def stat(self, path: str) -> FileState:
         """What the remote file is like now, with the SHA-256 from `{path}.sha256` where there is one."""
-        quoted, checksum = shlex.quote(path), shlex.quote(f"{path}.sha256")
-        answer = self._ssh(
-            f"LC_ALL=C stat -L -c '%s %Y %F' -- {quoted} && (cat -- {checksum} 2>/dev/null || true)"
-        )
+        read = f"head -c {_CHECKSUM_BYTES} -- {shlex.quote(f'{path}.sha256')} 2>/dev/null"
+        answer = self._ssh(f"LC_ALL=C stat -L -c '%s %Y %F' -- {shlex.quote(path)} && ({read} || true)")
         first, _, rest = answer.partition("\n")
         size, changed, kind = first.split(" ", 2)
         if not kind.startswith("regular"):
