@@ -183,7 +183,7 @@ class Unpacker:
 
     def has_room(self) -> bool:
         """Whether this host can take another batch: its backlog and its disk decide."""
-        free = scratch.free_mb(config.SCRATCH_ROOT)
+        free = self.worker.outlast(scratch.free_mb, config.SCRATCH_ROOT)
         backlog = self.worker.outlast(self.worker.redis.llen, config.TRANSCRIBE_QUEUE)
         room = ""
         if free < config.SCRATCH_MIN_FREE_MB:

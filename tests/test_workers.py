@@ -261,6 +261,13 @@ def test_a_worker_that_is_refused_ends_with_one_line(fleet: Fleet, tmp_path: Pat
     assert "Traceback" not in log_of(worker)
 
 
+def test_the_unpack_worker_outlasts_a_disk_that_cannot_be_asked_for_room(fleet: Fleet, redis: Any) -> None:
+    strike = [str(PROJECT / "tests" / "kill_at.py"), "pipeline.scratch:free_mb", "before", "2", "LOST"]
+    worker = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
+    wait_for_log(worker, "is back")
+    worker.require_running()
+
+
 def test_the_unpack_worker_buries_bad_jobs_with_a_reason_and_goes_on(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
