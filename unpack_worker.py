@@ -20,6 +20,7 @@ from pipeline.audio import Converter, UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
 from pipeline.conversions import Conversions
 from pipeline.database import Database
+from pipeline.draining import hand_back
 from pipeline.errors import Outage, Permanent
 from pipeline.job_queue import Job
 from pipeline.progress import Board
@@ -211,6 +212,16 @@ class Unpacker:
         for batch_id in self.batches.take_over(config.UNPACK_QUEUE, config.HOST_LOST_SECONDS, finish):
             log.warning("batch %s of a lost host is queued again", batch_id)
 
+    def hand_back_lost(self) -> None:
+        """Have batches unpacked anew whose scratch this host has lost, as a VM that was made anew has: their files
+        would fail, one by one."""
+
+        def is_lost(batch: dict[str, Any]) -> bool:
+            return bool(batch["total"]) and not (config.SCRATCH_ROOT / batch["id"]).exists()
+
+        for batch_id in hand_back(self.worker.redis, self.worker.host, config.UNPACK_QUEUE, is_lost):
+            log.warning("batch %s is queued again: this host has lost its scratch", batch_id)
+
     def check_queue(self) -> str | None:
         """What is wrong with the name of the transcription queue: its jobs name files of this host."""
         return self.batches.check_queue(config.TRANSCRIBE_QUEUE, config.HOST_LOST_SECONDS)
@@ -241,6 +252,7 @@ def run() -> None:
     s3_utils.follow = Board(process).follow
     checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
     with process.running(*checks):
+        process.outlast(unpacker.hand_back_lost)
         for job in process.jobs():
             with process.holding(job):
                 unpacker.unpack(job)
