@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+import jinja2
+import yaml
+
 from tests.fleet import PROJECT
 
 ANSIBLE = PROJECT / "ansible"
@@ -55,6 +58,22 @@ def test_the_units_give_every_variable_and_no_secret() -> None:
     for role, name in (("gpu_worker", "gpu-worker"), ("transfer", "transfer-worker")):
         secrets = (ANSIBLE / f"roles/{role}/templates/{name}.env.j2").read_text()
         assert {"REDIS_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"} <= set(re.findall(r"^([A-Z0-9_]+)=", secrets, re.M))
+
+
+def test_unattended_upgrades_part_no_kernel_from_its_driver() -> None:
+    tasks = yaml.safe_load((ANSIBLE / "roles/nvidia/tasks/driver.yml").read_text())
+    (given,) = (task["ansible.builtin.copy"]["content"] for task in tasks if "unattended" in task["name"])
+    settings = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(given)
+    kept = {
+        distribution: re.findall(r'"([^"]+)";', settings.render(ansible_facts={"distribution": distribution}))
+        for distribution in ("Debian", "Ubuntu")
+    }
+    for package in ("linux-generic", "linux-image-6.8.0-60-generic", "linux-modules-nvidia-535-server-generic"):
+        assert any(re.match(pattern, package) for pattern in kept["Ubuntu"]), package
+    assert not any(re.match(pattern, "linux-image-cloud-amd64") for pattern in kept["Debian"])
+    for patterns in kept.values():
+        for package in ("nvidia-utils-535-server", "libnvidia-compute-535-server", "libcuda1"):
+            assert any(re.match(pattern, package) for pattern in patterns), package
 
 
 def test_the_shipped_vault_is_encrypted() -> None:
