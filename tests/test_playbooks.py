@@ -60,6 +60,15 @@ def test_the_units_give_every_variable_and_no_secret() -> None:
         assert {"REDIS_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"} <= set(re.findall(r"^([A-Z0-9_]+)=", secrets, re.M))
 
 
+def test_a_setting_that_is_wrong_stops_one_host() -> None:
+    for playbook in ("setup-new-worker", "setup-transfer"):
+        (play,) = yaml.safe_load((ANSIBLE / f"playbooks/{playbook}.yml").read_text())
+        assert play["serial"] == [1, "100%"], playbook
+    for playbook in ("deploy", "sync-models"):
+        _, *switches = yaml.safe_load((ANSIBLE / f"playbooks/{playbook}.yml").read_text())
+        assert [play["serial"] for play in switches] == [1] * len(switches), playbook
+
+
 def test_unattended_upgrades_part_no_kernel_from_its_driver() -> None:
     tasks = yaml.safe_load((ANSIBLE / "roles/nvidia/tasks/driver.yml").read_text())
     (given,) = (task["ansible.builtin.copy"]["content"] for task in tasks if "unattended" in task["name"])
