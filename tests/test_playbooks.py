@@ -1,5 +1,6 @@
 """What can be checked of ansible/ without Ansible; `ansible/test` does the rest."""
 
+import os
 import re
 from pathlib import Path
 
@@ -83,6 +84,21 @@ def test_unattended_upgrades_part_no_kernel_from_its_driver() -> None:
     for patterns in kept.values():
         for package in ("nvidia-utils-535-server", "libnvidia-compute-535-server", "libcuda1"):
             assert any(re.match(pattern, package) for pattern in patterns), package
+
+
+def test_a_host_without_its_model_takes_no_archives() -> None:
+    tasks = yaml.safe_load((ANSIBLE / "roles/gpu_worker/tasks/restart.yml").read_text())
+    environment = jinja2.Environment()
+    environment.filters |= {"basename": os.path.basename, "splitext": os.path.splitext}
+    units = environment.from_string(tasks[-1]["vars"]["deployment_units"])
+    found = {"files": [{"path": f"/etc/systemd/system/{name}.service"} for name in ("gpu-worker-1", "gpu-worker")]}
+
+    def started(has_model: bool) -> str:
+        file = {"stat": {"exists": has_model}}
+        return units.render(gpu_worker_installed_units=found, gpu_worker_model_file=file).strip()
+
+    assert started(has_model=False) == "[]"
+    assert started(has_model=True) == "['unpack-worker', 'gpu-worker', 'gpu-worker-1']"
 
 
 def test_the_shipped_vault_is_encrypted() -> None:
