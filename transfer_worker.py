@@ -81,9 +81,14 @@ class Transferrer:
 
     def copy_all(self) -> None:
         """Claim jobs, copy their archives and hand them to the uploaders."""
+        outlast, queue = self.worker.outlast, self.worker.queue
         for job in self.worker.jobs():
-            if job.attempts > 1 and any(other is not job for other in self.worker.queue.in_hand):
-                self.worker.outlast(self.worker.queue.keep, job)  # uncounted; claimed again in a moment
+            if outlast(queue.is_elsewhere, job):  # with the same batch id, though the file may be another by now
+                log.info("another worker brings %s: it waits for that", job.fields.get("remote_path"))
+                outlast(queue.give_back, job, max(1, config.LIMITS.retry))
+                continue
+            if job.attempts > 1 and any(other is not job for other in queue.in_hand):
+                outlast(queue.keep, job)  # uncounted; claimed again in a moment
                 self.wait_for_uploads(0)
                 continue
             arrived = None

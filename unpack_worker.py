@@ -20,6 +20,7 @@ from pipeline.audio import Converter, UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
 from pipeline.conversions import Conversions
 from pipeline.database import Database
+from pipeline.draining import hand_back
 from pipeline.errors import Outage, Permanent
 from pipeline.job_queue import Job
 from pipeline.progress import Board
@@ -183,7 +184,7 @@ class Unpacker:
 
     def has_room(self) -> bool:
         """Whether this host can take another batch: its backlog and its disk decide."""
-        free = scratch.free_mb(config.SCRATCH_ROOT)
+        free = self.worker.outlast(scratch.free_mb, config.SCRATCH_ROOT)
         backlog = self.worker.outlast(self.worker.redis.llen, config.TRANSCRIBE_QUEUE)
         room = ""
         if free < config.SCRATCH_MIN_FREE_MB:
@@ -210,6 +211,16 @@ class Unpacker:
             return  # Redis was away, or we were: other hosts must have the time to be heard
         for batch_id in self.batches.take_over(config.UNPACK_QUEUE, config.HOST_LOST_SECONDS, finish):
             log.warning("batch %s of a lost host is queued again", batch_id)
+
+    def hand_back_lost(self) -> None:
+        """Have batches unpacked anew whose scratch this host has lost, as a VM that was made anew has: their files
+        would fail, one by one."""
+
+        def is_lost(batch: dict[str, Any]) -> bool:
+            return bool(batch["total"]) and not (config.SCRATCH_ROOT / batch["id"]).exists()
+
+        for batch_id in hand_back(self.worker.redis, self.worker.host, config.UNPACK_QUEUE, is_lost):
+            log.warning("batch %s is queued again: this host has lost its scratch", batch_id)
 
     def check_queue(self) -> str | None:
         """What is wrong with the name of the transcription queue: its jobs name files of this host."""
@@ -241,6 +252,7 @@ def run() -> None:
     s3_utils.follow = Board(process).follow
     checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
     with process.running(*checks):
+        process.outlast(unpacker.hand_back_lost)
         for job in process.jobs():
             with process.holding(job):
                 unpacker.unpack(job)

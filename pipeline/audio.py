@@ -21,7 +21,7 @@ from typing import BinaryIO
 import ffmpeg
 
 from pipeline import scratch
-from pipeline.errors import DISK_ERRNOS, Permanent, Stop, Stopping
+from pipeline.errors import DISK_ERRNOS, Outage, Permanent, Stop, Stopping
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class Converter:
     def to_opus(self, source: Path, target: Path, stop: Stop) -> None:
         """Convert `source` into `target`, whole or not at all.
 
-        `UnreadableAudio` where ffmpeg refuses the file, `Stopping` where `stop` is set meanwhile.
+        `UnreadableAudio` where ffmpeg refuses the file, `Outage` where it cannot be run: this host would give up
+        archive after archive. `Stopping` where `stop` is set meanwhile.
         """
         for _ in range(INTERRUPTIONS):
             try:
@@ -101,6 +102,7 @@ class Converter:
             for (_, part), (_, target) in zip(parts, files, strict=True):
                 scratch.sync(part)
                 part.rename(target)
+            scratch.sync(files[0][1].parent)  # the names too: what is queued must be there after a power cut
         finally:
             for _, part in parts:
                 part.unlink(missing_ok=True)
@@ -123,7 +125,7 @@ class Converter:
                 sound.writeframes(bytes(SAMPLE_RATE // 5))
             try:
                 self.to_opus(source, Path(folder, "trial.opus"), threading.Event())
-            except (OSError, UnreadableAudio) as error:
+            except (OSError, Outage, UnreadableAudio) as error:
                 return str(error)
         return None
 
@@ -146,7 +148,7 @@ class Converter:
 
     def _run(self, files: list[tuple[Path, Path]], stop: Stop, seconds: float) -> None:
         if shutil.which(self.program) is None:  # prlimit would say it in words of its own
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.program)
+            raise Outage("ffmpeg", f"there is no {self.program}")
         process = subprocess.Popen(
             [*self._limits(), *self._command(files)],
             stdin=subprocess.DEVNULL,
@@ -196,7 +198,7 @@ class Converter:
         if status == 0:
             return
         if status in _NOT_RUN:
-            raise OSError(errno.ENOEXEC, messages.strip() or f"status {status}", self.program)
+            raise Outage("ffmpeg", f"{self.program} cannot be run: {messages.strip() or f'status {status}'}")
         if status == -signal.SIGXFSZ:
             raise self._too_large()
         if status == -signal.SIGXCPU:

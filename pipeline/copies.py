@@ -29,7 +29,7 @@ class Copies:
     def clear(self) -> None:
         """Remove what an earlier run of this worker left of its copies; its jobs copy them again."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)  # on a read-only disk, or a mount point, it is still there
 
     def lack(self, size: int) -> str:
         """What is missing for one more archive of so many bytes, in words; nothing where it has room.

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
 
-from pipeline.errors import away, certificate_problem
+from pipeline.errors import Outage, away, certificate_problem
 from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
@@ -21,6 +22,8 @@ _SQL = Path(__file__).parent / "sql"
 CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most
 ANSWER_SECONDS, CONNECT_SECONDS = 30.0, 10.0  # the longest wait for the server
 STATEMENT_SECONDS = 25  # after which the server gives up: before we do, or its backends pile up
+NAMES_AT_A_TIME = 5000  # rows of a statement, which a slow server must end in that time, however large the archive
+LOCK_SECONDS = 15  # that `migrate` waits for a table that is in use: whoever asks for it meanwhile waits behind it
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 _REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted")
 _LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
@@ -169,11 +172,12 @@ class Database:
         row = {"batch_id": batch_id, "s3_key": s3_key, "file_count": len(names), "host": host}
         with self.transaction() as cursor:
             cursor.execute(_query("open_batch"), row)
-            cursor.execute(
-                "INSERT INTO audio_files (batch_id, original_filename) SELECT %s, unnest(%s::text[])"
-                " ON CONFLICT DO NOTHING",
-                (batch_id, names),
-            )
+            for start in range(0, len(names), NAMES_AT_A_TIME):
+                cursor.execute(
+                    "INSERT INTO audio_files (batch_id, original_filename) SELECT %s, unnest(%s::text[])"
+                    " ON CONFLICT DO NOTHING",
+                    (batch_id, names[start : start + NAMES_AT_A_TIME]),
+                )
 
     def unsettled_files(self, batch_id: str) -> list[str]:
         """The batch's files that are neither done nor failed."""
@@ -239,9 +243,13 @@ class Database:
         return None
 
     def migrate(self) -> list[str]:
-        """Apply the files of `schema/` that are not applied yet, all or none; gives their names."""
+        """Apply the files of `schema/` that are not applied yet, all or none; gives their names.
+
+        `Outage` where somebody reads a table for long, as an export does: the workers must not wait for that.
+        """
         with self.long_transaction() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            cursor.execute("SET LOCAL lock_timeout = %s", (1000 * LOCK_SECONDS,))
             cursor.execute(
                 "CREATE TABLE IF NOT EXISTS schema_migrations"
                 " (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
@@ -250,7 +258,11 @@ class Database:
             applied = {name for (name,) in cursor.fetchall()}
             new = [path for path in sorted(SCHEMA.glob("*.sql")) if path.name not in applied]
             for path in new:
-                cursor.execute(path.read_text())
+                try:
+                    cursor.execute(path.read_text())
+                except psycopg2.errors.LockNotAvailable as error:
+                    reason = "a table is in use, by an export or reconcile perhaps: nothing was changed, try again"
+                    raise Outage("PostgreSQL", f"{path.name}: {reason}") from error
                 cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (path.name,))
         return [path.name for path in new]
 

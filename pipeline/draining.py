@@ -4,6 +4,7 @@
 with the files that are on the host already.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +48,14 @@ def work_of(redis: Any, host: str, *queues: str) -> Work:
     return Work(batch_ids, files, _in_hand(redis, host, queues))
 
 
-def hand_back(redis: Any, host: str, unpack_queue: str) -> list[str]:
-    """Queue the host's open batches again, for other hosts to begin anew; gives their ids."""
+def hand_back(
+    redis: Any, host: str, unpack_queue: str, wanted: Callable[[dict[str, Any]], object] = bool
+) -> list[str]:
+    """Queue the host's open batches again, or those that are `wanted` (rows of `open_batches`), for whichever host
+    comes first to begin anew; gives their ids."""
     batches = Batches(redis, host)
     handed = []
-    for batch_id in [row["id"] for row in open_batches(redis) if row["host"] == host]:
+    for batch_id in [row["id"] for row in open_batches(redis) if row["host"] == host and wanted(row)]:
         job = redis.get(f"batch:{batch_id}:job")
         if job and batches.hand_back(unpack_queue, batch_id, job, host, "*", "*", "*"):
             handed.append(batch_id)

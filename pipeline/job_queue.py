@@ -231,6 +231,11 @@ class JobQueue:
         self.drop(job)
         return bool(changed)
 
+    def is_elsewhere(self, job: Job) -> bool:
+        """Whether another worker has an equal job in hand; of one that is dead it comes back to the queue."""
+        others = [name for name in self.redis.zrange(self.workers, 0, -1) if name != self.worker_id]
+        return any(self.redis.lpos(f"{self.name}:working:{name}", job.payload) is not None for name in others)
+
     def recover(self) -> dict[str, int]:
         """Take back the jobs of every worker without a heartbeat: worker id -> number of jobs."""
         taken = {}

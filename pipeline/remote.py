@@ -16,8 +16,12 @@ _CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other s
 _CONNECTION_LOST = re.compile(r"(?m)^(scp: )?(Connection closed|lost connection)\s*$")  # scp(1) ends with 1
 _REFUSED = re.compile(r"Permission denied|Host key verification failed|Too many authentication failures")
 _OUR_DISK = re.compile(r'(?m)^scp: .*\blocal "')  # open local "/...": No space left on device
+# What stops every file there alike: the host has no room for a process, or has lost the folder's file system.
+_HOST_ERRNOS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN)
+_HOST_IN_NEED = re.compile(rf"(?m): ({'|'.join(map(os.strerror, _HOST_ERRNOS))})\s*$")  # at the end: not of a name
 ARCHIVE_SUFFIXES = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst")
 _COMMAND_SECONDS = 60
+_CHECKSUM_BYTES = 4096  # of a checksum file that are read, whatever else it is
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,8 @@ class RemoteHost:
 
     def stat(self, path: str) -> FileState:
         """What the remote file is like now, with the SHA-256 from `{path}.sha256` where there is one."""
-        quoted, checksum = shlex.quote(path), shlex.quote(f"{path}.sha256")
-        answer = self._ssh(
-            f"LC_ALL=C stat -L -c '%s %Y %F' -- {quoted} && (cat -- {checksum} 2>/dev/null || true)"
-        )
+        read = f"head -c {_CHECKSUM_BYTES} -- {shlex.quote(f'{path}.sha256')} 2>/dev/null"
+        answer = self._ssh(f"LC_ALL=C stat -L -c '%s %Y %F' -- {shlex.quote(path)} && ({read} || true)")
         first, _, rest = answer.partition("\n")
         size, changed, kind = first.split(" ", 2)
         if not kind.startswith("regular"):
@@ -157,4 +159,6 @@ class RemoteHost:
             raise OSError(number, reason)
         if status == _CONNECTION_FAILED or status < 0 or not messages or _CONNECTION_LOST.search(messages):
             raise Outage("EC2", f"ssh to {self.user}@{self.host}: {reason}")
+        if _HOST_IN_NEED.search(messages):
+            raise Outage("EC2", f"{self.user}@{self.host} is in need: {reason}")
         raise Permanent(f"{subject}: the EC2 host says: {reason}")

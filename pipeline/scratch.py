@@ -73,7 +73,7 @@ def remove_archive(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the file's bytes on the disk before anything says that they are."""
+    """Have the file's bytes, or the folder's names, on the disk before anything says that they are."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

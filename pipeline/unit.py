@@ -6,11 +6,15 @@ import socket
 from pathlib import Path
 
 
+def boot() -> str:
+    """What no other machine has, nor this one after its next boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def started(pid: int) -> str | None:
     """When the process started, in clock ticks since boot, with its boot; None where there is none."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + stat.rpartition(")")[2].split()[19]
+        return boot() + Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return None
 

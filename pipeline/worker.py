@@ -136,11 +136,13 @@ class Worker:
         self.outlast(self._take_identity)
         self.outlast(redis_client.warn_of_losses, self.redis)
         self.outlast(self._beat)
+        self.outlast(self._beat_of_host, if_new=True)
         self._beating.start()
         self.outlast(self._check_clock)
         for check in checks:
             if problem := self.outlast(check):
                 raise Misconfigured(problem)
+        self.outlast(self._beat_of_host)  # not before: where all are refused at every start, it loses its batches
         unit.notify("READY=1")
         log.info("%s ready, queue %s", self.id, self.queue.name)
         self.doing("idle")
@@ -170,13 +172,16 @@ class Worker:
         key, ours, dead = job_queue.heartbeat_key(self.id), self._state(*self.redis.time()), ""
         while held := take(keys=[key], args=[ours, self.limits.heartbeat, dead]):
             other = json.loads(held)
-            is_here, started = other["host"] == self.host, unit.started(other["pid"])
-            if is_here and (started != other["started"] or other["pid"] == os.getpid()):
+            is_named_so = other["host"] == self.host
+            # a heartbeat of another boot is of this machine's last one, or of another machine of our name
+            is_here = is_named_so and str(other["started"]).startswith(unit.boot())
+            if is_here and (unit.started(other["pid"]) != other["started"] or other["pid"] == os.getpid()):
                 dead = held  # an earlier run here that has ended, or ourselves, where the answer was lost
                 continue
-            if other["host"] == self.host or time.monotonic() > deadline:
+            if is_here or time.monotonic() > deadline:
+                setting = "HOST_NAME: another machine has the same" if is_named_so and not is_here else "WORKER_ID"
                 raise Misconfigured(
-                    f"process {other['pid']} on {other['host']} already works as {self.id}: set WORKER_ID"
+                    f"process {other['pid']} on {other['host']} already works as {self.id}: set {setting}"
                 )
             if self.stop.wait(1):
                 raise Stopping
@@ -221,12 +226,13 @@ class Worker:
         asked = time.time()
         seconds, microseconds = self.redis.time()
         self._ahead = _ahead(asked, seconds + microseconds / 1e6, time.time())
-        steps = self.redis.pipeline(transaction=False)
-        steps.set(job_queue.heartbeat_key(self.id), self._state(seconds, microseconds), ex=self.limits.heartbeat)
-        steps.zadd(batches.HOSTS, {self.host: seconds})
-        steps.execute()
+        state = self._state(seconds, microseconds)
+        self.redis.set(job_queue.heartbeat_key(self.id), state, ex=self.limits.heartbeat)
         self.metrics.beat(seconds + microseconds / 1e6)
         self.queue.register()
+
+    def _beat_of_host(self, if_new: bool = False) -> None:
+        self.redis.zadd(batches.HOSTS, {self.host: self.redis.time()[0]}, nx=if_new)
 
     def _beat_until_stopped(self) -> None:
         last = time.monotonic()
@@ -236,6 +242,7 @@ class Worker:
             last = time.monotonic()
             try:
                 self._beat()
+                self._beat_of_host()
                 if self.steady_seconds() >= self.limits.heartbeat:
                     self._take_back()
             except Exception as error:  # the work goes on: whoever takes our jobs meanwhile is fenced off

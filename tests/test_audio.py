@@ -18,9 +18,10 @@ from typing import Any
 import av
 import pytest
 
+from pipeline import scratch
 from pipeline.archive import AUDIO_SUFFIXES
 from pipeline.audio import Converter, UnreadableAudio
-from pipeline.errors import Permanent, Stopping, away
+from pipeline.errors import Outage, Permanent, Stopping, away
 from tests.child import descendants, is_alive, wait_until
 from tests.disks import small_disk
 from tests.fleet import PROJECT, ffmpeg_program
@@ -415,15 +416,29 @@ def test_a_disk_that_fills_up_is_not_the_files_fault(folder: Path, long_recordin
         assert list(small.iterdir()) == []
 
 
+def test_an_opus_is_on_the_disk_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, sync, synced = folder / "out.opus", scratch.sync, []
+
+    def noted(path: Path) -> None:
+        synced.append((path, target.exists()))
+        sync(path)
+
+    monkeypatch.setattr(scratch, "sync", noted)
+    REAL.to_opus(CALL, target, NEVER)
+    assert synced[-1] == (folder, True)
+    assert len(synced) == 2
+
+
 def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no-such-ffmpeg"):
+    with pytest.raises(Outage, match="no-such-ffmpeg") as caught:
         Converter("no-such-ffmpeg").to_opus(CALL, folder / "out.opus", NEVER)
+    assert away(caught.value) == "ffmpeg"
 
 
 def test_a_program_that_cannot_run_is_not_the_files_fault(folder: Path) -> None:
     (folder.parent / "ffmpeg").write_bytes(b"\x7fELF of another machine")
     (folder.parent / "ffmpeg").chmod(0o755)
-    with pytest.raises(OSError, match="ffmpeg"):
+    with pytest.raises(Outage, match="ffmpeg cannot be run"):
         Converter(str(folder.parent / "ffmpeg")).to_opus(CALL, folder / "out.opus", NEVER)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.copies import Copies
 from pipeline.errors import Permanent
+from tests.disks import small_disk
 
 ID, OTHER = "20250622-143052", "20250622-143053"
 DAY = 86400
@@ -33,6 +34,13 @@ def test_clear_leaves_an_empty_folder_and_the_others(copies: Copies) -> None:
     copies.clear()
     assert list(copies.folder.iterdir()) == []
     assert other.exists()
+
+
+def test_clear_needs_no_folder_that_can_be_removed(copies: Copies) -> None:
+    with small_disk(copies.folder, "64k"):
+        put(copies.path(ID))
+        copies.clear()
+        assert list(copies.folder.iterdir()) == []
 
 
 def test_what_belongs_to_no_job_is_swept(copies: Copies) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import database as database_module
 from pipeline.database import Database
-from pipeline.errors import away
+from pipeline.errors import Outage, away
 from pipeline.transcript import Label, Segment, Transcript
 from tests.child import wait_until
 from tests.fleet import Fleet
@@ -105,6 +105,26 @@ def test_it_adds_the_column_to_a_table_without_it(empty_url: str, empty: Databas
     assert run(empty_url, "SELECT s3_opus_path FROM audio_files") == [("key",)]
 
 
+def test_it_does_not_keep_the_workers_waiting_behind_a_long_reader(
+    empty_url: str, empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.migrate()
+    run(empty_url, "DELETE FROM schema_migrations WHERE name = '005_search.sql'")
+    monkeypatch.setattr(database_module, "LOCK_SECONDS", 1)
+    reader = psycopg2.connect(empty_url)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            with reader.cursor() as cursor:
+                cursor.execute("SELECT FROM transcripts")
+            migrating = pool.submit(empty.migrate)
+            error = migrating.exception(10)
+        finally:
+            reader.close()
+    assert isinstance(error, Outage)
+    assert str(error).startswith("005_search.sql: a table is in use")
+    assert empty.migrate() == ["005_search.sql"]
+
+
 def test_it_says_what_is_wrong_with_the_schema(empty_url: str, empty: Database) -> None:
     hint = "run `python pipelinectl.py migrate`"
     assert empty.check_schema() == f"the schema lacks {', '.join(OURS)}: {hint}"
@@ -116,6 +136,21 @@ def test_it_says_what_is_wrong_with_the_schema(empty_url: str, empty: Database) 
     assert empty.check_schema() == (
         "the schema has 999_later.sql, which this release does not know: deploy a newer one"
     )
+
+
+def test_a_large_archive_is_opened_by_a_slow_server_too(
+    empty_url: str, empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.migrate()
+    run(empty_url, "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+                   " $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$")  # fmt: skip
+    run(empty_url, "CREATE TRIGGER slow BEFORE INSERT ON audio_files FOR EACH ROW EXECUTE FUNCTION slow()")
+    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(database_module, "NAMES_AT_A_TIME", 100, raising=False)
+    slow = Database(empty_url)
+    slow.open_batch(BATCH, "archives/x.tar", [f"{number}.mp3" for number in range(1000)], "here")
+    slow.close()
+    assert run(empty_url, "SELECT count(*) FROM audio_files") == [(1000,)]
 
 
 # --- files ----------------------------------------------------------------------------------------------

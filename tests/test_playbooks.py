@@ -1,7 +1,11 @@
 """What can be checked of ansible/ without Ansible; `ansible/test` does the rest."""
 
+import os
 import re
 from pathlib import Path
+
+import jinja2
+import yaml
 
 from tests.fleet import PROJECT
 
@@ -57,6 +61,46 @@ def test_the_units_give_every_variable_and_no_secret() -> None:
     for role, name in (("gpu_worker", "gpu-worker"), ("transfer", "transfer-worker"), ("web", "pipeline-web")):
         secrets = (ANSIBLE / f"roles/{role}/templates/{name}.env.j2").read_text()
         assert {"REDIS_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"} <= set(re.findall(r"^([A-Z0-9_]+)=", secrets, re.M))
+
+
+def test_a_setting_that_is_wrong_stops_one_host() -> None:
+    for playbook in ("setup-new-worker", "setup-transfer"):
+        (play,) = yaml.safe_load((ANSIBLE / f"playbooks/{playbook}.yml").read_text())
+        assert play["serial"] == [1, "100%"], playbook
+    for playbook in ("deploy", "sync-models"):
+        _, *switches = yaml.safe_load((ANSIBLE / f"playbooks/{playbook}.yml").read_text())
+        assert [play["serial"] for play in switches] == [1] * len(switches), playbook
+
+
+def test_unattended_upgrades_part_no_kernel_from_its_driver() -> None:
+    tasks = yaml.safe_load((ANSIBLE / "roles/nvidia/tasks/driver.yml").read_text())
+    (given,) = (task["ansible.builtin.copy"]["content"] for task in tasks if "unattended" in task["name"])
+    settings = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(given)
+    kept = {
+        distribution: re.findall(r'"([^"]+)";', settings.render(ansible_facts={"distribution": distribution}))
+        for distribution in ("Debian", "Ubuntu")
+    }
+    for package in ("linux-generic", "linux-image-6.8.0-60-generic", "linux-modules-nvidia-535-server-generic"):
+        assert any(re.match(pattern, package) for pattern in kept["Ubuntu"]), package
+    assert not any(re.match(pattern, "linux-image-cloud-amd64") for pattern in kept["Debian"])
+    for patterns in kept.values():
+        for package in ("nvidia-utils-535-server", "libnvidia-compute-535-server", "libcuda1"):
+            assert any(re.match(pattern, package) for pattern in patterns), package
+
+
+def test_a_host_without_its_model_takes_no_archives() -> None:
+    tasks = yaml.safe_load((ANSIBLE / "roles/gpu_worker/tasks/restart.yml").read_text())
+    environment = jinja2.Environment()
+    environment.filters |= {"basename": os.path.basename, "splitext": os.path.splitext}
+    units = environment.from_string(tasks[-1]["vars"]["deployment_units"])
+    found = {"files": [{"path": f"/etc/systemd/system/{name}.service"} for name in ("gpu-worker-1", "gpu-worker")]}
+
+    def started(has_model: bool) -> str:
+        file = {"stat": {"exists": has_model}}
+        return units.render(gpu_worker_installed_units=found, gpu_worker_model_file=file).strip()
+
+    assert started(has_model=False) == "[]"
+    assert started(has_model=True) == "['unpack-worker', 'gpu-worker', 'gpu-worker-1']"
 
 
 def test_the_shipped_vault_is_encrypted() -> None:

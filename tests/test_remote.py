@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -111,6 +112,19 @@ def test_stat_reads_a_bare_checksum_of_either_case(host: RemoteHost, there: Path
     path = put(there / "a.tar")
     Path(f"{path}.sha256").write_text("  " + "AB" * 32)
     assert host.stat(path).sha256 == "ab" * 32
+
+
+def test_a_checksum_file_of_any_size_takes_no_memory(host: RemoteHost, there: Path) -> None:
+    path = put(there / "a.tar")
+    with Path(f"{path}.sha256").open("wb") as file:
+        file.write(b"ab" * 32 + b"\n")
+        file.truncate(2**25)
+    tracemalloc.start()
+    try:
+        assert host.stat(path).sha256 == "ab" * 32
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("text", ["nonsense", "ab" * 33, "x" + "ab" * 32, "ab" * 20 + "  a.tar\n"])
@@ -356,6 +370,27 @@ def assert_away(host: RemoteHost, there: Path, here: Path) -> None:
         assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 15
     assert not (here / "a.tar").exists()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "bash: fork: retry: Resource temporarily unavailable\nbash: fork: Cannot allocate memory",
+        "stat: cannot statx '/data/a.tar': Stale file handle",
+        "stat: cannot statx '/data/a.tar': Transport endpoint is not connected",
+        "tail: cannot open '/data/a.tar' for reading: Too many open files",
+    ],
+)
+def test_a_host_in_need_is_an_outage(said: str) -> None:
+    with pytest.raises(Outage) as caught:
+        RemoteHost("h", 22, "u", "", "").check(1, said, "/data/a.tar")
+    assert away(caught.value) == "EC2"
+
+
+def test_a_name_that_speaks_of_need_is_permanent() -> None:
+    said = "stat: cannot statx '/x: Cannot allocate memory': No such file or directory"
+    with pytest.raises(Permanent):
+        RemoteHost("h", 22, "u", "", "").check(1, said, "/x: Cannot allocate memory")
 
 
 def test_a_refused_connection_is_an_outage(host: RemoteHost, there: Path, here: Path) -> None:

@@ -164,6 +164,22 @@ def test_a_path_queued_twice_is_brought_once(fleet: Fleet, redis: Any, null_s3: 
     assert len({job["batch_id"] for job in unpack_jobs(redis)}) == len(null_s3.putting) == 1
 
 
+def test_a_path_that_holds_another_file_by_now_is_another_batch(fleet: Fleet, redis: Any, null_s3: NullS3) -> None:
+    """While a first worker uploads what was there, a second one must not bring the new file by the same id."""
+    (path,) = archives(fleet, 1)
+    null_s3.hold.clear()
+    fleet.worker("transfer", "first", TRANSFER_AHEAD="0")
+    wait_for(lambda: null_s3.putting, fleet, "the first upload")
+    make_tar(path, {"a.mp3": SILENCE, "b.mp3": SILENCE})
+    fleet.control("enqueue", str(path))
+    second = fleet.worker("transfer", "second")
+    wait_for_log(second, f"another worker brings {path}: it waits for that")
+    null_s3.hold.set()
+    wait_for(lambda: len(unpack_jobs(redis)) == 2, fleet, "both")
+    assert [job["file_count"] for job in unpack_jobs(redis)] == [1, 2]
+    assert len({job["batch_id"] for job in unpack_jobs(redis)}) == len(null_s3.putting) == 2
+
+
 def test_the_status_shows_both_halves_and_how_far_they_are(fleet: Fleet, redis: Any, null_s3: NullS3) -> None:
     archives(fleet, 1)
     big = fleet.ssh.folder / "big.tar"

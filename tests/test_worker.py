@@ -358,8 +358,10 @@ def test_it_refuses_to_run_when_a_check_fails(redis: Any, worker: Worker) -> Non
         with worker.running(lambda: None, lambda: "the bucket is missing"):
             pytest.fail("it ran")
 
+    redis.zadd("hosts:seen", {"here": 17})
     with pytest.raises(Misconfigured, match="the bucket is missing"):
         run()
+    assert redis.zscore("hosts:seen", "here") == 17  # systemd starts it for ever: others must get its batches
 
 
 def test_it_finishes_the_job_in_hand_after_sigterm(redis: Any, fleet: Fleet, tmp_path: Path) -> None:
@@ -447,6 +449,27 @@ def test_it_refuses_an_id_that_another_host_keeps_alive(redis: Any, fleet: Fleet
     worker = make(fleet, limits=Limits(heartbeat=-3))  # its patience is over at once
     with pytest.raises(Misconfigured, match="process 7 on there already works as w1"):
         worker._take_identity()
+
+
+def test_it_refuses_an_id_that_another_machine_of_the_same_name_keeps_alive(redis: Any, fleet: Fleet) -> None:
+    """To look for its process here would say that it is dead."""
+    held = {"host": "here", "pid": 2**22 + 1, "started": "of another boot"}
+    redis.set(job_queue.heartbeat_key("w1"), json.dumps(held))
+    worker = make(fleet, limits=Limits(heartbeat=-3))
+    with pytest.raises(Misconfigured, match="already works as w1: set HOST_NAME: another machine has the same"):
+        worker._take_identity()
+    assert heartbeat_of(redis) == held
+
+
+def test_it_waits_for_the_end_of_its_heartbeat_from_before_a_reboot(
+    redis: Any, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {"host": "here", "pid": os.getpid(), "started": "of another boot"}
+    redis.set(job_queue.heartbeat_key("w1"), json.dumps(held), px=300)
+    worker = make(fleet)
+    monkeypatch.setattr(worker.stop, "wait", lambda seconds: time.sleep(0.1))
+    worker._take_identity()
+    assert heartbeat_of(redis)["started"] != held["started"]
 
 
 # --- the heartbeat --------------------------------------------------------------------------------------

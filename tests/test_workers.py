@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,30 @@ def test_a_worker_that_is_refused_ends_with_one_line(fleet: Fleet, tmp_path: Pat
     assert name in lines[0]
     assert "hunter2" not in log_of(worker)
     assert "Traceback" not in log_of(worker)
+
+
+def test_a_host_that_has_lost_its_scratch_unpacks_its_batches_anew(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is back before anybody takes it for lost: as a VM that was made anew under the same name."""
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SILENCE, "b.mp3": SPEECH}))
+    redis.rpush("queue:unpack", unpack_job(file_count=2))
+    before = fleet.worker("unpack")
+    wait_for(lambda: is_idle(redis, "queue:unpack") and redis.llen("queue:transcribe") == 2, fleet, "two files")
+    before.kill()
+    fleet.workers.remove(before)
+    shutil.rmtree(fleet.folder / "scratch")
+    wait_for_log(fleet.worker("unpack"), f"batch {BATCH} is queued again: this host has lost its scratch")
+    fleet.worker("gpu")
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    assert {name: row[0] for (_, name), row in rows(fleet).items()} == {"a.mp3": "done", "b.mp3": "done"}
+
+
+def test_the_unpack_worker_outlasts_a_disk_that_cannot_be_asked_for_room(fleet: Fleet, redis: Any) -> None:
+    strike = [str(PROJECT / "tests" / "kill_at.py"), "pipeline.scratch:free_mb", "before", "2", "LOST"]
+    worker = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
+    wait_for_log(worker, "is back")
+    worker.require_running()
 
 
 def test_the_unpack_worker_buries_bad_jobs_with_a_reason_and_goes_on(

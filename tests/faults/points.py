@@ -9,6 +9,7 @@ from dataclasses import dataclass
 _EVERY_WORKER = (
     "pipeline.worker:Worker._take_identity",
     "pipeline.worker:Worker._beat",
+    "pipeline.worker:Worker._beat_of_host",
     "pipeline.job_queue:JobQueue.register",
     "pipeline.job_queue:JobQueue.recover",
     "pipeline.job_queue:JobQueue._move",
