@@ -198,7 +198,7 @@ class Converter:
         if status == 0:
             return
         if status in _NOT_RUN:
-            raise Outage("ffmpeg", f"{self.program} cannot be run: {messages.strip() or f'status {status}'}")
+            raise Outage("ffmpeg", f"{self.program} cannot be run, status {status}: {messages.strip()}")
         if status == -signal.SIGXFSZ:
             raise self._too_large()
         if status == -signal.SIGXCPU:

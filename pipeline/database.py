@@ -261,8 +261,8 @@ class Database:
                 try:
                     cursor.execute(path.read_text())
                 except psycopg2.errors.LockNotAvailable as error:
-                    reason = "a table is in use, by an export or reconcile perhaps: nothing was changed, try again"
-                    raise Outage("PostgreSQL", f"{path.name}: {reason}") from error
+                    reason = f"nothing was changed by {path.name}: a table is in use, by an export perhaps"
+                    raise Outage("PostgreSQL", reason) from error
                 cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (path.name,))
         return [path.name for path in new]
 

@@ -179,9 +179,10 @@ class Worker:
                 dead = held  # an earlier run here that has ended, or ourselves, where the answer was lost
                 continue
             if is_here or time.monotonic() > deadline:
-                setting = "HOST_NAME: another machine has the same" if is_named_so and not is_here else "WORKER_ID"
+                if is_named_so and not is_here:
+                    raise Misconfigured(f"another machine is HOST_NAME {self.host} too, and works as {self.id}")
                 raise Misconfigured(
-                    f"process {other['pid']} on {other['host']} already works as {self.id}: set {setting}"
+                    f"process {other['pid']} on {other['host']} already works as {self.id}: set WORKER_ID"
                 )
             if self.stop.wait(1):
                 raise Stopping

@@ -121,7 +121,7 @@ def test_it_does_not_keep_the_workers_waiting_behind_a_long_reader(
         finally:
             reader.close()
     assert isinstance(error, Outage)
-    assert str(error).startswith("005_search.sql: a table is in use")
+    assert str(error).startswith("nothing was changed by 005_search.sql: a table is in use")
     assert empty.migrate() == ["005_search.sql"]
 
 

@@ -456,7 +456,7 @@ def test_it_refuses_an_id_that_another_machine_of_the_same_name_keeps_alive(redi
     held = {"host": "here", "pid": 2**22 + 1, "started": "of another boot"}
     redis.set(job_queue.heartbeat_key("w1"), json.dumps(held))
     worker = make(fleet, limits=Limits(heartbeat=-3))
-    with pytest.raises(Misconfigured, match="already works as w1: set HOST_NAME: another machine has the same"):
+    with pytest.raises(Misconfigured, match="another machine is HOST_NAME here too, and works as w1"):
         worker._take_identity()
     assert heartbeat_of(redis) == held
 
