@@ -426,7 +426,7 @@ def main() -> int:
             folder.mkdir()
             load = os.getloadavg()[0]
             found = list(PARTS[part](given, folder))
-            runs = "one run" if part == "files" else f"median of {given.rounds} rounds"
+            runs = "one run" if part == "files" or given.rounds == 1 else f"median of {given.rounds} rounds"
             where = f"On {CORES} cores of {report.processor()}, {runs}; the load was {load:.1f} before"
             lines = [f"{where}:", "", *(line for line in found if isinstance(line, str)), ""]
             write(part, lines, [dataclasses.asdict(panel) for panel in found if isinstance(panel, Panel)])
