@@ -25,8 +25,9 @@ from tests.faults import points
 
 PROJECT = str(kill_at.PROJECT) + "/"
 _READS = {
-    "GET", "MGET", "LLEN", "LRANGE", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE", "ZCARD", "HGET", "HGETALL", "HKEYS",
-    "HEXISTS", "EXISTS", "SMEMBERS", "SISMEMBER", "SCARD", "TTL", "TIME", "PING", "INFO", "CLIENT", "SELECT",
+    "GET", "MGET", "LLEN", "LRANGE", "LPOS", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE", "ZCARD", "HGET", "HGETALL",
+    "HKEYS", "HEXISTS", "EXISTS", "SMEMBERS", "SISMEMBER", "SCARD", "TTL", "TIME", "PING", "INFO",
+    "CLIENT", "SELECT",
 }  # fmt: skip
 _WRITES_S3 = ("Put", "Delete", "Create", "Upload", "Complete", "Abort", "Copy")
 _CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
