@@ -8,7 +8,7 @@ import json
 import time
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import batches, job_queue, redis_client
@@ -60,7 +60,7 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """The status for JSON."""
-        return {"health": self.health, **asdict(self)}
+        return {"health": self.health, **vars(self), "troubles": [vars(trouble) for trouble in self.troubles]}
 
 
 def read_status(redis: Any, queue_names: list[str], database: Database | None = None) -> Status:

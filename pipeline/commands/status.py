@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.watch:
         now = look(redis, database)
         if arguments.json:
-            print(json.dumps(now.as_dict(), indent=2))
+            print(json.dumps(now.as_dict()))  # in one line: with an indent it takes ten times as long
         else:
             Console(highlight=False).print(shown(now, arguments.limit))
         return STATUSES[now.health]
