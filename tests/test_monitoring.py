@@ -134,6 +134,14 @@ def test_the_exporter_tells_of_queues_workers_and_batches(fleet: Fleet, redis: A
     assert "audio_pipeline_redis_up 1.0" in page(exporter)
 
 
+def test_the_exporter_obeys_no_name(redis: Any, exporter: int) -> None:
+    """Whoever reaches Redis may name a queue; half of a surrogate pair has no UTF-8."""
+    redis.hset("hosts:queues", 'queue:\udce9"\n\x1b]0;owned\u202e{}' + "x" * 300, "here")
+    (line,) = [line for line in page(exporter).splitlines() if "dead_letters" in line and "owned" in line]
+    assert line.startswith(r'audio_pipeline_dead_letters{queue="queue:\\udce9\"\\n\\x1b]0;owned\\u202e{}xxx')
+    assert line.endswith('x"} 0.0')
+
+
 def test_the_exporter_says_when_redis_is_away_and_goes_on(fleet: Fleet, exporter: int) -> None:
     fleet.valkey.kill()
     try:

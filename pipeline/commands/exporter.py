@@ -16,6 +16,7 @@ from pipeline import unit
 from pipeline.commands import common
 from pipeline.errors import away
 from pipeline.status import Status, read_status
+from pipeline.wording import printable
 
 LISTEN = "127.0.0.1:9100"
 log = logging.getLogger(__name__)
@@ -71,11 +72,12 @@ def gauges(status: Status) -> list[GaugeMetricFamily]:
     dead = _gauge("dead_letters", "Jobs that were given up.", "queue")
     oldest = _gauge("queue_oldest_seconds", "How long the next job has waited, where that is known.", "queue")
     for queue in status.queues:
+        name = printable(queue["name"])  # a host's, which anybody may have written to Redis
         for state in ("waiting", "delayed", "in_work"):
-            jobs.add_metric((queue["name"], state), queue[state])
-        dead.add_metric((queue["name"],), queue["dead"])
+            jobs.add_metric((name, state), queue[state])
+        dead.add_metric((name,), queue["dead"])
         if queue["oldest_seconds"] is not None:
-            oldest.add_metric((queue["name"],), queue["oldest_seconds"])
+            oldest.add_metric((name,), queue["oldest_seconds"])
     workers = _gauge(
         "workers", "Workers: alive, or gone within the last week without a clean end.", "role", "state"
     )
