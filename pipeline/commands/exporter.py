@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import config
-from pipeline import unit
+from pipeline import logs, unit
 from pipeline.commands import common
 from pipeline.errors import away
 from pipeline.status import Status, read_status
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 def run(arguments: argparse.Namespace) -> None:
     """Answer Prometheus until the process is ended."""
+    logs.set_up(config.LOG_LEVEL, config.LOG_FORMAT)
     redis = common.connect()
     registry = CollectorRegistry()
     registry.register(Exporter(redis, common.QUEUES))
