@@ -75,7 +75,8 @@ class Retry:
         """Queue the archive; then the dead letters of it and of these files go."""
         # without the number of files: a mended archive may hold another one
         if not self.batches.requeue(self.unpack_queue, unpack_job(batch_id, s3_key, None)):
-            raise Permanent(f"batch {batch_id} has just come into work: its files can be tried again afterwards")
+            way = "`reconcile --apply` has its files tried again afterwards"
+            raise Permanent(f"batch {batch_id} has just come into work: {way}")
         for letter in list(self.letters):
             of_file = letter.file and letter.file[0] == batch_id and letter.file[1] in names
             if of_file or self._is_archive(letter, batch_id):

@@ -382,6 +382,22 @@ def test_all_that_failed_for_one_reason_is_tried_again_each_batch_once(fleet: Fl
     assert printed(control(fleet, "retry", "--reason", "no room", "--yes")) == "nothing has failed so\n"
 
 
+def test_dead_letters_that_are_none_are_taken_away(fleet: Fleet, redis: Any) -> None:
+    add_letter(redis, "queue:unpack", ESCAPES, "no job")
+    kept = add_letter(redis, "queue:unpack", "{}", "no job")
+    letters = json.loads(printed(control(fleet, "failures", "--json")))["jobs"]
+    job = next(letter["id"] for letter in letters if letter["job"] == ESCAPES)
+    asked = complaint(control(fleet, "retry", "--job", job, "--forget"), 1)
+    assert asked.endswith("take 1 dead letter away for good: say --yes")
+    assert redis.llen("queue:unpack:dead") == 2
+    text = printed(control(fleet, "retry", "--job", job, "--forget", "--yes"))
+    assert text.startswith("gone: \\x1b]0;owned")
+    assert_harmless(text)
+    assert redis.lrange("queue:unpack:dead", 0, -1) == [kept]
+    assert redis.llen("queue:unpack") == 0
+    assert "--forget is for dead letters" in refusal(control(fleet, "retry", BATCH, "--forget"))
+
+
 def test_dead_letters_are_tried_again_by_their_ids(fleet: Fleet, redis: Any) -> None:
     put(fleet, f"archives/{BATCH}.tar")
     add_batch(fleet, files=2)

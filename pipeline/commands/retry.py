@@ -23,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = [bool(arguments.batch_id), bool(arguments.job), wanted != Filter()]
     if sum(chosen) != 1:
         config.refuse("name a batch, or dead letters with --job, or a filter: --reason, --queue, --since")
+    if arguments.forget and not arguments.job:
+        config.refuse("--forget is for dead letters that are named with --job")
     redis = common.connect()
     config.require(*config.S3)
     with common.connect_database() as database:
@@ -36,8 +38,19 @@ def run(arguments: argparse.Namespace) -> int:
             by_id = {letter.id: letter for letter in letters}
             if unknown := [name for name in arguments.job if name not in by_id]:
                 config.refuse(printable(f"no dead letter {', '.join(unknown)}: see `pipelinectl.py failures`"))
-            return try_again([], [by_id[name] for name in dict.fromkeys(arguments.job)], retrying)
+            named = [by_id[name] for name in dict.fromkeys(arguments.job)]
+            return forget(arguments, named, retrying) if arguments.forget else try_again([], named, retrying)
         return retry_all(arguments, read_failures(redis, database, common.queues_of(redis), wanted), retrying)
+
+
+def forget(arguments: argparse.Namespace, letters: list[DeadLetter], retrying: Retry) -> int:
+    """Take dead letters away without another try, after a question."""
+    if not common.has_agreed(arguments, f"take {count(len(letters), 'dead letter')} away for good"):
+        return 1
+    for letter in letters:
+        retrying.forget(letter)
+        common.say(f"gone: {letter.job} of {letter.queue}")
+    return 0
 
 
 def retry_all(arguments: argparse.Namespace, found: Failures, retrying: Retry) -> int:
@@ -92,5 +105,8 @@ def add(commands: Any) -> None:
     retrying.add_argument("file", nargs="*", help="only these files of the batch")
     retrying.add_argument("--job", action="append", metavar="ID", help="a dead letter; may be repeated")
     add_filter(retrying)
+    retrying.add_argument(
+        "--forget", action="store_true", help="take the --job away instead, as one that is none; asks first"
+    )
     retrying.add_argument("--yes", action="store_true", help="do not ask")
     retrying.set_defaults(run=run)
