@@ -350,7 +350,12 @@ def test_an_outage_while_it_watches_is_shown_and_over(fleet: Fleet) -> None:
             seen.extend(os.read(here, 65536))
         return text.encode() in seen
 
-    with subprocess.Popen(command, stdout=there, stderr=there, env=environment) as process:
+    def hears_ctrl_c() -> None:  # which whoever runs the tests in the background has it ignore
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stdout=there, stderr=there, env=environment, preexec_fn=hears_ctrl_c
+    ) as process:
         wait_until(lambda: has("well, "), "the first look", 30)
         fleet.valkey.stop()
         try:
