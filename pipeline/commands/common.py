@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.table import Table
 from rich.text import Text
@@ -63,6 +63,13 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """One line to standard error."""
     print(f"pipelinectl: {printable(' '.join(text.split()))}", file=sys.stderr)
+
+
+def reject(*problems: str) -> NoReturn:
+    """End the command with status 2: what was asked for cannot be, whatever the settings are."""
+    for problem in problems:
+        complain(problem)
+    raise SystemExit(2)
 
 
 def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...], limit: int | None = None) -> Table:

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         start_http_server(port, host, registry)
     except OSError as error:
-        config.refuse(f"--listen {host}:{port}: {error.strerror or error}")
+        common.reject(f"--listen {host}:{port}: {error.strerror or error}")
     common.say(f"http://{host}:{port}/metrics")
     unit.notify("READY=1")
     threading.Event().wait()
