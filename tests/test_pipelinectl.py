@@ -181,6 +181,12 @@ def test_a_missing_database_is_one_line(fleet: Fleet) -> None:
     assert "of-nobody" in refusal(control(fleet, "migrate", DATABASE_URL=url))
 
 
+def test_a_role_that_may_not_migrate_is_told_so(fleet: Fleet) -> None:
+    line = refusal(control(fleet, "migrate", DATABASE_URL=fleet.postgres.worker_url))
+    assert "DATABASE_URL: permission denied" in line
+    assert "the role that owns the tables" in line
+
+
 def test_an_empty_path_is_refused_and_queues_nothing(fleet: Fleet, redis: Any) -> None:
     assert "empty" in complaint(control(fleet, "enqueue", "/a.tar", ""), 2)
     assert redis.llen("queue:transfer") == 0

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from psycopg2 import errors as sql_errors
+
 import config
 from pipeline.database import Database
 
@@ -13,8 +15,13 @@ def run(_arguments: argparse.Namespace) -> None:
     database = Database(config.DATABASE_URL)
     if problem := database.refusal():
         config.refuse(problem)
-    applied = database.migrate()
-    database.close()
+    try:
+        applied = database.migrate()
+    except sql_errors.InsufficientPrivilege as error:  # to a worker an outage: somebody may grant it
+        reason = str(error).partition("\n")[0]
+        config.refuse(f"DATABASE_URL: {reason}; only the role that owns the tables may migrate")
+    finally:
+        database.close()
     print(f"applied {', '.join(applied)}" if applied else "the schema is up to date")
 
 
