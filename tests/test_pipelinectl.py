@@ -285,6 +285,16 @@ def test_failures_are_filtered_counted_and_cut(fleet: Fleet) -> None:
     assert [job["error"] for job in some["jobs"]] == ["no such file"]
 
 
+def test_ids_and_times_are_not_broken_into_lines(fleet: Fleet, redis: Any) -> None:
+    """They are searched for, and copied into the next command."""
+    add_file(fleet, f"{'long/' * 20}a.mp3", "failed", "no sound " * 20, when="2025-06-22 14:30:52+00")
+    add_letter(redis, "queue:unpack", unpack_job(), "it is cut " * 20)
+    (job,) = json.loads(printed(control(fleet, "failures", "--json")))["jobs"]
+    lines = [line.split() for line in printed(control(fleet, "failures")).splitlines()]
+    assert ["2025-06-22T14:30:52Z", BATCH] in [line[:2] for line in lines]
+    assert [job["id"], "2025-06-22T14:30:52Z"] in [line[:2] for line in lines]
+
+
 def test_failures_without_any(fleet: Fleet) -> None:
     text = printed(control(fleet, "failures"))
     assert "failed files: 0" in text
