@@ -107,8 +107,8 @@ def headline(now: Status) -> str:
     """How it is, in one line."""
     line = f"{now.health}, {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(now.time))} UTC"
     if now.done is not None:
-        hours = now.done["audio_seconds"] / 3600
-        line += f"; in the last hour: {count(int(now.done['files']), 'file')}, {hours:.1f} h of audio"
+        sound = duration(now.done["audio_seconds"])
+        line += f"; in the last hour: {count(int(now.done['files']), 'file')}, {sound} of audio"
     return line
 
 
