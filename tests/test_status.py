@@ -131,6 +131,7 @@ def test_it_fits_into_80_columns_and_says_all(fleet: Fleet) -> None:
     assert "\x1b" not in text
     assert lines[0].startswith("well, ")
     assert lines[0].endswith("in the last hour: 0 files, 0 s of audio")
+    assert lines[1] == "  1 dead letter: see `failures` [AudioPipelineDeadLetters]"
     assert line_of(lines, "queue:transfer ")[1:] == ["2", "1", "1", "1", "0.0"]
     assert line_of(lines, "queue:transcribe:gpu-01")[1:5] == ["3", "0", "0", "0"]
     assert line_of(lines, "queue:transcribe:gpu-01")[-1] == "606.0"

@@ -76,6 +76,8 @@ def shown(now: Status, limit: int) -> RenderableType:
     parts += [Text(printable(f"  {trouble.what} [{trouble.see}]")) for trouble in now.troubles[:limit]]
     if len(now.troubles) > limit:
         parts.append(Text(f"  and {len(now.troubles) - limit} more"))
+    if dead := sum(row["dead"] for row in now.queues):
+        parts.append(Text(f"  {count(dead, 'dead letter')}: see `failures` [AudioPipelineDeadLetters]"))
     numbers = ("name", "waiting", "delayed", "in_work", "dead")
     queues = [
         (*(row[number] for number in numbers), age(row["oldest_seconds"]), row["per_hour"]) for row in now.queues
