@@ -8,6 +8,9 @@ from psycopg2 import errors as sql_errors
 import config
 from pipeline.database import Database
 
+DESCRIPTION = """Make or update the tables in PostgreSQL: all that is new, or nothing. Safe to repeat. It needs the
+role that owns the tables; after it apply access/postgresql.sql, which gives the workers their rights."""
+
 
 def run(_arguments: argparse.Namespace) -> None:
     """Apply what is new in schema/; safe to repeat, and when two run at once."""
@@ -27,5 +30,7 @@ def run(_arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Its arguments."""
-    applying = commands.add_parser("migrate", help="apply the database schema; safe to repeat")
+    applying = commands.add_parser(
+        "migrate", help="apply the database schema; safe to repeat", description=DESCRIPTION
+    )
     applying.set_defaults(run=run)
