@@ -27,6 +27,7 @@ from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
 from pipeline.whisper import Options, Whisper, model_problem
+from pipeline.wording import count
 from pipeline.worker import Worker
 
 log = logging.getLogger("gpu")
@@ -131,7 +132,7 @@ class Listener:
     def say_what_is_in_work(self) -> None:
         """The status that operators see."""
         files = len(self.in_work)
-        self.worker.doing(f"transcribing, {files} files in hand" if files else "idle")
+        self.worker.doing(f"transcribing, {count(files, 'file')} in hand" if files else "idle")
 
     def heard(self, file: File, result: Transcript | Exception) -> None:
         """Take a result from the engine, which waits here while too many are still to be kept."""

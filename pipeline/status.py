@@ -7,6 +7,7 @@ import datetime
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,9 +81,13 @@ def read_status(redis: Any, queue_names: list[str], database: Database | None = 
     return status
 
 
-def observe(redis: Any, queue_names: list[str], database: Database | None = None) -> Status:
-    """The status; where a service is away, one that is broken and says so, with what the others tell."""
+def observe(
+    redis: Any, queue_names: list[str], database: Database | None = None, check: Callable[[], object] = bool
+) -> Status:
+    """The status; where a service is away, one that is broken and says so, with what the others tell. `check` is
+    called first, and may find it away too."""
     try:
+        check()
         return read_status(redis, queue_names, database)
     except Exception as error:
         service = away(error)

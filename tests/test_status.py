@@ -130,7 +130,8 @@ def test_it_fits_into_80_columns_and_says_all(fleet: Fleet) -> None:
     assert max(len(line) for line in lines) <= COLUMNS
     assert "\x1b" not in text
     assert lines[0].startswith("well, ")
-    assert lines[0].endswith("in the last hour: 0 files, 0.0 h of audio")
+    assert lines[0].endswith("in the last hour: 0 files, 0 s of audio")
+    assert lines[1] == "  1 dead letter: see `failures` [AudioPipelineDeadLetters]"
     assert line_of(lines, "queue:transfer ")[1:] == ["2", "1", "1", "1", "0.0"]
     assert line_of(lines, "queue:transcribe:gpu-01")[1:5] == ["3", "0", "0", "0"]
     assert line_of(lines, "queue:transcribe:gpu-01")[-1] == "606.0"
@@ -198,7 +199,7 @@ def test_what_was_done_and_what_failed(fleet: Fleet, redis: Any) -> None:
     assert now["done"] == {"files": 3, "failed": 1, "audio_seconds": 3600}
     assert now["reasons"] == [{"reason": "no audio", "files": 2}, {"reason": "cut", "files": 1}]
     text = status(fleet, code=0)
-    assert "3 files, 1.0 h of audio" in text
+    assert "3 files, 1 h 0 min of audio" in text
     assert line_of(text.splitlines(), "2 ") == ["2", "no", "audio"]
 
 

@@ -236,6 +236,8 @@ def test_failures_are_told_by_reason_batch_and_age(app: Flask, fleet: Fleet, red
     assert "Failed files: 3" in ever.words
     assert "Dead letters: 1" in ever.words
     assert "the archive is cut" in ever.words
+    assert "retry --job ID tries one again" in ever.words
+    assert "; 1 dead letter" in get(app, "/").words
     assert "Failed files: 1" in get(app, "/failures?age=&reason=NO+ROOM").words
     assert "Failed files: 2" in get(app, f"/failures?age=&batch={BATCH}").words
     assert "Failed files: 2" in get(app, "/failures?age=nonsense").words

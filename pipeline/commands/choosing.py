@@ -4,11 +4,9 @@ import argparse
 import datetime
 import re
 
-import config
 from pipeline.commands import common
 from pipeline.database import Database
 from pipeline.transcripts import AudioFile, Query, find_files, read_file
-from pipeline.wording import printable
 
 
 def add_filter(command: argparse.ArgumentParser) -> None:
@@ -49,8 +47,7 @@ def file_of(database: Database, names: list[str]) -> AudioFile:
     elif len(names) == 2:
         found = next(iter(find_files(database, names[0], names[1], limit=1)), None) if names[1] else None
     else:
-        config.refuse("name a file: its audio id, or its batch and its name")
+        common.reject("name a file: its audio id, or its batch and its name")
     if found is None:
-        config.refuse(printable(f"there is no file {' '.join(names)}: `pipelinectl.py search` shows ids"))
-    assert found is not None  # refuse does not return
+        common.reject(f"there is no file {' '.join(names)}: `pipelinectl.py search` shows ids")
     return found

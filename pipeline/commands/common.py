@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +16,7 @@ from pipeline.batches import all_queues
 from pipeline.database import Database
 from pipeline.wording import printable
 
+WIDTHS = {"id": 12, "time": 20, "failed_at": 20, "batch_id": 15}  # of what is copied into the next command
 QUEUES = [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE]
 
 
@@ -65,14 +66,25 @@ def complain(text: str) -> None:
     print(f"pipelinectl: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
+def reject(*problems: str) -> NoReturn:
+    """End the command with status 2: what was asked for cannot be, whatever the settings are."""
+    for problem in problems:
+        complain(problem)
+    raise SystemExit(2)
+
+
 def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...], limit: int | None = None) -> Table:
     """The rows as a table of these columns, the first `limit` of them."""
     more = "" if limit is None or len(rows) <= limit else f", the first {limit}"
     table = Table(title=f"{title}: {len(rows)}{more}", title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows[:limit]:
-        table.add_row(*(Text("" if row[column] is None else printable(str(row[column]))) for column in columns))
+    cells = [
+        ["" if row[column] is None else printable(str(row[column])) for column in columns] for row in rows[:limit]
+    ]
+    for number, column in enumerate(columns):
+        is_whole = all(len(row[number]) <= WIDTHS.get(column, 0) for row in cells)
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=is_whole)
+    for row in cells:
+        table.add_row(*map(Text, row))
     return table
 
 

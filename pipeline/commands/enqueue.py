@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.remote_path and not arguments.local:
         arguments.usage_error("name an archive")
     if "" in arguments.remote_path:
-        config.refuse("a remote path is empty")
+        common.reject("a remote path is empty")
     redis = common.connect()
     files = checked(local_archives(redis), arguments.local)
     watch = Watch(redis, config.TRANSFER_QUEUE)
@@ -59,7 +59,7 @@ def checked(archives: LocalArchives, paths: list[str]) -> dict[Path, int | None]
         except OSError as error:
             problems.append(f"{path}: {error.strerror or error}")
     if problems:
-        config.refuse(*map(printable, problems))
+        common.reject(*problems)
     if files:
         config.require(*config.S3)
         if refusal := s3_utils.check_bucket():

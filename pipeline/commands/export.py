@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import config
 from pipeline import subtitles
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             files = Counted(chosen(database, arguments))
             if arguments.format not in ("json", "csv") and not is_one_file(arguments):
                 if output is None:
-                    config.refuse(f"{arguments.format} is a file for each recording: name a folder with --output")
+                    common.reject(f"{arguments.format} is a file for each recording: name a folder with --output")
                 into_folder(files, output, arguments)
             elif output is None:
                 for piece in pieces(files, arguments.format):
@@ -71,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         common.complain(str(problem))
         return 1
     except Permanent as problem:
-        config.refuse(str(problem))
+        common.reject(str(problem))
     common.say(f"{count(files.number, 'transcript')} in {output}")
     return 0
 
@@ -87,15 +86,15 @@ def chosen(database: Database, arguments: argparse.Namespace) -> Iterable[AudioF
     filtered = query != Query()
     if is_one_file(arguments):
         if filtered:
-            config.refuse("name a file or a search, not both")
+            common.reject("name a file or a search, not both")
         file = choosing.file_of(database, arguments.what)
         if not file.model:
             raise Permanent(f"{file.original_filename} has no transcript: it is {file.status}")
         return [file]
     if len(arguments.what) > 2 or (arguments.what and arguments.batch):
-        config.refuse("name one file (an audio id, or a batch and a name), or one batch")
+        common.reject("name one file (an audio id, or a batch and a name), or one batch")
     if not arguments.what and not filtered and not arguments.all:
-        config.refuse("name a file, a batch or a search (--search, --since, --tag and so on), or say --all")
+        common.reject("name a file, a batch or a search (--search, --since, --tag and so on), or say --all")
     if arguments.what:
         arguments.batch = arguments.what[0]
         query = choosing.query_of(arguments, [arguments.search or ""])

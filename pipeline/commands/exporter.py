@@ -18,6 +18,9 @@ from pipeline.errors import away
 from pipeline.status import Status, read_status
 from pipeline.wording import printable
 
+DESCRIPTION = """Serve queues, open batches, dead letters, workers and hosts to Prometheus, as http://ADDRESS/metrics,
+until Ctrl-C. It needs Redis alone; what each worker does, workers serve themselves where METRICS_LISTEN is set."""
+
 LISTEN = "127.0.0.1:9100"
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         start_http_server(port, host, registry)
     except OSError as error:
-        config.refuse(f"--listen {host}:{port}: {error.strerror or error}")
+        common.reject(f"--listen {host}:{port}: {error.strerror or error}")
     common.say(f"http://{host}:{port}/metrics")
     unit.notify("READY=1")
     threading.Event().wait()
@@ -106,7 +109,7 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 def add(commands: Any) -> None:
     """Its arguments."""
-    exporting = commands.add_parser("exporter", help="serve the status to Prometheus")
+    exporting = commands.add_parser("exporter", help="serve the status to Prometheus", description=DESCRIPTION)
     exporting.add_argument(
         "--listen", type=common.address, default=LISTEN, metavar="ADDRESS", help=f"default: {LISTEN}"
     )

@@ -12,6 +12,9 @@ from rich.console import Console
 from pipeline.commands import common
 from pipeline.failures import Failures, Filter, read_failures
 
+DESCRIPTION = """Show the files that have failed, and the dead letters: jobs that were given up, as an archive that
+is damaged or not there. Each with its reason, the latest first. `retry` tries them again."""
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Show failed files and dead letters."""
@@ -61,7 +64,9 @@ def _since(age: str) -> datetime.datetime:
 
 def add(commands: Any) -> None:
     """Its arguments."""
-    failing = commands.add_parser("failures", help="show failed files and dead letters, with the reason")
+    failing = commands.add_parser(
+        "failures", help="show failed files and dead letters, with the reason", description=DESCRIPTION
+    )
     failing.add_argument("--batch", type=common.text, metavar="ID", help="of this batch")
     add_filter(failing)
     failing.add_argument("--by-reason", action="store_true", help="each reason with its number")

@@ -3,8 +3,13 @@
 import argparse
 from typing import Any
 
+from psycopg2 import errors as sql_errors
+
 import config
 from pipeline.database import Database
+
+DESCRIPTION = """Make or update the tables in PostgreSQL: all that is new, or nothing. Safe to repeat. It needs the
+role that owns the tables; after it apply access/postgresql.sql, which gives the workers their rights."""
 
 
 def run(_arguments: argparse.Namespace) -> None:
@@ -13,12 +18,19 @@ def run(_arguments: argparse.Namespace) -> None:
     database = Database(config.DATABASE_URL)
     if problem := database.refusal():
         config.refuse(problem)
-    applied = database.migrate()
-    database.close()
+    try:
+        applied = database.migrate()
+    except sql_errors.InsufficientPrivilege as error:  # to a worker an outage: somebody may grant it
+        reason = str(error).partition("\n")[0]
+        config.refuse(f"DATABASE_URL: {reason}; only the role that owns the tables may migrate")
+    finally:
+        database.close()
     print(f"applied {', '.join(applied)}" if applied else "the schema is up to date")
 
 
 def add(commands: Any) -> None:
     """Its arguments."""
-    applying = commands.add_parser("migrate", help="apply the database schema; safe to repeat")
+    applying = commands.add_parser(
+        "migrate", help="apply the database schema; safe to repeat", description=DESCRIPTION
+    )
     applying.set_defaults(run=run)

@@ -20,7 +20,7 @@ repeat; after Redis was lost it rebuilds the queues. Exit status 1 while somethi
 def run(arguments: argparse.Namespace) -> int:
     """Compare S3, PostgreSQL and Redis, and mend what can be mended."""
     if arguments.delete_orphans and not arguments.apply:
-        config.refuse("--delete-orphans goes with --apply")
+        common.reject("--delete-orphans goes with --apply")
     redis = common.connect()
     config.require(*config.S3)
     if problem := s3_utils.check_bucket():

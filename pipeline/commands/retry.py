@@ -11,7 +11,7 @@ from pipeline.commands.failures import add_filter, filter_of
 from pipeline.errors import Permanent
 from pipeline.failures import DeadLetter, Failures, Filter, dead_letters, failed_among, read_failures
 from pipeline.retry import Retry
-from pipeline.wording import count, printable
+from pipeline.wording import count
 
 DESCRIPTION = """Queue failed work again: the failed files of a batch, dead letters by --job, or all that a
 filter takes. What is done stays done. The archive is fetched and unpacked once more, so it has to be in S3."""
@@ -22,9 +22,9 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = filter_of(arguments)
     chosen = [bool(arguments.batch_id), bool(arguments.job), wanted != Filter()]
     if sum(chosen) != 1:
-        config.refuse("name a batch, or dead letters with --job, or a filter: --reason, --queue, --since")
+        common.reject("name a batch, or dead letters with --job, or a filter: --reason, --queue, --since")
     if arguments.forget and not arguments.job:
-        config.refuse("--forget is for dead letters that are named with --job")
+        common.reject("--forget is for dead letters that are named with --job")
     redis = common.connect()
     config.require(*config.S3)
     with common.connect_database() as database:
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.job:
             by_id = {letter.id: letter for letter in letters}
             if unknown := [name for name in arguments.job if name not in by_id]:
-                config.refuse(printable(f"no dead letter {', '.join(unknown)}: see `pipelinectl.py failures`"))
+                common.reject(f"no dead letter {', '.join(unknown)}: see `pipelinectl.py failures`")
             named = [by_id[name] for name in dict.fromkeys(arguments.job)]
             return forget(arguments, named, retrying) if arguments.forget else try_again([], named, retrying)
         return retry_all(arguments, read_failures(redis, database, common.queues_of(redis), wanted), retrying)

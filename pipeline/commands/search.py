@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-import config
 from pipeline.commands import choosing, common
 from pipeline.errors import Permanent
 from pipeline.transcripts import Hit, search
@@ -28,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
         with common.connect_database() as database:
             found = search(database, query)
     except Permanent as problem:
-        config.refuse(str(problem))
+        common.reject(str(problem))
     more = len(found) > arguments.limit
     found = found[: arguments.limit]
     if arguments.json:

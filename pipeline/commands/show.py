@@ -19,6 +19,9 @@ from pipeline.errors import Permanent
 from pipeline.transcripts import AudioFile, read_history
 from pipeline.wording import clock
 
+DESCRIPTION = """Show everything about one file: its row, labels, history and what was said, when. `search` shows
+audio ids. A failed file has its reason here, and no Opus to fetch or play."""
+
 PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "error"], ["mpv", "--no-video", "--really-quiet"])
 
 
@@ -104,7 +107,9 @@ def key_of(file: AudioFile) -> str:
 
 def add(commands: Any) -> None:
     """Its arguments."""
-    showing = commands.add_parser("show", help="show a file: row, labels, history, segments; fetch or play it")
+    showing = commands.add_parser(
+        "show", help="show a file: row, labels, history, segments; fetch or play it", description=DESCRIPTION
+    )
     showing.add_argument("file", nargs="+", type=common.text, metavar="AUDIO_ID | BATCH NAME", help="the file")
     showing.add_argument("--json", action="store_true", help="for scripts")
     showing.add_argument(

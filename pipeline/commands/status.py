@@ -14,7 +14,6 @@ import config
 from pipeline import redis_client
 from pipeline.commands import common
 from pipeline.database import Database
-from pipeline.errors import away
 from pipeline.status import BROKEN, DEGRADED, Status, observe
 from pipeline.wording import amount, count, duration, printable
 
@@ -61,13 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def look(redis: Any, database: Database | None) -> Status:
     """The status. Where a service refuses us, the end."""
-    try:
+
+    def check() -> None:
         if problem := redis_client.refusal(redis) or (database and database.check_schema()):
             config.refuse(problem)
-    except Exception as error:
-        if away(error) is None:
-            raise
-    return observe(redis, common.QUEUES, database)
+
+    return observe(redis, common.QUEUES, database, check)
 
 
 def shown(now: Status, limit: int) -> RenderableType:
@@ -76,6 +74,8 @@ def shown(now: Status, limit: int) -> RenderableType:
     parts += [Text(printable(f"  {trouble.what} [{trouble.see}]")) for trouble in now.troubles[:limit]]
     if len(now.troubles) > limit:
         parts.append(Text(f"  and {len(now.troubles) - limit} more"))
+    if dead := sum(row["dead"] for row in now.queues):
+        parts.append(Text(f"  {count(dead, 'dead letter')}: see `failures` [AudioPipelineDeadLetters]"))
     numbers = ("name", "waiting", "delayed", "in_work", "dead")
     queues = [
         (*(row[number] for number in numbers), age(row["oldest_seconds"]), row["per_hour"]) for row in now.queues
@@ -107,8 +107,8 @@ def headline(now: Status) -> str:
     """How it is, in one line."""
     line = f"{now.health}, {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(now.time))} UTC"
     if now.done is not None:
-        hours = now.done["audio_seconds"] / 3600
-        line += f"; in the last hour: {count(int(now.done['files']), 'file')}, {hours:.1f} h of audio"
+        sound = duration(now.done["audio_seconds"])
+        line += f"; in the last hour: {count(int(now.done['files']), 'file')}, {sound} of audio"
     return line
 
 

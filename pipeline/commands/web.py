@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         try:
             server = waitress.create_server(app, host=host, port=port, threads=THREADS, ident="")
         except OSError as error:
-            config.refuse(f"--listen {host}:{port}: {error.strerror or error}")
+            common.reject(f"--listen {host}:{port}: {error.strerror or error}")
         common.say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         unit.notify("READY=1")
         server.run()
