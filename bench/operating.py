@@ -26,6 +26,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from pipeline import batches, job_queue, redis_client
 from pipeline.database import Database
 from pipeline.status import read_status
 from pipeline.transcripts import Query, search
-from tests.child import free_port, wait_until
 from tests.fleet import PROJECT, Fleet
 
 RESULTS = PROJECT / "bench" / "results"
@@ -182,9 +182,8 @@ def status_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
 
 def page_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
     """The table of the pages."""
-    token, address = secrets.token_hex(16), f"127.0.0.1:{free_port()}"
-    web = fleet.run([str(PROJECT / "pipelinectl.py"), "web", "--listen", address], "web", WEB_TOKEN=token)
-    wait_until(lambda: f"http://{address}/" in web.log.read_text(), "the page")
+    token = secrets.token_hex(16)
+    _, address = fleet.page(token)
     long = given.rows  # the newest file is a recording of an hour
     ((batch_id,),) = fleet.query("SELECT max(batch_id) FROM batches")
     pages = {
@@ -195,15 +194,16 @@ def page_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
     }  # fmt: skip
     yield "| | size | median | worst |"
     yield "|---|---|---|---|"
+    sizes: list[int] = []
+
+    def fetch(path: str) -> None:
+        asked = urllib.request.Request(f"{address}{path}", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:  # nosec B310
+            sizes.append(len(answer.read()))
+
     for name, path in pages.items():
-        seconds, size = [], 0
-        for _ in range(given.rounds):
-            asked = urllib.request.Request(f"http://{address}{path}", headers={"Authorization": f"Bearer {token}"})
-            began = time.perf_counter()
-            with urllib.request.urlopen(asked, timeout=60) as answer:  # nosec B310
-                size = len(answer.read())
-            seconds.append(time.perf_counter() - began)
-        yield f"| {name} | {size / 1000:.0f} kB | {_span(seconds)} |"
+        seconds = [timed(partial(fetch, path)) for _ in range(given.rounds)]
+        yield f"| {name} | {sizes[-1] / 1000:.0f} kB | {_span(seconds)} |"
         print(f"{name}: {_ms(statistics.median(seconds))}", file=sys.stderr)
 
 
@@ -276,14 +276,13 @@ def search_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
             seconds.append(time.perf_counter() - began)
         if statistics.median(seconds) > MOST_SECONDS:
             slow.append(name)
-        yield f"| {name} | {hits} | {_ms(statistics.median(seconds))} | {_ms(max(seconds))} |"
+        yield f"| {name} | {hits} | {_span(seconds)} |"
         print(f"{name}: {_ms(statistics.median(seconds))}", file=sys.stderr)
     database.close()
     seconds = [timed_command(fleet, "search", "w10") for _ in range(given.rounds)]
     idle = [timed_command(fleet, "--help") for _ in range(given.rounds)]
-    median, worst = _ms(statistics.median(seconds)), _ms(max(seconds))
-    yield f"| `pipelinectl search` of a common word | 20 | {median} | {worst} |"
-    yield f"| `pipelinectl --help` | | {_ms(statistics.median(idle))} | {_ms(max(idle))} |"
+    yield f"| `pipelinectl search` of a common word | 20 | {_span(seconds)} |"
+    yield f"| `pipelinectl --help` | | {_span(idle)} |"
     yield ""
     yield f"Over {MOST_SECONDS} s in the median: {', '.join(slow) or 'none'}."
 

@@ -151,7 +151,7 @@ def _batch(now: int, batch_id: str, start: str, host: str, *counts: str) -> dict
         "id": batch_id, "host": host or "", "total": total, "processed": processed, "failed": failed,
         "since": since, "state": "open" if total else "unpacking",
     }  # fmt: skip
-    settled = (processed or 0) + (failed or 0)
+    settled = settled_files(row)
     passed = now - since
     row["left_seconds"] = round((total - settled) * passed / settled) if total and settled and passed > 0 else None
     return row
@@ -218,6 +218,16 @@ def _hosts(
         for name in sorted({*heard, *own, *of_host} - {""})
         if own[name] or of_host[name]
     ]  # fmt: skip
+
+
+def settled_files(batch: dict[str, Any]) -> int:
+    """How many files of a batch's row need no more work."""
+    return (batch["processed"] or 0) + (batch["failed"] or 0)
+
+
+def host_state(host: dict[str, Any]) -> str:
+    """What a host's row is, in a word."""
+    return "silent" if not host["alive"] else "draining" if host["draining"] else "up"
 
 
 # --- what is wrong -------------------------------------------------------------------------------------------

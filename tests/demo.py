@@ -21,7 +21,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.errors import Permanent
 from tests import demo_report
-from tests.child import free_port, wait_until
 from tests.fleet import PROJECT, Fleet
 
 EPILOG = """Exit status: 0 when every file went in and came out, 1 when a check failed, 2 for wrong arguments."""
@@ -130,23 +129,17 @@ def require(fleet: Fleet, *command: str) -> None:
 
 def show_the_way(fleet: Fleet, console: Console) -> None:
     """Write the settings down, start the page, and say how to look on."""
-    token, address = secrets.token_hex(8), f"127.0.0.1:{free_port()}"
+    token = secrets.token_hex(8)
     fleet.changes["WEB_TOKEN"] = token
     settings = fleet.folder / "demo.env"
     settings.touch(mode=0o600)
     settings.write_text("".join(f"{name}='{value}'\n" for name, value in fleet.settings().items()))
-    page = fleet.run([str(PROJECT / "pipelinectl.py"), "web", "--listen", address], "web")
-
-    def answers() -> bool:
-        page.require_running()
-        return f"http://{address}/" in page.log.read_text()
-
-    wait_until(answers, "the page")
+    _, address = fleet.page(token)
     python = PROJECT / ".venv" / "bin" / "python"
     console.print("\nTo watch it, in another terminal or in a browser:", style="bold")
     for line in (
         f"(set -a; . {settings}; {python} {PROJECT}/pipelinectl.py status --watch)",
-        f"http://{address}/  with the token {token}",
+        f"{address}/  with the token {token}",
     ):
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     console.print()

@@ -13,7 +13,7 @@ import imageio_ffmpeg
 import psycopg2
 import redis
 
-from tests.child import STOP_SECONDS, Child
+from tests.child import STOP_SECONDS, Child, free_port, wait_until
 from tests.servers import HUSH, MotoS3, Postgres, SshHost, Valkey
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -132,6 +132,19 @@ class Fleet:
         child.start()
         self.workers.append(child)
         return child
+
+    def page(self, token: str, **changes: str) -> tuple[Child, str]:
+        """Start `pipelinectl web`; gives it, and its address, when it answers there."""
+        listen = f"127.0.0.1:{free_port()}"
+        script = [str(PROJECT / "pipelinectl.py"), "web", "--listen", listen]
+        web, address = self.run(script, "web", WEB_TOKEN=token, **changes), f"http://{listen}"
+
+        def answers() -> bool:
+            web.require_running()
+            return f"{address}/" in web.log.read_text()
+
+        wait_until(answers, "the page")
+        return web, address
 
     def control(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run pipelinectl to its end; `migrate` as the owner of the tables."""

@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from pipeline.batches import Batches  # noqa: E402
 from tests.fleet import Fleet  # noqa: E402
 from tests.site_data import MARK, TOKEN, addresses, seed  # noqa: E402
-from tests.test_web import serve  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
@@ -34,7 +33,7 @@ def browser() -> Iterator[Browser]:
 def site(fleet: Fleet, redis: Any) -> tuple[str, dict[str, int]]:
     """The address of the page of a seeded fleet, and its audio ids."""
     ids = seed(fleet, redis)
-    return serve(fleet)[1], ids
+    return fleet.page(TOKEN)[1], ids
 
 
 @pytest.fixture

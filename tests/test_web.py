@@ -16,8 +16,8 @@ from werkzeug.test import TestResponse
 from pipeline import redis_client
 from pipeline.database import Database
 from pipeline.web.site import HITS, LOGIN_DAYS, ROWS, make_app
-from tests.child import Child, free_port, wait_until
-from tests.fleet import PROJECT, Fleet, refuse_secrets
+from tests.child import free_port
+from tests.fleet import Fleet, refuse_secrets
 from tests.site_data import MARK, STORED, TOKEN, TORN, addresses, seed, sources
 from tests.steps import BATCH, add_batch, add_file, add_letter, log_of
 from tests.test_pipelinectl import control
@@ -455,24 +455,9 @@ def test_a_downloaded_transcript_holds_no_escapes(app: Flask, fleet: Fleet, redi
 # --- the command -------------------------------------------------------------------------------------------
 
 
-def serve(fleet: Fleet, **changes: str) -> tuple[Child, str]:
-    """pipelinectl web as a process, when it answers, and its address."""
-    address = f"127.0.0.1:{free_port()}"
-    web = fleet.run(
-        [str(PROJECT / "pipelinectl.py"), "web", "--listen", address], "web", WEB_TOKEN=TOKEN, **changes
-    )
-
-    def answers() -> bool:
-        web.require_running()
-        return f"http://{address}/" in log_of(web)
-
-    wait_until(answers, "the page")
-    return web, f"http://{address}"
-
-
 def test_the_command_serves_the_page_and_the_recording(fleet: Fleet, redis: Any) -> None:
     ids = seed(fleet, redis)
-    web, address = serve(fleet)
+    web, address = fleet.page(TOKEN)
     asked = urllib.request.Request(
         f"{address}/files/{ids['heard']}/audio", headers={"Authorization": f"Bearer {TOKEN}"}
     )

@@ -14,7 +14,7 @@ import config
 from pipeline import redis_client
 from pipeline.commands import common
 from pipeline.database import Database
-from pipeline.status import BROKEN, DEGRADED, Status, observe
+from pipeline.status import BROKEN, DEGRADED, Status, host_state, observe, settled_files
 from pipeline.wording import amount, count, duration, printable
 
 DESCRIPTION = """What moves, what is stuck and why: queues, workers, hosts, open batches, what was done
@@ -128,11 +128,6 @@ def age(seconds: int | None) -> str:
     return "" if seconds is None else duration(seconds)
 
 
-def host_state(row: dict[str, Any]) -> str:
-    """What a host is."""
-    return "silent" if not row["alive"] else "draining" if row["draining"] else "up"
-
-
 def disk(room: dict[str, int] | None) -> str:
     """The free part of a disk."""
     return "" if room is None else f"{amount(room['free'])} of {amount(room['size'])}"
@@ -147,13 +142,13 @@ def bar(row: dict[str, Any]) -> str:
     """A batch's progress, as ####...., with plain signs that any terminal shows."""
     if not row["total"]:
         return ""
-    full = BAR * ((row["processed"] or 0) + (row["failed"] or 0)) // row["total"]
+    full = BAR * settled_files(row) // row["total"]
     return "#" * full + "." * (BAR - full)
 
 
 def settled(row: dict[str, Any]) -> str:
     """The files of a batch that need no more work."""
-    return "" if not row["total"] else f"{(row['processed'] or 0) + (row['failed'] or 0)}/{row['total']}"
+    return "" if not row["total"] else f"{settled_files(row)}/{row['total']}"
 
 
 def add(commands: Any) -> None:

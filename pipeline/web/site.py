@@ -40,7 +40,7 @@ from pipeline.batches import all_queues, is_id
 from pipeline.database import Database
 from pipeline.errors import Permanent, away
 from pipeline.failures import Filter, failed_reasons, read_failures
-from pipeline.status import observe
+from pipeline.status import host_state, observe, settled_files
 from pipeline.subtitles import one_line
 from pipeline.transcripts import Query, read_file, read_history, search
 from pipeline.wording import amount, clock, count, duration, printable
@@ -48,7 +48,12 @@ from pipeline.wording import amount, clock, count, duration, printable
 LOGIN_DAYS = 7
 ROWS, HITS, REASONS = 100, 20, 20  # on a page
 MOST_PAGES = 10_000
-AGES = {"1h": "hour", "24h": "day", "7d": "week", "": "ever"}
+AGES = {  # of failures: what it is called, and hours
+    "1h": ("the last hour", 1),
+    "24h": ("the last day", 24),
+    "7d": ("the last week", 168),
+    "": ("ever", None),
+}
 FORMATS = {"txt": "text/plain", "vtt": "text/vtt", "srt": "application/x-subrip"}
 RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 _POLICY = (
@@ -85,7 +90,14 @@ def make_app(sources: Sources) -> Flask:
         MAX_CONTENT_LENGTH=64 * 1024,
     )
     app.extensions["sources"] = sources
-    app.jinja_env.globals.update(amount=amount, count=count, duration=duration, one_line=one_line)
+    app.jinja_env.globals.update(
+        amount=amount,
+        count=count,
+        duration=duration,
+        host_state=host_state,
+        one_line=one_line,
+        settled_files=settled_files,
+    )
     app.jinja_env.filters.update(moment=_moment, clock=clock)
     app.register_blueprint(pages)
     app.before_request(_admit)
@@ -195,7 +207,7 @@ def failures() -> str:
     """Failed files and dead letters."""
     found, asked = _sources(), request.args
     age = asked.get("age", "24h") if asked.get("age", "24h") in AGES else "24h"
-    hours = {"1h": 1, "24h": 24, "7d": 168}.get(age)
+    _, hours = AGES[age]
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours) if hours else None
     wanted = Filter(_text("batch"), "", _text("reason"), since)
     failed = read_failures(found.redis, found.database, all_queues(found.redis, found.queues), wanted, ROWS + 1)
@@ -224,7 +236,14 @@ def find() -> str | tuple[str, int]:
     more = len(hits) > HITS
     return (
         render_template(
-            "search.html", asked=asked, page=page, hits=hits[:HITS], more=more, number=number, problem=problem
+            "search.html",
+            asked=asked,
+            page=page,
+            hits=hits[:HITS],
+            more=more,
+            number=number,
+            first=HITS * number + 1,
+            problem=problem,
         ),
         400 if problem else 200,
     )
