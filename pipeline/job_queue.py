@@ -26,6 +26,7 @@ from pipeline.errors import Permanent
 
 FORGET_WORKER_SECONDS = 7 * 86400
 LOOK_SECONDS = 60  # how often a worker looks whether its list holds what it knows nothing of
+LATE_SECONDS = 1200  # the latest that an unanswered command may reach Redis: Linux sends it for 924 s (tcp_retries2)
 MOST_SHOWN = 500  # characters of a payload in a log
 
 
@@ -112,7 +113,7 @@ class JobQueue:
         )
         self._lock = threading.Lock()  # of `in_hand`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
-        self._is_owed_a_claim = False  # one that had no answer: it may come late, and bring a job into our list
+        self._owed_until = 0.0  # a claim that had no answer may come late, and bring a job into our list
         self._next_look = 0.0  # for what an earlier run, a lost reply or a late command has left in our list
 
     def add(self, fields: dict[str, Any]) -> None:
@@ -157,7 +158,7 @@ class JobQueue:
         try:
             payload: str | None = self.redis.blmove(self.name, self.working, wait_seconds, "LEFT", "RIGHT")
         except BaseException:
-            self._next_look, self._is_owed_a_claim = 0.0, True
+            self._next_look, self._owed_until = 0.0, time.monotonic() + LATE_SECONDS
             raise
         return payload
 
@@ -249,7 +250,7 @@ class JobQueue:
 
     def unregister(self) -> bool:
         """Forget this worker, which claims no more; False where it may have jobs in hand that others must find."""
-        if self._is_owed_a_claim:
+        if time.monotonic() < self._owed_until:
             return False
         keys = [self.working, self.workers, heartbeat_key(self.worker_id)]
         return bool(self._unregister(keys=keys, args=[self.worker_id]))

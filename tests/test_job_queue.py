@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -654,6 +655,8 @@ def test_a_worker_whose_claim_was_not_answered_is_not_forgotten(
     with pytest.raises(ConnectionErrorOfRedis):
         queue.claim(0.01)
     assert not queue.unregister()
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic() + job_queue.LATE_SECONDS: now)
+    assert queue.unregister()  # by now it has come, or never will
 
 
 def test_jobs_that_arrive_in_the_list_unawares_keep_the_worker_known(redis: Any, queue_of: Queues) -> None:

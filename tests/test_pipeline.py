@@ -329,6 +329,42 @@ def test_an_archive_larger_than_the_volume_is_refused_and_the_next_one_unpacked(
         fleet.workers.remove(unpack)
 
 
+def test_an_archive_that_leaves_no_room_for_its_opus_is_given_up_and_not_waited_for(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "small", "4m") as small:
+        files = {f"{number:02}.mp3": SPEECH for number in range(3_600_000 // len(SPEECH))}
+        upload(fleet, monkeypatch, make_tar(tmp_path / "big.tar", files))
+        upload(fleet, monkeypatch, make_tar(tmp_path / "b.tar", {"b.mp3": SILENCE}), "20250623-000000")
+        redis.rpush("queue:unpack", unpack_job(), unpack_job("20250623-000000"))
+        unpack = fleet.worker("unpack", SCRATCH_ROOT=str(small), SCRATCH_MIN_FREE_MB="0", OPUS_BITRATE_KBPS="256")
+        wait_for(lambda: dead(redis, "queue:unpack"), fleet, "the end of the large archive")
+        assert "the archive and its Opus do not fit" in dead(redis, "queue:unpack")[0]["error"]
+        queued = redis.llen("queue:transcribe")
+        assert queued  # what had room is transcribed
+        failed = fleet.query("SELECT count(*) FROM audio_files WHERE status = 'failed'")[0][0]
+        assert queued + failed == len(files)
+        unpack.stop()
+        fleet.workers.remove(unpack)
+
+
+def test_an_archive_waits_while_something_else_fills_the_volume(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "small", "4m") as small:
+        files = {f"{number:02}.mp3": SPEECH for number in range(1_000_000 // len(SPEECH))}
+        upload(fleet, monkeypatch, make_tar(tmp_path / "a.tar", files))
+        (small / "not-ours").write_bytes(bytes(2_900_000))
+        redis.rpush("queue:unpack", unpack_job())
+        unpack = fleet.worker("unpack", SCRATCH_ROOT=str(small), SCRATCH_MIN_FREE_MB="0", OPUS_BITRATE_KBPS="128")
+        wait_for_log(unpack, "the disk is away")
+        (small / "not-ours").unlink()
+        wait_for(lambda: redis.llen("queue:transcribe") == len(files), fleet, "the whole archive")
+        assert not dead(redis, "queue:unpack")
+        unpack.stop()
+        fleet.workers.remove(unpack)
+
+
 def test_a_gpu_worker_whose_gpu_fails_ends_while_s3_is_away(fleet: Fleet, redis: Any) -> None:
     fleet.changes = {"HOST_NAME": "this-host"}
     files = {f"call{number}.mp3": opus(SPEECH) for number in range(8)}
