@@ -4,6 +4,7 @@ import argparse
 import datetime
 import re
 
+from pipeline.batch_history import read_batch
 from pipeline.commands import common
 from pipeline.database import Database
 from pipeline.transcripts import AudioFile, Query, find_files, read_file
@@ -51,3 +52,9 @@ def file_of(database: Database, names: list[str]) -> AudioFile:
     if found is None:
         common.reject(f"there is no file {' '.join(names)}: `pipelinectl.py search` shows ids")
     return found
+
+
+def require_batch(database: Database, batch_id: str) -> None:
+    """End with status 2 where no batch of this id was ever unpacked: nothing was found because nothing is meant."""
+    if batch_id and read_batch(database, batch_id) is None:
+        common.reject(f"no batch {batch_id} has been unpacked: `pipelinectl.py status` shows what is open or waits")

@@ -98,6 +98,7 @@ def chosen(database: Database, arguments: argparse.Namespace) -> Iterable[AudioF
     if arguments.what:
         arguments.batch = arguments.what[0]
         query = choosing.query_of(arguments, [arguments.search or ""])
+    choosing.require_batch(database, query.batch_id)
     return every_file(database, query)
 
 

@@ -26,6 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         with common.connect_database() as database:
             found = search(database, query)
+            if not found:
+                choosing.require_batch(database, query.batch_id)
     except Permanent as problem:
         common.reject(str(problem))
     more = len(found) > arguments.limit

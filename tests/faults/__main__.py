@@ -149,7 +149,7 @@ def two_owners(play: Play) -> Iterator[Row]:
         recovery: list[float] = []
         for place in places:
             for wakes in ("at once", "late"):
-                what = f"a {role} worker stopped {place}, woken {wakes}"
+                what = f"{role} worker stopped {place}, woken {wakes}"
                 if play.match not in what:
                     continue
                 with play.round(what) as fleet:
@@ -157,7 +157,7 @@ def two_owners(play: Play) -> Iterator[Row]:
                 add(found, play.tell(what, found_now))
                 recovery += seconds
                 trials += 1
-        fault = f"a {role} worker stopped (SIGSTOP) at {len(places)} places, woken after another took over"
+        fault = f"{role} worker stopped (SIGSTOP) at {len(places)} places, woken after another took over"
         yield table.row(fault, trials, found, recovery)
 
 

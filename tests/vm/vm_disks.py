@@ -13,6 +13,7 @@ from tests.vm.playbooks import Playbooks, Result
 from tests.vm.world import CACHE
 
 BLOCK = 65536
+RIGHT = "right"  # the first host, as a play goes on to the others only where the first has worked
 TWIN = "mkfs.ext4 -q -U 11111111-2222-4333-8444-555555555555 -L audio-data $d"
 # LVM wants a block device. What it writes first, in the second sector, an ext4 has no use for.
 PVCREATE = "l=$(losetup -f --show $f); pvcreate -q -ff -y $l >/dev/null 2>&1; s=$?; losetup -d $l; [ $s = 0 ]"
@@ -56,6 +57,7 @@ OTHERS = {
 VARIABLES = {
     "occupied-mount": {"gpu_worker_data_root": "/srv/other"},
     "hidden-files": {"gpu_worker_data_root": "/srv/full"},
+    RIGHT: {"gpu_worker_data_root": "/srv/right"},
 }
 KINDS = (
     {name: said for name, (_, said) in MADE.items()}
@@ -72,7 +74,7 @@ def volume_id(name: str) -> str:
 
 def make(folder: Path) -> dict[str, Disk]:
     """The disks."""
-    disks = {}
+    disks = {RIGHT: Disk.empty(folder / f"{RIGHT}.raw", volume_id(RIGHT), 1.0)}
     for name, (size, command) in {
         **{name: (1.0, command) for name, (command, _) in MADE.items()},
         **{name: (size, command) for name, (size, command, _) in SIZED.items()},
@@ -119,7 +121,8 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result,
         by_id = "/dev/disk/by-id/virtio-"
         machine.ssh(
             f"mount -o ro,noload {by_id}{volume_id('mounted')[:20]} /mnt; mkdir -p /srv/other /srv/full; "
-            "mount -t tmpfs none /srv/other; touch /srv/full/precious; truncate --size=1G /root/disk"
+            "mount -t tmpfs none /srv/other; touch /srv/full/precious; truncate --size=1G /root/disk; "
+            "useradd --system audio-pipeline"
         )
         root = machine.ssh("findmnt --noheadings --output SOURCE /").strip()
         devices = {
@@ -133,7 +136,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result,
         playbooks = Playbooks(folder / "ansible", secrets)
         playbooks.make_vault()
         hosts = {}
-        for name in KINDS:
+        for name in (RIGHT, *KINDS):
             where = (
                 {"gpu_worker_data_device": devices[name]}
                 if name in devices
@@ -147,6 +150,13 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result,
         yield result, before, checksums(disks)
     finally:
         machine.kill()
+
+
+def test_the_right_disk_is_taken(refusals: tuple[Result, dict[str, str], dict[str, str]]) -> None:
+    result, before, after = refusals
+    assert result.counts[RIGHT]["failed"] == 0, result.text[-3000:]
+    assert result.counts[RIGHT]["changed"] > 0
+    assert before[RIGHT] != after[RIGHT]
 
 
 @pytest.mark.parametrize("kind", KINDS)
