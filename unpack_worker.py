@@ -150,8 +150,8 @@ class Unpacker:
             if error.errno not in FULL or not scratch.waits_for_itself(config.SCRATCH_ROOT, batch_id):
                 raise
             raise Permanent(
-                f"the archive and its Opus do not fit on the scratch volume of {self.worker.host}, with nothing else"
-                f" there: {error.strerror}"
+                f"the archive and its Opus do not fit on the scratch volume of {self.worker.host}, with nothing"
+                f" else there: {error.strerror}"
             ) from None
 
     def _hand_on(self, batch_id: str, name: str, opus: Path, reason: UnreadableAudio | None) -> None:

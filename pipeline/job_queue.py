@@ -26,7 +26,7 @@ from pipeline.errors import Permanent
 
 FORGET_WORKER_SECONDS = 7 * 86400
 LOOK_SECONDS = 60  # how often a worker looks whether its list holds what it knows nothing of
-LATE_SECONDS = 1200  # the latest that an unanswered command may reach Redis: Linux sends it for 924 s (tcp_retries2)
+LATE_SECONDS = 1200  # how late an unanswered command may reach Redis: Linux sends it for 924 s (tcp_retries2)
 MOST_SHOWN = 500  # characters of a payload in a log
 
 

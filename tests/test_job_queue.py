@@ -655,7 +655,8 @@ def test_a_worker_whose_claim_was_not_answered_is_not_forgotten(
     with pytest.raises(ConnectionErrorOfRedis):
         queue.claim(0.01)
     assert not queue.unregister()
-    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic() + job_queue.LATE_SECONDS: now)
+    late = time.monotonic() + job_queue.LATE_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: late)
     assert queue.unregister()  # by now it has come, or never will
 
 

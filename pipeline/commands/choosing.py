@@ -4,7 +4,7 @@ import argparse
 import datetime
 import re
 
-from pipeline.batch_history import read_batch
+from pipeline.batch_history import read_batch, read_batch_files
 from pipeline.commands import common
 from pipeline.database import Database
 from pipeline.transcripts import AudioFile, Query, find_files, read_file
@@ -55,6 +55,6 @@ def file_of(database: Database, names: list[str]) -> AudioFile:
 
 
 def require_batch(database: Database, batch_id: str) -> None:
-    """End with status 2 where no batch of this id was ever unpacked: nothing was found because nothing is meant."""
-    if batch_id and read_batch(database, batch_id) is None:
-        common.reject(f"no batch {batch_id} has been unpacked: `pipelinectl.py status` shows what is open or waits")
+    """End with status 2 where no batch of this id was ever unpacked: an empty answer would hide a slip."""
+    if batch_id and not read_batch_files(database, batch_id, limit=1) and read_batch(database, batch_id) is None:
+        common.reject(f"no batch {batch_id} has been unpacked: see `pipelinectl.py status` and `failures`")

@@ -49,12 +49,13 @@ class Counted:
 def run(arguments: argparse.Namespace) -> int:
     """Write what was asked for; gives the exit status."""
     output = arguments.output and Path(arguments.output)
+    is_folder = arguments.format not in ("json", "csv") and not is_one_file(arguments)
+    if is_folder and output is None:
+        common.reject(f"{arguments.format} is a file for each recording: name a folder with --output")
     try:
         with common.connect_database() as database:
             files = Counted(chosen(database, arguments))
-            if arguments.format not in ("json", "csv") and not is_one_file(arguments):
-                if output is None:
-                    common.reject(f"{arguments.format} is a file for each recording: name a folder with --output")
+            if output is not None and is_folder:
                 into_folder(files, output, arguments)
             elif output is None:
                 for piece in pieces(files, arguments.format):
