@@ -75,7 +75,7 @@ class Playbooks:
         self._run("ansible-vault", "encrypt", "group_vars/vault.yml")
 
     def _write(self, path: str, content: Variables) -> None:
-        (self.folder / path).write_text(yaml.safe_dump(content))
+        (self.folder / path).write_text(yaml.safe_dump(content, sort_keys=False))
 
     def play(self, playbook: str, *arguments: str, timeout: float = 7200) -> Result:
         """Run a playbook; AssertionError where its output holds a secret."""
