@@ -173,8 +173,8 @@ class Transferrer:
         state = self.tried[arrived.job.payload] = arrived.copy.state
         if state.sha256:
             with self.board.follow(f"checking {remote_path}", state.size) as moved:
-                if sha256(path, moved) != state.sha256:
-                    raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
+                if sha256(path, moved) != state.sha256:  # the sender may write it after the archive
+                    raise OSError(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
         outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         source = _source(remote_path, state)

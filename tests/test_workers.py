@@ -211,6 +211,18 @@ def test_the_transfer_worker_checks_the_checksum_at_the_source(fleet: Fleet, red
     assert object_keys(fleet) == []
 
 
+def test_a_checksum_that_is_written_after_its_archive_is_waited_for(fleet: Fleet, redis: Any) -> None:
+    tar = make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": SILENCE})
+    checksum = Path(f"{tar}.sha256")
+    checksum.write_text("0" * 64)  # of last Monday's
+    fleet.control("enqueue", str(tar))
+    worker = fleet.worker("transfer", MAX_ATTEMPTS="1000")
+    wait_for_log(worker, "its SHA-256 is not the one")
+    checksum.write_text(hashlib.sha256(tar.read_bytes()).hexdigest())
+    wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the archive")
+    assert dead(redis, "queue:transfer") == []
+
+
 def test_the_transfer_worker_queues_what_is_new_in_the_remote_folder_once(fleet: Fleet, redis: Any) -> None:
     watch = {"EC2_WATCH_SECONDS": "1"}
     make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": SILENCE})
