@@ -173,8 +173,14 @@ class Transferrer:
         state = self.tried[arrived.job.payload] = arrived.copy.state
         if state.sha256:
             with self.board.follow(f"checking {remote_path}", state.size) as moved:
-                if sha256(path, moved) != state.sha256:  # the sender may write it after the archive
-                    raise OSError(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
+                digest = sha256(path, moved)
+            if digest != state.sha256:  # the sender may write it after the archive
+                log.warning("%s: another SHA-256: %s.sha256 is read once more", remote_path, remote_path)
+                if self.worker.stop.wait(config.LIMITS.retry):
+                    raise Stopping
+                state = self.tried[arrived.job.payload] = outlast(self.remote.stat, remote_path)
+                if digest != state.sha256:
+                    raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
         outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         source = _source(remote_path, state)

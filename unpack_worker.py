@@ -5,7 +5,6 @@ once, a file is queued once, and what PostgreSQL holds as done or failed is not 
 """
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -32,7 +31,6 @@ Outcomes = TypeVar("Outcomes")
 
 STEADY_SECONDS = 300  # with Redis, before silence of other hosts is believed
 ROOM_SECONDS = 15  # before a job whose archive finds no room is tried again, here or elsewhere
-FULL = (errno.ENOSPC, errno.EDQUOT)
 BUSY_SECONDS = 15  # before a job whose batch another process of this host has locked is tried again
 
 
@@ -100,8 +98,7 @@ class Unpacker:
 
     def _unpack_archive(self, job: Job, batch_id: str, s3_key: str, path: Path) -> None:
         outlast = self.worker.outlast
-        most = config.ARCHIVE_MAX_MB * 2**20
-        outlast(self._with_room, batch_id, compression.make_plain, path, most, self.worker.moved)
+        outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         total, file_count = len(index.members), job.fields.get("file_count")
         if isinstance(file_count, int) and file_count != total:
@@ -130,29 +127,17 @@ class Unpacker:
     def _convert_all(self, batch_id: str, path: Path, members: list[Member]) -> None:
         """Convert the files, and queue each as soon as it is ready. This thread alone settles and queues."""
         folder, stop = config.SCRATCH_ROOT / batch_id, self.worker.stop
-
-        def convert(step: Callable[..., Outcomes], *args: Any) -> Outcomes:  # in a thread of the pool
-            with self.worker.metrics.stage("convert"):
-                return self.worker.outlast(self._with_room, batch_id, step, *args)
-
-        conversions = Conversions(folder, self.converter, config.CONVERT_JOBS, convert, stop)
+        conversions = Conversions(folder, self.converter, config.CONVERT_JOBS, self._convert, stop)
         with contextlib.closing(conversions.of(path, members)) as outcomes:
             for done, (member, reason) in enumerate(outcomes, 1):
                 with logs.naming(file=member.original_filename):
                     self._hand_on(batch_id, member.original_filename, conversions.opus(member), reason)
                 self.worker.doing(f"converting {batch_id}: {done} of {len(members)}")
 
-    def _with_room(self, batch_id: str, step: Callable[..., Outcomes], *args: Any) -> Outcomes:
-        """Run a step of a batch; `Permanent` where it finds the volume full, and waiting would be in vain."""
-        try:
-            return step(*args)
-        except OSError as error:
-            if error.errno not in FULL or not scratch.waits_for_itself(config.SCRATCH_ROOT, batch_id):
-                raise
-            raise Permanent(
-                f"the archive and its Opus do not fit on the scratch volume of {self.worker.host}, with nothing"
-                f" else there: {error.strerror}"
-            ) from None
+    def _convert(self, step: Callable[..., Outcomes], *args: Any) -> Outcomes:
+        """Run a conversion (in a thread of the pool), and take its time."""
+        with self.worker.metrics.stage("convert"):
+            return self.worker.outlast(step, *args)
 
     def _hand_on(self, batch_id: str, name: str, opus: Path, reason: UnreadableAudio | None) -> None:
         """Queue one file for transcription, or settle it as failed with ffmpeg's reason."""

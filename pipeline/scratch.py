@@ -64,22 +64,6 @@ def free_mb(root: Path) -> int:
     return shutil.disk_usage(root).free // 2**20
 
 
-def waits_for_itself(root: Path, batch_id: str) -> bool:
-    """Whether a full volume below `root` is full of this batch: it holds most of it, and no other batch is there
-    whose end would make room."""
-    others = [entry for entry in os.scandir(root) if _BATCH_ID.fullmatch(entry.name) and entry.name != batch_id]
-    return not others and _bytes(root / batch_id) > shutil.disk_usage(root).total / 2
-
-
-def _bytes(folder: Path) -> int:
-    """What the files in a folder take on the disk."""
-    found = 0
-    for entry in os.scandir(folder):
-        with contextlib.suppress(FileNotFoundError):  # a part that was given up meanwhile
-            found += entry.stat(follow_symlinks=False).st_blocks * 512
-    return found
-
-
 def remove_archive(folder: Path) -> None:
     """Remove a batch's archive, what of it is on its way, and files taken out of it; the Opus stays."""
     for pattern in ("archive.tar", "archive.tar.part*", "*.source"):

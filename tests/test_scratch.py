@@ -426,17 +426,3 @@ def test_a_lock_whose_file_cannot_be_removed_is_released(tmp_path: Path) -> None
     (tmp_path / "kept").rename(path)
     with scratch.locked(tmp_path, "b") as held:
         assert held
-
-
-def test_a_batch_that_is_alone_and_has_most_of_the_volume_waits_for_itself(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "scratch", "1m") as root:
-        folder = root / ID
-        folder.mkdir()
-        (folder / "archive.tar").write_bytes(bytes(600_000))
-        assert scratch.waits_for_itself(root, ID)
-        (root / "20250623-000000").mkdir()
-        assert not scratch.waits_for_itself(root, ID)  # its end makes room
-        (root / "20250623-000000").rmdir()
-        (folder / "archive.tar").write_bytes(bytes(400_000))
-        (root / "others").write_bytes(bytes(600_000))
-        assert not scratch.waits_for_itself(root, ID)  # an operator can make room

@@ -216,8 +216,8 @@ def test_a_checksum_that_is_written_after_its_archive_is_waited_for(fleet: Fleet
     checksum = Path(f"{tar}.sha256")
     checksum.write_text("0" * 64)  # of last Monday's
     fleet.control("enqueue", str(tar))
-    worker = fleet.worker("transfer", MAX_ATTEMPTS="1000")
-    wait_for_log(worker, "its SHA-256 is not the one")
+    worker = fleet.worker("transfer", RETRY_SECONDS="5")
+    wait_for_log(worker, "is read once more")
     checksum.write_text(hashlib.sha256(tar.read_bytes()).hexdigest())
     wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the archive")
     assert dead(redis, "queue:transfer") == []

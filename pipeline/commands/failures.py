@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.commands import choosing, common
+from pipeline.commands import common
 from pipeline.failures import Failures, Filter, read_failures
 
 DESCRIPTION = """Show the files that have failed, and the dead letters: jobs that were given up, as an archive that
@@ -21,8 +21,6 @@ def run(arguments: argparse.Namespace) -> None:
     redis = common.connect()
     with common.connect_database() as database:
         found = read_failures(redis, database, common.queues_of(redis), filter_of(arguments))
-        if not found.files and not found.jobs:
-            choosing.require_batch(database, arguments.batch or "")
     if arguments.json:
         print(json.dumps(found.as_dict(), indent=2))
     elif arguments.by_reason:

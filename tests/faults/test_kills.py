@@ -19,10 +19,10 @@ RARE = {
 
 
 def chosen() -> list[Point]:
-    """Each function once: before the first, after the second, and so on."""
+    """Each function once: before the first, after the second, and so on; for the next role the other way round."""
     sides = [
-        [point for point in points(role) if point.function == function][number % 2]
-        for role in FUNCTIONS
+        [point for point in points(role) if point.function == function][(number + shift) % 2]
+        for shift, role in enumerate(FUNCTIONS)
         for number, function in enumerate(FUNCTIONS[role])
     ]
     return [point for point in sides if point.function not in RARE]

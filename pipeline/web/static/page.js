@@ -20,8 +20,8 @@ if (live) {
         if (!answer.ok) throw new Error(answer.statusText);
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.querySelector("[data-refresh]");
-        if (!fresh) { location.reload(); return; }  // it moves no more
         if (!busy()) {
+          if (!fresh) { location.reload(); return; }  // it moves no more
           live.replaceChildren(...fresh.childNodes);
           document.title = page.title;
           told.textContent = "";
