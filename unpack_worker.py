@@ -168,6 +168,8 @@ class Unpacker:
     def _fail_the_rest(self, job: Job, batch_id: str, reason: str) -> None:
         """Settle the files that nobody will work on any more: all, but where this host has begun to queue them."""
         known: set[str] = set()
+        if not self.worker.queue.holds(job):  # another worker of this host may be about to unpack it
+            return
         if self.batches.abandon(self.worker.queue, job, batch_id):
             s3_utils.cleanup_scratch(batch_id)
         elif self.batches.is_ours(batch_id):

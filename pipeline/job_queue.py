@@ -232,6 +232,10 @@ class JobQueue:
         self.drop(job)
         return bool(changed)
 
+    def holds(self, job: Job) -> bool:
+        """Whether the job is in our list still: where it is not, its claim is lost."""
+        return self.redis.lpos(self.working, job.payload) is not None
+
     def is_elsewhere(self, job: Job) -> bool:
         """Whether another worker has an equal job in hand; of one that is dead it comes back to the queue."""
         others = [name for name in self.redis.zrange(self.workers, 0, -1) if name != self.worker_id]

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+import config
+import unpack_worker
 from pipeline.batches import Batches
+from pipeline.database import Database
+from pipeline.job_queue import Job
+from pipeline.worker import Worker
 from tests.child import wait_until
 from tests.disks import small_disk
 from tests.fleet import PROJECT, Fleet
@@ -331,6 +336,24 @@ def test_an_archive_larger_than_the_volume_is_refused_and_the_next_one_unpacked(
         assert "the scratch volume of" in letter["error"]
         unpack.stop()
         fleet.workers.remove(unpack)
+
+
+def test_a_worker_that_has_lost_its_claim_fails_no_file_of_its_neighbour(
+    fleet: Fleet, redis: Any, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_batch(fleet, redis, "h", {"a.mp3": SILENCE})
+    database.open_batch(BATCH, f"archives/{BATCH}.tar", ["a.mp3", "b.mp3"], "h")
+    monkeypatch.setattr(config, "SCRATCH_ROOT", fleet.folder / "scratch")
+    monkeypatch.setattr(config, "DATABASE_URL", fleet.postgres.worker_url)
+    process = Worker(fleet.valkey.url, "queue:unpack", "unpack", "w", "h", config.LIMITS)
+    redis.rpush("queue:unpack:working:neighbour", unpack_job())
+    unpacker, job = unpack_worker.Unpacker(process), Job(unpack_job(), 1, "t")
+    unpacker.give_up(job, "the disk was full for the other")
+    assert {row[0] for row in rows(fleet).values()} == {"processing"}
+    redis.lmove("queue:unpack:working:neighbour", process.queue.working)
+    unpacker.give_up(job, "it is ours")
+    assert rows(fleet)[(BATCH, "b.mp3")][0] == "failed"
+    assert dead(redis, "queue:unpack")[0]["error"] == "it is ours"
 
 
 def test_an_archive_waits_while_something_else_fills_the_volume(
