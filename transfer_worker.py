@@ -139,7 +139,7 @@ class Transferrer:
             with self.worker.metrics.stage("copy"), follow as moved:
                 self.worker.outlast(copy.fetch, self.worker.stop, moved)
         except BaseException:
-            copy.discard()
+            self.worker.outlast(copy.discard)
             raise
         return Arrived(job, batch_id, copy)
 
@@ -162,8 +162,7 @@ class Transferrer:
                 try:
                     self._upload(arrived)
                 finally:  # in S3, or to be copied again by the next delivery
-                    arrived.copy.discard()
-                    arrived.copy.target.unlink(missing_ok=True)
+                    self.worker.outlast(arrived.copy.remove)
         finally:
             self.in_upload.discard(arrived.batch_id)
 

@@ -80,6 +80,11 @@ class Copy:
         self.part.unlink(missing_ok=True)
         self._broken_off = self._is_fetched = False
 
+    def remove(self) -> None:
+        """Remove the copy, whole or not: it is needed no more."""
+        self.discard()
+        self.target.unlink(missing_ok=True)
+
     def _bring(self, stop: Stop, moved: Callable[[int], object]) -> bool:
         """Copy the file, or the rest of it; gives whether it was the rest."""
         if self._broken_off and not self._has_changed():

@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,8 @@ import pytest
 import config
 import transfer_worker
 from pipeline import stale_uploads
+from pipeline.copying import Copy
+from pipeline.job_queue import Job
 from pipeline.remote import FileState, RemoteHost
 from pipeline.sources import Sources
 from pipeline.worker import Worker
@@ -270,6 +274,31 @@ def test_an_archive_larger_than_the_volume_is_a_dead_letter(fleet: Fleet, redis:
     fleet.worker("transfer")
     wait_for(lambda: dead(redis, "queue:transfer"), fleet, "the dead letter")
     assert f"the volume of {small} 4194304" in dead(redis, "queue:transfer")[0]["error"]
+
+
+def test_a_copy_is_removed_when_a_disk_that_became_read_only_is_back(
+    fleet: Fleet, small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small)], check=True)
+
+    process = Worker(fleet.valkey.url, "queue:transfer", "transfer", "w", "h", config.LIMITS)
+    monkeypatch.setattr(config, "TRANSFER_ROOT", small)
+    transferrer = transfer_worker.Transferrer(process)
+    transferrer.copies.clear()
+    copy = Copy(transferrer.remote, "/monday.tar", FileState(1, 1), transferrer.copies.path("20250622-143052"))
+    copy.target.write_bytes(b"x")
+    monkeypatch.setattr(transferrer, "_upload", lambda _: remount("ro"))
+    arrived = transfer_worker.Arrived(Job("{}", 1, "t"), "20250622-143052", copy)
+    upload = threading.Thread(target=transferrer.upload, args=(arrived,))
+    upload.start()
+    try:
+        wait_until(lambda: "the disk is away" in caplog.text or not upload.is_alive(), "a try to remove it")
+        assert upload.is_alive()
+    finally:
+        remount("rw")
+        upload.join(30)
+    assert not copy.target.exists()
 
 
 def test_a_stop_does_not_wait_for_room(fleet: Fleet, redis: Any, small: Path) -> None:
