@@ -44,6 +44,9 @@ FILTERS = (
     " copy slo dlo versioned_writes symlink"
 )
 
+# The workers' clock may be a fast one (tests/faults/fast_clock.py).
+OPTIONS = {"s3api": "allowable_clock_skew = 31536000\n"}  # s
+
 PROXY = f"""
 [pipeline:main]
 pipeline = {FILTERS} proxy-logging proxy-server
@@ -56,7 +59,7 @@ account_autocreate = true
 use = egg:swift#tempauth
 user_test_tester = {SECRET_KEY} .admin
 """ + "".join(
-    f"\n[filter:{name}]\nuse = egg:swift#{name.replace('-', '_')}\n"
+    f"\n[filter:{name}]\nuse = egg:swift#{name.replace('-', '_')}\n{OPTIONS.get(name, '')}"
     for name in FILTERS.split()
     if name != "tempauth"
 )

@@ -2,7 +2,7 @@
 
 Real workers as processes on real servers, in a temporary folder. The table is printed, and written to
 tests/faults/results.md with the seeds; of the parts that were not run, the last results stay there, and what was
-run with --match stands beside its whole part until that is run again.
+run with --match stands in place of the same rows of its whole part until that is run again.
 """
 
 import argparse
@@ -196,11 +196,16 @@ def arguments() -> argparse.Namespace:
 
 
 def keep(part: str, match: str, rows: list[Row], notes: list[str], seconds: float) -> None:
-    """Put a part's results, or those of a piece of it, in place of its last ones."""
+    """Put a part's results, or those of a piece of it, in place of its last ones, row by row."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     piece = f" --match '{match}'"
     if not match:
         kept = {known: results for known, results in kept.items() if not known.startswith(f"{part} --match")}
+    else:
+        again = {row.fault for row in rows}
+        for known, results in kept.items():
+            if known.partition(" --match")[0] == part:
+                results["rows"] = [row for row in results["rows"] if row["fault"] not in again]
     kept[part + piece * bool(match)] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "minutes": round(seconds / 60),
