@@ -185,7 +185,7 @@ class Unpacker:
                 self.worker.metrics.file("failed")
 
     def has_room(self) -> bool:
-        """Whether this host can take another batch: its backlog and its disk decide."""
+        """Whether this host can take another batch: its backlog, its disk and its GPU workers decide."""
         free = self.worker.outlast(scratch.free_mb, config.SCRATCH_ROOT)
         backlog = self.worker.outlast(self.worker.redis.llen, config.TRANSCRIBE_QUEUE)
         room = ""
@@ -193,11 +193,18 @@ class Unpacker:
             room = f"waiting for disk: {free} MB free of {config.SCRATCH_MIN_FREE_MB}"
         elif backlog >= config.UNPACK_BACKLOG_FILES:
             room = f"waiting for transcription: {backlog} files queued"
+        elif backlog and self.worker.outlast(self._is_deserted):
+            room = f"waiting for a GPU worker: none of this host was heard for {config.HOST_LOST_SECONDS} s"
         if room and not self.room:
             log.info("%s", room)
         self.room = room
         self.worker.doing(room.partition(":")[0] or "idle", room)
         return not room
+
+    def _is_deserted(self) -> bool:
+        """Whether the GPU workers of this host are dead: others can do what it would take and not finish."""
+        heard = self.worker.redis.zrange(f"{config.TRANSCRIBE_QUEUE}:workers", -1, -1, withscores=True)
+        return bool(heard) and int(self.worker.redis.time()[0]) - heard[0][1] > config.HOST_LOST_SECONDS
 
     def keep_house(self) -> None:
         """Finish settled batches, take over those of lost hosts, remove scratch that nobody owns."""

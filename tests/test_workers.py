@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,20 @@ def test_a_host_that_has_lost_its_scratch_unpacks_its_batches_anew(
     fleet.worker("gpu")
     wait_for(lambda: not batch_keys(redis), fleet, "the batch")
     assert {name: row[0] for (_, name), row in rows(fleet).items()} == {"a.mp3": "done", "b.mp3": "done"}
+
+
+def test_a_host_whose_gpu_workers_are_dead_takes_no_more_than_it_has(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SILENCE}))
+    redis.zadd("queue:transcribe:workers", {"dead": time.time() - 1000})
+    redis.rpush("queue:transcribe", "left")
+    redis.rpush("queue:unpack", unpack_job())
+    worker = fleet.worker("unpack")
+    wait_for_log(worker, "waiting for a GPU worker: none of this host was heard for 900 s")
+    assert redis.llen("queue:unpack") == 1
+    redis.zadd("queue:transcribe:workers", {"alive": time.time()})
+    wait_for(lambda: redis.llen("queue:transcribe") == 2, fleet, "the archive")
 
 
 def test_the_unpack_worker_outlasts_a_disk_that_cannot_be_asked_for_room(fleet: Fleet, redis: Any) -> None:
