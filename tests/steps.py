@@ -1,6 +1,7 @@
 """What the tests of the workers do with a fleet: put work in at one stage, wait, look at what came out."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.job_queue import Job
 from tests.child import Child, wait_until
 from tests.fleet import Fleet
 
+AT_LENGTH = os.environ.get("LONG_TESTS") == "1"  # ./test --all: no dose, all of it
 BATCH = "20250622-143052"
 
 

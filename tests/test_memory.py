@@ -16,7 +16,7 @@ from tests.fleet import PROJECT
 from tests.recordings import SPEECH, opus
 from tests.test_windows import write_endless_wav
 
-FILES = int(os.environ.get("SOAK_FILES", "1200"))
+FILES = int(os.environ.get("SOAK_FILES", "400"))
 
 TRANSCRIBE = """
 import sys

@@ -1,7 +1,6 @@
 """Archives through all workers: every file one row, one object, one transcript, whatever is delivered twice."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.disks import small_disk
 from tests.fleet import PROJECT, Fleet
 from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.steps import (
+    AT_LENGTH,
     BATCH,
     batch_keys,
     dead,
@@ -35,7 +35,7 @@ from tests.steps import (
     wait_for_log,
 )
 
-MANY = 847 if os.environ.get("LONG_TESTS") == "1" else 241  # files
+MANY = 847 if AT_LENGTH else 241  # files
 QUEUES = ("queue:transfer", "queue:unpack", "queue:transcribe")
 
 

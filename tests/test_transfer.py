@@ -35,6 +35,7 @@ from tests.null_s3 import NullS3
 from tests.recordings import SILENCE, make_tar
 from tests.servers import Sshd, sshd_path
 from tests.steps import (
+    AT_LENGTH,
     dead,
     exit_status,
     is_idle,
@@ -45,7 +46,7 @@ from tests.steps import (
     wait_for_log,
 )
 
-LONG = pytest.mark.skipif(os.environ.get("LONG_TESTS") != "1", reason="takes minutes: LONG_TESTS=1")
+LONG = pytest.mark.skipif(not AT_LENGTH, reason="takes minutes: LONG_TESTS=1")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from tests.faults import kills
 from tests.faults.points import FUNCTIONS, Point, points
 from tests.fleet import Fleet
 
-KILLS = 60
+KILLS = 40
 # To these a worker comes only after some seconds of life, or with luck.
 RARE = {
     "pipeline.job_queue:JobQueue.recover",

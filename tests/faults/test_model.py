@@ -40,12 +40,12 @@ from tests.faults.stories import (
 )
 from tests.faults.world import FOREGONE, UNPACK, Process, World
 from tests.servers import Valkey
+from tests.steps import AT_LENGTH
 
 HOW = st.sampled_from(
     ("settle", "hand on", "retry", "retry later", "give back", "give back later", "keep", "bury")
 )
-LONG = os.environ.get("LONG_TESTS") == "1"
-CASES = int(os.environ.get("MODEL_CASES", "3000" if LONG else "150"))
+CASES = int(os.environ.get("MODEL_CASES", "3000" if AT_LENGTH else "100"))
 AGAIN = st.sampled_from(("hand back", "hand back as seen", "requeue"))
 QUEUE = "queue:transcribe"
 ROUNDS = 60  # of every worker without a fault: by then all must be quiet
@@ -83,7 +83,7 @@ def run(machine: Any, cases: int, steps: int) -> None:
             stateful_step_count=steps,
             deadline=None,
             database=None,
-            derandomize=not LONG and "MODEL_CASES" not in os.environ,
+            derandomize=not AT_LENGTH and "MODEL_CASES" not in os.environ,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -1,6 +1,6 @@
 """SIGTERM at each step of each worker: it ends well, no attempt counts, nothing is lost, nothing doubled.
 
-SIGKILL is in tests/faults/test_kills.py.
+Every second step, and all of them with LONG_TESTS=1. SIGKILL is in tests/faults/test_kills.py.
 """
 
 import gzip
@@ -17,6 +17,7 @@ from tests.child import Child
 from tests.fleet import PROJECT, Fleet
 from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.steps import (
+    AT_LENGTH,
     BATCH,
     batch_keys,
     dead,
@@ -95,6 +96,9 @@ GPU = [
 ]
 
 
+EVERY = 1 if AT_LENGTH else 2
+
+
 def make_archive(path: Path, point: str) -> Path:
     """A plain archive, or a compressed one for a step that only such a one has."""
     make_tar(path, FILES)
@@ -135,7 +139,7 @@ def assert_clean_end(worker: Child) -> None:
     assert exit_status(worker) == 0, log_of(worker)
 
 
-@pytest.mark.parametrize("point", TRANSFER)
+@pytest.mark.parametrize("point", TRANSFER[::EVERY])
 def test_it_transfers_once_whatever_step_it_is_stopped_at(fleet: Fleet, redis: Any, point: str) -> None:
     fleet.changes = {"EC2_AFTER_UPLOAD": "delete"}
     tars = [make_archive(fleet.ssh.folder / f"{day}.tar", point) for day in ("monday", "tuesday", "friday")]
@@ -155,7 +159,7 @@ def test_it_transfers_once_whatever_step_it_is_stopped_at(fleet: Fleet, redis: A
     assert [path for path in (fleet.folder / "transfer").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("point", UNPACK)
+@pytest.mark.parametrize("point", UNPACK[::EVERY])
 def test_it_unpacks_once_whatever_step_it_is_stopped_at(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
@@ -177,7 +181,7 @@ def test_it_unpacks_once_whatever_step_it_is_stopped_at(
     assert not dead(redis, "queue:unpack")
 
 
-@pytest.mark.parametrize("point", GPU)
+@pytest.mark.parametrize("point", GPU[::EVERY])
 def test_it_transcribes_once_whatever_step_it_is_stopped_at(fleet: Fleet, redis: Any, point: str) -> None:
     host = "this-host"
     fleet.changes = {"HOST_NAME": host}
