@@ -49,6 +49,7 @@ SETTINGS = {
 }
 PAD_BYTES = 3 * 2**20  # of each archive, which is no audio: that copying and uploading take a moment
 DISK_MB = 200
+BUSY_SECONDS = 180.0  # true seconds, until by chance each worker has work in its hands at once
 QUIET_SECONDS = 60.0  # true seconds, without a sign of progress, before what is not done is stranded
 
 
@@ -147,26 +148,26 @@ class Rig:
     def wait_until_all_work(self, files: int) -> None:
         """Wait until each worker is in the middle of its work, then a moment more, by chance.
 
-        A worker that is done before the others have begun gets another archive of so many files.
+        When nothing is left to transfer before it comes to that, two more archives of so many files are put in.
         """
 
         def all_work() -> bool:
             if not self.client.llen(QUEUES[0]):
-                self.put_in(1, files)
+                self.put_in(2, files)
             left = self.fleet.query("SELECT count(*) FROM audio_files WHERE status = 'processing'")[0][0]
             return bool(left and all(self._jobs(queue) for queue in QUEUES))
 
-        self.wait_for(all_work, "work in every worker's hands")
+        self.wait_for(all_work, "work in every worker's hands", BUSY_SECONDS)
         time.sleep(self.random.random() * 0.5)
 
-    def wait_for(self, done: Callable[[], object], what: str) -> None:
+    def wait_for(self, done: Callable[[], object], what: str, seconds: float = QUIET_SECONDS) -> None:
         """Wait for the condition; a worker that has ended by itself is an error."""
 
         def is_done() -> bool:
             self.require_workers()
             return bool(done())
 
-        wait_until(is_done, what, QUIET_SECONDS)
+        wait_until(is_done, what, seconds)
 
     def require_workers(self) -> None:
         """RuntimeError where a worker has ended by itself."""
