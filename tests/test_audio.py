@@ -482,6 +482,15 @@ def test_a_playlist_reaches_no_network(folder: Path, trap: socket.socket, kind: 
     refused(REAL, folder / name)
 
 
+def test_ffmpeg_is_told_to_open_files_alone() -> None:
+    """Newer ones open nothing else of themselves, so that no playlist shows whether they were told."""
+    command = REAL._command([(Path("a"), Path("a.opus")), (Path("b"), Path("b.opus"))])
+    inputs = [number for number, word in enumerate(command) if word == "-i"]
+    told = [number for number, word in enumerate(command) if word == "-protocol_whitelist"]
+    assert [command[number + 1] for number in told] == ["file"] * len(inputs) == ["file"] * 2
+    assert all(first < second for first, second in zip(told, inputs, strict=True))
+
+
 @pytest.mark.parametrize("kind", ["hls", "m3u", "concat"])
 def test_a_playlist_reads_no_other_file(folder: Path, tmp_path: Path, kind: str) -> None:
     secret = tmp_path / "secret.mp3"

@@ -437,6 +437,8 @@ def test_the_browser_is_told_to_load_nothing_else(app: Flask, fleet: Fleet, redi
         assert "default-src 'none'" in policy
         assert f"media-src 'self' {fleet.s3.endpoint};" in policy
         assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "form-action 'self'" in policy
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "same-origin"
         assert headers.get("Cache-Control") == ("no-cache" if address.startswith("/static") else "no-store"), (
