@@ -173,13 +173,8 @@ class Transferrer:
         if state.sha256:
             with self.board.follow(f"checking {remote_path}", state.size) as moved:
                 digest = sha256(path, moved)
-            if digest != state.sha256:  # the sender may write it after the archive
-                log.warning("%s: another SHA-256: %s.sha256 is read once more", remote_path, remote_path)
-                if self.worker.stop.wait(config.LIMITS.retry):
-                    raise Stopping
-                state = self.tried[arrived.job.payload] = outlast(self.remote.stat, remote_path)
-                if digest != state.sha256:
-                    raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
+            if digest != state.sha256:
+                state = self.tried[arrived.job.payload] = self.wait_for_checksum(remote_path, state, digest)
         outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         source = _source(remote_path, state)
@@ -189,6 +184,21 @@ class Transferrer:
         outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=True)
         log.info("%s is batch %s, %d audio files", remote_path, arrived.batch_id, len(index.members))
         self.hand_on(arrived.job, arrived.batch_id, len(index.members), remote_path, state)
+
+    def wait_for_checksum(self, remote_path: str, copied: FileState, digest: str) -> FileState:
+        """What the source is once its checksum file, which a sender may write last, has the SHA-256 of what was
+        copied; `Permanent` where it does not come."""
+        log.warning("%s: another SHA-256: %s.sha256 is read again", remote_path, remote_path)
+        for _ in range(config.LIMITS.attempts):
+            if self.worker.stop.wait(config.LIMITS.retry):
+                raise Stopping
+            self.worker.moved()
+            now: FileState = self.worker.outlast(self.remote.stat, remote_path)
+            if str(now) != str(copied):  # `tried` stays: what came since is new
+                raise OSError(f"{remote_path} was changed while its checksum was waited for")
+            if now.sha256 == digest:
+                return now
+        raise Permanent(f"{remote_path}: its SHA-256 is not the one in {remote_path}.sha256")
 
     def hand_on(self, job: Job, batch_id: str, files: int | None, remote_path: str, state: FileState) -> None:
         """Queue an archive that is in S3 to be unpacked; then its original is done with."""

@@ -204,7 +204,9 @@ class Unpacker:
     def _is_deserted(self) -> bool:
         """Whether the GPU workers of this host are dead: others can do what it would take and not finish."""
         heard = self.worker.redis.zrange(f"{config.TRANSCRIBE_QUEUE}:workers", -1, -1, withscores=True)
-        return bool(heard) and int(self.worker.redis.time()[0]) - heard[0][1] > config.HOST_LOST_SECONDS
+        if not heard:  # none was here yet, or Redis was wiped: one that lives is heard soon
+            return self.worker.steady_seconds() > config.HOST_LOST_SECONDS
+        return int(self.worker.redis.time()[0]) - float(heard[0][1]) > config.HOST_LOST_SECONDS
 
     def keep_house(self) -> None:
         """Finish settled batches, take over those of lost hosts, remove scratch that nobody owns."""

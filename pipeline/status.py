@@ -270,7 +270,7 @@ def _waits_for_service(worker: dict[str, Any]) -> bool:
     """`Worker.outlast` says so."""
     doing = str(worker["doing"])
     return doing.startswith("waiting for ") and not doing.startswith(
-        ("waiting for disk", "waiting for transcription")
+        ("waiting for disk", "waiting for transcription", "waiting for a GPU worker")
     )
 
 

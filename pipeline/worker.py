@@ -277,12 +277,12 @@ class Worker:
     def jobs(self) -> Iterator[Job]:
         """Claim jobs until the worker is to stop. A job that has used up its attempts is given up here."""
         while not self.stop.is_set():
-            if not self.queue.in_hand:
-                self.doing("idle")
             self.keep_house()
             self.outlast(self._check_clock)
             draining = self.brings_work and self.outlast(self._is_draining)
             if not draining and self.ready_for_more():
+                if not self.queue.in_hand:
+                    self.doing("idle")
                 job = self.outlast(self.queue.claim, CLAIM_SECONDS)
             elif (job := self.outlast(self.queue.claim_kept)) is None:
                 self.stop.wait(CLAIM_SECONDS)

@@ -256,6 +256,18 @@ def test_when_all_wait_the_fleet_is_broken(fleet: Fleet, redis: Any) -> None:
     assert troubles(fleet, 2)[0] == ("service-away", "every worker waits for a service")
 
 
+def test_unpack_workers_that_wait_for_gpu_workers_are_no_outage(fleet: Fleet, redis: Any) -> None:
+    live(
+        redis,
+        "a",
+        "gpu-01",
+        "unpack",
+        "queue:unpack",
+        doing="waiting for a GPU worker: none of this host was heard",
+    )
+    assert [see for see, _ in troubles(fleet, 1)] == ["worker-waits"]
+
+
 @pytest.mark.usefixtures("busy")
 def test_a_silent_host_has_open_batches(fleet: Fleet, redis: Any) -> None:
     for worker in ("gpu", "unpack"):

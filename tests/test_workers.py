@@ -217,11 +217,28 @@ def test_a_checksum_that_is_written_after_its_archive_is_waited_for(fleet: Fleet
     checksum = Path(f"{tar}.sha256")
     checksum.write_text("0" * 64)  # of last Monday's
     fleet.control("enqueue", str(tar))
-    worker = fleet.worker("transfer", RETRY_SECONDS="5")
-    wait_for_log(worker, "is read once more")
+    worker = fleet.worker("transfer", MAX_ATTEMPTS="60")
+    wait_for_log(worker, "is read again")
     checksum.write_text(hashlib.sha256(tar.read_bytes()).hexdigest())
     wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the archive")
     assert dead(redis, "queue:transfer") == []
+
+
+def test_an_archive_that_is_another_when_its_checksum_comes_is_copied_anew(fleet: Fleet, redis: Any) -> None:
+    tar = make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": SILENCE})
+    checksum = Path(f"{tar}.sha256")
+    checksum.write_text("0" * 64)
+    fleet.control("enqueue", str(tar))
+    worker = fleet.worker("transfer", MAX_ATTEMPTS="60", EC2_AFTER_UPLOAD="delete")
+    wait_for_log(worker, "is read again")
+    first = hashlib.sha256(tar.read_bytes()).hexdigest()
+    new = make_tar(fleet.ssh.folder / "new", {"a.mp3": SILENCE, "b.mp3": SILENCE})
+    new.rename(tar)
+    checksum.write_text(first)  # of the one before: that of the new one is yet to come
+    wait_for_log(worker, "was changed while its checksum was waited for")
+    checksum.write_text(hashlib.sha256(tar.read_bytes()).hexdigest())
+    wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the new archive")
+    assert json.loads(redis.lrange("queue:unpack", 0, -1)[0])["file_count"] == 2
 
 
 def test_the_transfer_worker_queues_what_is_new_in_the_remote_folder_once(fleet: Fleet, redis: Any) -> None:
@@ -292,16 +309,21 @@ def test_a_host_that_has_lost_its_scratch_unpacks_its_batches_anew(
     assert {name: row[0] for (_, name), row in rows(fleet).items()} == {"a.mp3": "done", "b.mp3": "done"}
 
 
+@pytest.mark.parametrize(("silent", "lost"), [(1000, 900), (None, 8)])
 def test_a_host_whose_gpu_workers_are_dead_takes_no_more_than_it_has(
-    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: int | None, lost: int
 ) -> None:
     upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SILENCE}))
-    redis.zadd("queue:transcribe:workers", {"dead": time.time() - 1000})
+    if silent:
+        redis.zadd("queue:transcribe:workers", {"dead": time.time() - silent})
     redis.rpush("queue:transcribe", "left")
+    worker = fleet.worker("unpack", HOST_LOST_SECONDS=str(lost))
+    wait_for_log(worker, f"waiting for a GPU worker: none of this host was heard for {lost} s")
     redis.rpush("queue:unpack", unpack_job())
-    worker = fleet.worker("unpack")
-    wait_for_log(worker, "waiting for a GPU worker: none of this host was heard for 900 s")
+    since = time.time()
+    wait_for(lambda: json.loads(redis.get("worker:test-unpack"))["beat"] > since + 2, fleet, "a heartbeat")
     assert redis.llen("queue:unpack") == 1
+    assert json.loads(redis.get("worker:test-unpack"))["since"] <= since  # of one wait, however often it looked
     redis.zadd("queue:transcribe:workers", {"alive": time.time()})
     wait_for(lambda: redis.llen("queue:transcribe") == 2, fleet, "the archive")
 

@@ -214,9 +214,10 @@ def test_a_release_is_rolled_back(world: World, tmp_path: Path) -> None:
 def test_a_model_that_was_never_brought_stops_the_play(world: World) -> None:
     settings = {"WHISPER_MODEL": "spoken-wrods", "WHISPER_COMPUTE_TYPE": "float32"}
     world.playbooks.change_group_vars("gpu_workers", gpu_worker_settings=settings)
-    result = world.playbooks.play("setup-new-worker", "--tags", "models")
-    assert result.counts[NAME]["failed"] == 1
-    assert "/srv/models/SHA256SUMS names no spoken-wrods/model.bin" in " ".join(result.text.split())
+    for tag, said in (("models", "/srv/models/SHA256SUMS names no "), ("services", "/data/models has no ")):
+        result = world.playbooks.play("setup-new-worker", "--tags", tag)
+        assert result.counts[NAME]["failed"] == 1
+        assert f"{said}spoken-wrods/model.bin" in " ".join(result.text.split())
 
 
 def test_a_release_that_does_not_start_stops_the_play(world: World) -> None:
