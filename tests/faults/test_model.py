@@ -45,7 +45,7 @@ from tests.steps import AT_LENGTH
 HOW = st.sampled_from(
     ("settle", "hand on", "retry", "retry later", "give back", "give back later", "keep", "bury")
 )
-CASES = int(os.environ.get("MODEL_CASES", "3000" if AT_LENGTH else "100"))
+CASES = int(os.environ.get("MODEL_CASES", "3000" if AT_LENGTH else "60"))
 AGAIN = st.sampled_from(("hand back", "hand back as seen", "requeue"))
 QUEUE = "queue:transcribe"
 ROUNDS = 60  # of every worker without a fault: by then all must be quiet
