@@ -18,6 +18,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ def send(name: str) -> None:
         raise Broken("topics: CUDA failure 719: unspecified launch failure")
     if name == "LOST":
         raise Outage("EC2", "the connection broke")
+    if name == "STOP":  # sent to the process, another thread may take it, and this one go on for a moment
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        return
     os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
 
 
