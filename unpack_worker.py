@@ -198,7 +198,8 @@ class Unpacker:
         if room and not self.room:
             log.info("%s", room)
         self.room = room
-        self.worker.doing(room.partition(":")[0] or "idle", room)
+        if room:
+            self.worker.doing(room.partition(":")[0], room)
         return not room
 
     def _is_deserted(self) -> bool:

@@ -121,15 +121,14 @@ def put(scratch: Path, data: bytes) -> Path:
 def test_every_bit_of_every_header_flipped(scratch: Path, form: str) -> None:
     whole = tar_bytes(("a.mp3", b"A" * 700), (DEEP, b"B" * 100), form=form)
     path = put(scratch, whole)
-    stored = [(each.offset, each.size) for each in archive.index(path, 10, 10**6).members]
+    stored = archive.index(path, 10, 10**6).members
     survived = 0
     with path.open("r+b", buffering=0) as file:
         for at in [start + byte for start in header_offsets(whole) for byte in range(BLOCK)]:
             for bit in range(8):
                 os.pwrite(file.fileno(), bytes([whole[at] ^ 1 << bit]), at)
                 try:
-                    found = archive.index(path, 10, 10**6)
-                    assert [(each.offset, each.size) for each in found.members] == stored
+                    assert archive.index(path, 10, 10**6).members == stored
                     survived += 1
                 except BadArchive:
                     pass

@@ -257,14 +257,7 @@ def test_when_all_wait_the_fleet_is_broken(fleet: Fleet, redis: Any) -> None:
 
 
 def test_unpack_workers_that_wait_for_gpu_workers_are_no_outage(fleet: Fleet, redis: Any) -> None:
-    live(
-        redis,
-        "a",
-        "gpu-01",
-        "unpack",
-        "queue:unpack",
-        doing="waiting for a GPU worker: none of this host was heard",
-    )
+    live(redis, "a", "gpu-01", "unpack", "queue:unpack", doing="waiting for a GPU worker: none was heard")
     assert [see for see, _ in troubles(fleet, 1)] == ["worker-waits"]
 
 
