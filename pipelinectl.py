@@ -1,23 +1,10 @@
 """The operator's command: queue archives, see what moves and what failed, try it again, mend what is amiss."""
 
 import argparse
+import importlib
 import os
 import sys
 
-from pipeline.commands import (
-    drain,
-    enqueue,
-    export,
-    exporter,
-    failures,
-    migrate,
-    reconcile,
-    retry,
-    search,
-    show,
-    status,
-    web,
-)
 from pipeline.commands.common import complain
 from pipeline.errors import away
 
@@ -36,23 +23,27 @@ EPILOG = """examples:
 
 exit status: 0 well, 1 a service is away or something is left to do, 2 wrong arguments or settings (example.env)"""
 
-COMMANDS = (enqueue, status, search, show, export, failures, retry, reconcile, drain, migrate, exporter, web)
+COMMANDS = (
+    "enqueue", "status", "search", "show", "export", "failures",
+    "retry", "reconcile", "drain", "migrate", "exporter", "web",
+)  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def parser(given: list[str]) -> argparse.ArgumentParser:
+    """The command line; where the first of the arguments given is a command, it knows that one alone, since the
+    modules of the others take a while to load."""
     top = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
+    for command in given[:1] if given and given[0] in COMMANDS else COMMANDS:
+        importlib.import_module(f"pipeline.commands.{command}").add(commands)
     return top
 
 
 def main() -> int:
     """Run one command."""
-    arguments = parser().parse_args()
+    arguments = parser(sys.argv[1:]).parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # paths that are not UTF-8
     try:
         exit_status = arguments.run(arguments) or 0

@@ -10,13 +10,7 @@ from typing import Protocol
 
 import psycopg2
 import redis.exceptions as redis_errors
-from boto3.exceptions import RetriesExceededError, S3UploadFailedError
-from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
-from botocore.exceptions import ConnectionError as S3ConnectionError
-from botocore.parsers import ResponseParserError
 from psycopg2 import errors as sql_errors
-from s3transfer.exceptions import RetriesExceededError as TransferRetriesExceededError
-from urllib3.exceptions import ProtocolError
 
 
 class Permanent(Exception):
@@ -62,17 +56,6 @@ _S3_CODES = {
     "400", "AuthorizationHeaderMalformed", "BadDigest", "EntityTooLarge", "ExpiredToken", "IncompleteBody",
     "InvalidToken", "InvalidURI", "NoSuchBucket", "NoSuchUpload", "OperationAborted", "RequestTimeout", "SlowDown",
 }  # fmt: skip
-
-# A body cut short raises any of these, according to the moment.
-_S3_LOST = (
-    HTTPClientError,
-    S3ConnectionError,
-    IncompleteReadError,
-    RetriesExceededError,
-    TransferRetriesExceededError,
-    ResponseParserError,
-    ProtocolError,
-)
 
 _REDIS_LOST = (
     redis_errors.ConnectionError,
@@ -136,9 +119,20 @@ def _redis_away(error: redis_errors.RedisError) -> str | None:
 
 
 def _s3_away(error: BaseException) -> bool:
+    # Here, since they take a while to load, and most of pipelinectl needs no S3.
+    from boto3.exceptions import RetriesExceededError, S3UploadFailedError
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as S3ConnectionError
+    from botocore.parsers import ResponseParserError
+    from s3transfer.exceptions import RetriesExceededError as TransferRetriesExceededError
+    from urllib3.exceptions import ProtocolError
+
     if isinstance(error, S3UploadFailedError):  # boto3 wraps the ClientError that it caught
         return error.__context__ is not None and _s3_away(error.__context__)
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status in _S3_STATUSES or error.response.get("Error", {}).get("Code") in _S3_CODES
-    return isinstance(error, _S3_LOST)
+    # A body cut short raises any of these, according to the moment.
+    lost = (HTTPClientError, S3ConnectionError, IncompleteReadError, RetriesExceededError,
+            TransferRetriesExceededError, ResponseParserError, ProtocolError)  # fmt: skip
+    return isinstance(error, lost)

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pipeline.gpu import Gpu
+if TYPE_CHECKING:
+    from pipeline.gpu import Gpu  # the NVML behind it takes a while to load, and most processes have no GPU
 
 # What each role counts from its start on, at 0: a rate has to see the first of them too.
 STAGES = {

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from tests.nursery import Forked, Nursery
+
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
@@ -75,16 +77,23 @@ class Child:
         setpriv: tuple[str, ...] = (),
         folder: Path | None = None,
         environment: dict[str, str] | None = None,
+        nursery: Nursery | None = None,
     ) -> None:
+        """`nursery`: what starts the command, which is a script of Python then and its arguments."""
+        self.nursery = nursery
+        self.script = command
         self.command = ["setpriv", "--pdeathsig", stop_signal.name.removeprefix("SIG"), *setpriv, *command]
         self.log = log
         self.folder = folder or log.parent
         self.stop_signal = stop_signal
         self.environment = environment  # None: as this process's
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self) -> None:
         """Start it in a process group of its own: Ctrl-C at the terminal does not reach it."""
+        if self.nursery is not None:
+            self.process = self.nursery.start(self.script, self.folder, self.environment or {}, self.log)
+            return
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,

@@ -14,7 +14,9 @@ from pipeline import redis_client
 from pipeline.database import Database
 from pipeline.job_queue import JobQueue
 from tests.fleet import Fleet
+from tests.nursery import Nursery
 from tests.servers import GuardedS3, MotoS3, S3Server, SwiftS3
+from tests.steps import AT_LENGTH
 
 SWIFT_BIN = Path(os.environ.get("SWIFT_BIN", Path(__file__).parent.parent / ".venv-swift" / "bin"))
 
@@ -30,10 +32,22 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield fleet
 
 
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery | None]:
+    """What starts the scripts; at length they start as the operator's do."""
+    if AT_LENGTH:
+        yield None
+        return
+    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "nursery.log")
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture
-def fleet(servers: Fleet, tmp_path: Path) -> Iterator[Fleet]:
+def fleet(servers: Fleet, nursery: Nursery | None, tmp_path: Path) -> Iterator[Fleet]:
     """The fleet with empty queues, tables and bucket, and folders of this test's own."""
     servers.clean(tmp_path)
+    servers.nursery = nursery
     yield servers
     servers.stop_workers()
     servers.check()

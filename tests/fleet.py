@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +15,12 @@ import psycopg2
 import redis
 
 from tests.child import STOP_SECONDS, Child, free_port, wait_until
+from tests.nursery import Nursery
 from tests.servers import HUSH, MotoS3, Postgres, SshHost, Valkey
 
 PROJECT = Path(__file__).resolve().parent.parent
 MODELS = PROJECT / "tests" / "models"
+SCRIPT_SECONDS = 60  # the longest that pipelinectl may take
 
 
 def ffmpeg_program() -> str:
@@ -45,6 +48,7 @@ class Fleet:
         self.bucket = "recordings"
         self.changes: dict[str, str] = {}  # settings that differ from those below, for every worker
         self.workers: list[Child] = []
+        self.nursery: Nursery | None = None  # starts the scripts; None: as the operator does
 
     def start(self) -> Self:
         """Start the servers and make the bucket."""
@@ -128,7 +132,9 @@ class Fleet:
     def run(self, script: list[str], name: str, **changes: str) -> Child:
         """Start a script of the project in the fleet's environment."""
         environment = self.environment(**{"WORKER_ID": f"test-{name}", "PYTHONFAULTHANDLER": "1", **changes})
-        child = Child([sys.executable, *script], self.folder / f"{name}.log", environment=environment)
+        log, nursery = self.folder / f"{name}.log", self._nursery_for(environment)
+        command = script if nursery else [sys.executable, *script]
+        child = Child(command, log, environment=environment, nursery=nursery)
         child.start()
         self.workers.append(child)
         return child
@@ -148,14 +154,38 @@ class Fleet:
 
     def control(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run pipelinectl to its end; `migrate` as the owner of the tables."""
-        command = [sys.executable, str(PROJECT / "pipelinectl.py"), *arguments]
         if "migrate" in arguments:
             changes = {"DATABASE_URL": self.postgres.url, **changes}
-        done = subprocess.run(
-            command, env=self.environment(**changes), capture_output=True, text=True, check=False, timeout=60
-        )
+        environment = self.environment(**changes)
+        script = [str(PROJECT / "pipelinectl.py"), *arguments]
+        if nursery := self._nursery_for(environment):
+            done = self._forked(nursery, script, environment)
+        else:
+            command = [sys.executable, *script]
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False, timeout=60
+            )
         refuse_secrets("pipelinectl", done.stdout + done.stderr)
         return done
+
+    def _nursery_for(self, environment: dict[str, str]) -> Nursery | None:
+        """The nursery, unless the script needs what has to be there before Python starts."""
+        return self.nursery if environment.keys().isdisjoint(("LD_PRELOAD", "PYTHONPATH")) else None
+
+    def _forked(
+        self, nursery: Nursery, script: list[str], environment: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script to its end, as subprocess.run does."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            process = nursery.start(script, Path.cwd(), environment, out, err)
+            try:
+                status = process.wait(SCRIPT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # for PYTHONFAULTHANDLER
+                process.wait()
+                raise RuntimeError(f"{script} does not end:\n{err.read_text()}") from None
+            return subprocess.CompletedProcess(script, status, out.read_text(), err.read_text())
 
     def check(self) -> None:
         """AssertionError where a secret stands in the log of a worker, or something was denied that it needs."""

@@ -322,7 +322,7 @@ COMPLAINTS = [
 @pytest.mark.parametrize("arguments", USAGE, ids=lambda arguments: repr(arguments)[:40])
 def test_what_cannot_be_read_gives_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        pipelinectl.parser().parse_args(arguments)
+        pipelinectl.parser(arguments).parse_args(arguments)
     told = capsys.readouterr()
     assert (ended.value.code, told.out) == (2, "")
     assert told.err.startswith("usage: ")

@@ -177,6 +177,7 @@ def test_a_host_stays_known_for_its_queue_after_redis_was_wiped(fleet: Fleet, re
 
 
 def test_what_a_worker_writes_is_nobody_elses_to_read(fleet: Fleet) -> None:
+    fleet.nursery = None  # it has a umask of its own
     before = os.umask(0)
     try:
         started(fleet, "unpack", "transfer")

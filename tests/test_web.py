@@ -458,6 +458,7 @@ def test_a_downloaded_transcript_holds_no_escapes(app: Flask, fleet: Fleet, redi
 
 
 def test_the_command_serves_the_page_and_the_recording(fleet: Fleet, redis: Any) -> None:
+    fleet.nursery = None  # for its command line
     ids = seed(fleet, redis)
     web, address = fleet.page(TOKEN)
     asked = urllib.request.Request(

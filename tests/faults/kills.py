@@ -17,20 +17,20 @@ import math
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from tests.child import descendants, wait_until
+from tests.child import descendants
 from tests.faults import stream
 from tests.faults.checker import Findings, check, is_quiet
-from tests.faults.nursery import Nursery
 from tests.faults.points import FUNCTIONS, Point, points
 from tests.faults.stream import Stream
 from tests.fleet import PROJECT, Fleet
+from tests.nursery import Forked, Nursery
 
 SETTINGS = {
     "MAX_ATTEMPTS": "1000000",
@@ -42,6 +42,7 @@ SETTINGS = {
     "CONVERT_JOBS": "1",
     "WHISPER_BATCH_SIZE": "4",
 }
+ARMED = str(PROJECT / "tests" / "faults" / "armed.py")
 LIVES = 3.0  # how long a worker lives on average that is killed at an instant, in times that one needs to start
 PATIENCE_SECONDS = 10.0  # for a point at a call that may never come; then the first call is asked for
 QUIET_SECONDS = 180.0  # for what is left when the killing has ended
@@ -59,7 +60,7 @@ class Slot:
     settings: dict[str, str]
     marks: Path
     log: Path
-    pid: int | None = None  # of the process that runs
+    process: Forked | None = None  # that runs
     point: Point | None = None
     which: int = 1
     started: float = 0.0
@@ -70,10 +71,11 @@ class Slot:
         """The times of such marks (s, monotonic), of the run that is going on or of all."""
         with contextlib.suppress(FileNotFoundError):
             marks = [line.split() for line in self.marks.read_text().splitlines()]
+            process = self.process.pid if self.process else 0
             return [
                 float(when)
                 for when, pid, mark in marks
-                if mark == what and (int(pid) == self.pid or not of_this_run)
+                if mark == what and (int(pid) == process or not of_this_run)
             ]
         return []
 
@@ -291,15 +293,15 @@ class Supervisor:
         """Look after each worker once, and after the stream."""
         for slot in self.slots:
             now = time.monotonic()
-            if slot.pid is None:
+            if slot.process is None:
                 self.start(slot, armed)
-            elif (status := self.nursery.status(slot.pid)) is not None:
+            elif (status := slot.process.poll()) is not None:
                 self.bury(slot, status)
             elif now >= slot.dies_at or (armed and self.plan.is_past(slot)):
                 self.kill(slot)
             elif now >= slot.ends_at and slot.marked("ready"):
                 slot.ends_at = math.inf
-                os.kill(slot.pid, signal.SIGTERM)
+                slot.process.terminate()
         self.stream.tick()
         if armed and time.monotonic() >= self._next_put and self.stream.wants_more():
             self._next_put = time.monotonic() + self.plan.pause
@@ -313,29 +315,29 @@ class Supervisor:
         slot.dies_at = slot.ends_at = math.inf
         if armed:
             self.plan.arm(slot)
-        words = [str(PROJECT / f"{slot.role}_worker.py")]
+        words = [ARMED, str(PROJECT / f"{slot.role}_worker.py")]
         if slot.point is not None:
             if slot.point.function == "pipeline.copying:Copy._append":  # only after a connection that broke
                 words += ["pipeline.copying:Copy._scp", "after", "1", "LOST"]
             words += [slot.point.function, slot.point.when, str(slot.which), "KILL"]
         environment = self.fleet.environment(WORKER_ID=f"test-{slot.name}", MARKS=str(slot.marks), **slot.settings)
-        slot.pid = self.nursery.start(words, environment, slot.log)
+        slot.process = self.nursery.start(words, self.folder, environment, slot.log)
 
     def kill(self, slot: Slot) -> None:
         """SIGKILL a worker now: alone, as the kernel does when memory is short, or with its children, as systemd
         does."""
-        assert slot.pid is not None
-        children = descendants(slot.pid) if self.rng.random() < 0.5 else []
-        for pid in (slot.pid, *children):
+        assert slot.process is not None
+        children = descendants(slot.process.pid) if self.rng.random() < 0.5 else []
+        for pid in (slot.process.pid, *children):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.nursery.wait(slot.pid)
+        slot.process.wait()
         self._died(slot, None)
 
     def bury(self, slot: Slot, status: int) -> None:
         """Take note of a worker that has ended: killed at its point, or else something is wrong."""
         if status == 0 and slot.point is not None:  # there was nothing to keep at its SIGTERM
-            slot.pid = None
+            slot.process = None
             return
         if status != -signal.SIGKILL or not slot.marked("hit"):
             log = "\n".join(slot.log.read_text(errors="replace").splitlines()[-20:])
@@ -345,7 +347,7 @@ class Supervisor:
     def _died(self, slot: Slot, point: Point | None) -> None:
         self.kills.append(Kill(time.monotonic(), slot.role, slot.name, point))
         self.plan.killed(slot)
-        slot.pid = None
+        slot.process = None
         if time.monotonic() >= self._next_word:
             self._next_word = time.monotonic() + 20
             self.tell(f"{len(self.kills)} kills, {len(self.stream.archives)} archives, {self.plan}")
@@ -371,22 +373,16 @@ class Supervisor:
 
     def stop(self) -> None:
         """End what runs; one that does not end at SIGTERM is an error."""
-        running = [slot for slot in self.slots if slot.pid is not None]
-        for slot in running:
-            assert slot.pid is not None
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(slot.pid, signal.SIGTERM)
-        for slot in running:
-            assert slot.pid is not None
+        running = [(slot.name, slot.process) for slot in self.slots if slot.process is not None]
+        for _, process in running:
+            process.terminate()
+        for name, process in running:
             try:
-                wait_until(partial(self._has_ended, slot.pid), f"the end of {slot.name} at SIGTERM", STOP_SECONDS)
-            except TimeoutError:
-                os.kill(slot.pid, signal.SIGABRT)  # for the tracebacks of its threads
-                raise
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)  # for the tracebacks of its threads
+                raise RuntimeError(f"{name} did not end at SIGTERM") from None
         self.nursery.close()
-
-    def _has_ended(self, pid: int) -> bool:
-        return self.nursery.status(pid) is not None
 
     # --- what was measured -----------------------------------------------------------------------------
 

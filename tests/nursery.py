@@ -1,0 +1,198 @@
+"""Starts scripts of the project fast: a process that has imported what they import forks each of them.
+
+A worker spends most of its start on importing libraries. Here that is done once; the script itself is a process of
+its own that reads its settings, connects and works as any other. What it has of the process that forked it is its
+command line and its environment in /proc, its umask and its peak of memory: a test of those starts it as the
+operator does (`fleet.nursery = None`).
+
+onnxruntime, and what imports it, is left to the scripts: its import starts a thread, which a fork would not have.
+"""
+
+import ctypes
+import faulthandler
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+_PR_SET_PDEATHSIG = 1
+PROJECT = Path(__file__).resolve().parent.parent
+LIBRARIES = (
+    "av", "boto3", "ctranslate2", "faster_whisper", "ffmpeg", "numpy", "prometheus_client", "psycopg2", "redis",
+    "rich.console", "rich.live", "rich.progress", "rich.table", "tokenizers",
+)  # fmt: skip
+MODULES = (
+    "archive", "audio", "batch_ids", "batches", "compression", "conversions", "copies", "copying", "database",
+    "finishing", "remote", "sources", "stale_uploads", "watch", "worker",
+)  # fmt: skip
+
+
+class Forked:
+    """A script that was started, with what subprocess.Popen has of it."""
+
+    def __init__(self, pid: int, nursery: "Nursery") -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._nursery = nursery
+
+    def poll(self) -> int | None:
+        """How it has ended (a negative signal, or its exit status), or None while it runs."""
+        with self._nursery.told:
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; gives how it has ended. `subprocess.TimeoutExpired` after so many seconds."""
+        with self._nursery.told:
+            if not self._nursery.told.wait_for(lambda: self.returncode is not None, timeout):
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+            assert self.returncode is not None
+            return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Nursery:
+    """The process that forks, as its user sees it. It ends with its user, and what it has forked with it."""
+
+    def __init__(self, log: Path) -> None:
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C at the terminal does not reach it
+            )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._requests: IO[bytes] = self._process.stdin
+        self._answers: IO[bytes] = self._process.stdout
+        self._running: dict[int, Forked] = {}
+        self._started: list[Forked] = []
+        self._asking = threading.Lock()
+        self.told = threading.Condition()
+        self._listening = threading.Thread(target=self._listen, name="nursery", daemon=True)
+        self._listening.start()
+
+    def start(
+        self, script: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path | None = None
+    ) -> Forked:
+        """Start a script with its arguments in a folder; it writes to `out`, or to `err` its errors."""
+        places = {"folder": str(folder), "out": str(out), "err": str(err or out)}
+        request = {"script": script, "environment": environment, **places}
+        with self._asking:
+            self._requests.write(f"{json.dumps(request)}\n".encode())
+            self._requests.flush()
+            with self.told:
+                self.told.wait_for(lambda: self._started or not self._listening.is_alive())
+                if not self._started:
+                    raise RuntimeError("the nursery has ended: its log says why")
+                return self._started.pop()
+
+    def _listen(self) -> None:
+        for line in self._answers:
+            what, pid, status = line.split()
+            with self.told:
+                if what == b"started":
+                    self._running[int(pid)] = Forked(int(pid), self)
+                    self._started.append(self._running[int(pid)])
+                else:
+                    self._running.pop(int(pid)).returncode = int(status)
+                self.told.notify_all()
+
+    def close(self) -> None:
+        """End the process; every script has to have ended."""
+        self._requests.close()
+        self._process.wait()
+        self._listening.join()
+        self._answers.close()
+
+
+def _serve() -> dict[str, object] | None:
+    """Fork a script for each line of standard input; gives its request in the script, and None at the end."""
+    running: dict[int, int] = {}  # pidfd -> process
+    while True:
+        ready, _, _ = select.select([0, *running], [], [])
+        for handle in ready:
+            if handle:
+                _, status = os.waitpid(running[handle], 0)
+                _answer("ended", running.pop(handle), os.waitstatus_to_exitcode(status))
+                os.close(handle)
+        if 0 in ready:
+            line = b""
+            while not line.endswith(b"\n"):  # there is one at a time
+                if not (read := os.read(0, 2**20)):
+                    return None
+                line += read
+            request: dict[str, object] = json.loads(line)
+            if (pid := os.fork()) == 0:
+                for handle in running:
+                    os.close(handle)
+                return request
+            running[os.pidfd_open(pid)] = pid
+            _answer("started", pid, 0)
+
+
+def _answer(what: str, pid: int, status: int) -> None:
+    os.write(1, f"{what} {pid} {status}\n".encode())
+
+
+def _become(script: list[str], environment: dict[str, str], folder: str, out: str, err: str) -> None:
+    """Make this process the script that was asked for, as `python SCRIPT` would."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    for handle, path in ((1, out), (2, err)):
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(target, handle)
+        os.close(target)
+    if "PYTHONFAULTHANDLER" in environment:
+        faulthandler.enable()
+    sys.argv = script
+    sys.path[0] = str(Path(script[0]).parent)
+    runpy.run_path(script[0], run_name="__main__")
+
+
+def main() -> None:
+    sys.path[0] = str(PROJECT)
+    for name in (*LIBRARIES, *(f"pipeline.{module}" for module in MODULES)):
+        importlib.import_module(name)
+    import boto3
+
+    boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")  # its own data
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise RuntimeError(f"{threads} threads run after the imports: a fork would have one of them")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    request = _serve()
+    if request is not None:
+        _become(**request)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
