@@ -4,6 +4,7 @@ The tests are steps of one story and run in this order; each begins where the on
 """
 
 import hashlib
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -103,6 +104,11 @@ def test_an_archive_goes_through_all_three_workers(world: World, tmp_path: Path)
     assert world.machine.ssh("ls /data/scratch").split() == []
 
 
+def test_one_command_says_how_the_fleet_is(world: World) -> None:
+    status = json.loads(world.machine.ssh("pipelinectl status --json"))
+    assert {worker["role"] for worker in status["workers"]} == {"gpu", "unpack", "transfer"}
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_worker_that_worked_is_closed_to_the_rest(world: World, unit: str) -> None:
     said = world.machine.ssh(f"systemd-analyze security --no-pager {unit} | tail -n 1")
@@ -117,7 +123,7 @@ def test_secrets_are_roots_alone(world: World, unit: str) -> None:
         f"systemctl show {unit}; systemctl cat {unit}; cat /etc/systemd/system/{unit}.service"
     )
     assert not any(is_shown(secret, shown) for secret in world.secrets.values())
-    assert world.machine.ssh("stat --format '%U %a' /etc/audio-pipeline/*.env").splitlines() == ["root 600"] * 2
+    assert world.machine.ssh("stat --format '%U %a' /etc/audio-pipeline/*.env").splitlines() == ["root 600"] * 3
     assert world.machine.try_ssh("runuser -u nobody -- cat /etc/audio-pipeline/gpu-worker.env").returncode != 0
 
 

@@ -6,6 +6,7 @@ leaves it running until Ctrl-C, to try playbooks by hand in FOLDER/ansible.
 """
 
 import hashlib
+import os
 import secrets
 import shutil
 import signal
@@ -25,6 +26,7 @@ from tests.vm.playbooks import Playbooks
 CACHE = Path.home() / ".cache" / "audio-pipeline-vm"
 VOLUME = "2f1c8a7e-5b1d-4b7e-9a3c-0d5b6c7e8f90"
 DATA_GIB = 4
+RELEASE = os.environ.get("VM_RELEASE", "bookworm")
 NAME = "gpu-04"
 
 
@@ -36,8 +38,10 @@ def odd_secret() -> str:
 class World:
     """Servers, a machine called gpu-04 that is everything at once, and the operator's folder."""
 
-    def __init__(self, folder: Path, release: str = "bookworm") -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, release: str = RELEASE, *, groups: tuple[str, ...] = ("gpu_workers", "transfer_hosts")
+    ) -> None:
+        self.folder, self.groups = folder, groups
         self.fleet = Fleet(folder / "servers")
         self.image: Image = image(release, CACHE)
         self.data = Disk.empty(folder / "data.raw", VOLUME, DATA_GIB)
@@ -50,6 +54,7 @@ class World:
             "vault_s3_secret_key": odd_secret(),
             "vault_redis_password": odd_secret(),
             "vault_database_password": odd_secret(),
+            "vault_web_token": secrets.token_hex(16),  # it is part of a header too
         }
 
     def __enter__(self) -> Self:
@@ -74,7 +79,7 @@ class World:
     def write_variables(self) -> None:
         """The inventory and group_vars of an operator who has these servers."""
         books, fleet, machine = self.playbooks, self.fleet, self.machine
-        groups = {kind: {NAME: books.host(machine)} for kind in ("gpu_workers", "transfer_hosts")}
+        groups = {group: {NAME: books.host(machine)} for group in self.groups}
         books.write_inventory({**groups, "orchestrators": {"orchestrator": books.host(machine)}})
         books.change_group_vars(
             "all", s3_endpoint=f"http://{HOST}:{fleet.s3.port}", s3_bucket=fleet.bucket,
@@ -117,7 +122,7 @@ class World:
 
 def main() -> None:
     """Start it, and wait."""
-    with World(Path(sys.argv[1]).absolute(), *sys.argv[2:]) as world:
+    with World(Path(sys.argv[1]).absolute(), *sys.argv[2:3]) as world:
         ssh = f"ssh {' '.join(world.machine.ssh_options())} -p {world.machine.port} root@127.0.0.1"
         print(f"{world.playbooks.folder}; models {world.put_models()}; {ssh}", flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
