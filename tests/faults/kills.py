@@ -45,6 +45,7 @@ SETTINGS = {
 ARMED = str(PROJECT / "tests" / "faults" / "armed.py")
 LIVES = 3.0  # how long a worker lives on average that is killed at an instant, in times that one needs to start
 PATIENCE_SECONDS = 10.0  # for a point at a call that may never come; then the first call is asked for
+Crew = dict[str, dict[str, int]]  # host -> role -> how many workers
 QUIET_SECONDS = 180.0  # for what is left when the killing has ended
 STOP_SECONDS = 30.0
 SWEPT_SECONDS = 60.0  # for what is swept only when it is old enough
@@ -235,10 +236,7 @@ PROVOKED_BY = {
 class Supervisor:
     """Keeps workers running over a stream of archives, and kills them as `plan` says."""
 
-    def __init__(
-        self, fleet: Fleet, crew: dict[str, dict[str, int]], plan: Instants | EveryPoint, seed: int
-    ) -> None:
-        """`crew`: host -> role -> how many workers."""
+    def __init__(self, fleet: Fleet, crew: Crew, plan: Instants | EveryPoint, seed: int) -> None:
         self.fleet, self.plan, self.rng = fleet, plan, random.Random(seed)
         fleet.changes = SETTINGS
         self.folder = fleet.folder
@@ -256,7 +254,7 @@ class Supervisor:
         self._possible = set(self._kinds)
         self._next_put = self._next_word = 0.0
 
-    def _slots(self, crew: dict[str, dict[str, int]]) -> Iterator[Slot]:
+    def _slots(self, crew: Crew) -> Iterator[Slot]:
         for host, roles in crew.items():
             settings = {
                 "HOST_NAME": host,
@@ -403,6 +401,7 @@ class Supervisor:
 
 TWO_HOSTS = {"alpha": {"transfer": 2, "unpack": 1, "gpu": 2}, "beta": {"unpack": 1, "gpu": 1}}
 ONE_HOST = {"alpha": {"transfer": 2, "unpack": 2, "gpu": 2}}
+ONE_OF_EACH = {"alpha": {"transfer": 1, "unpack": 1, "gpu": 1}}
 
 
 def kill_at_instants(fleet: Fleet, seed: int, kills: int, tell: Callable[[str], object] = str) -> Result:
@@ -413,11 +412,16 @@ def kill_at_instants(fleet: Fleet, seed: int, kills: int, tell: Callable[[str], 
 
 
 def kill_at_points(
-    fleet: Fleet, seed: int, trials: int, chosen: list[Point] | None = None, tell: Callable[[str], object] = str
+    fleet: Fleet,
+    seed: int,
+    trials: int,
+    chosen: list[Point] | None = None,
+    tell: Callable[[str], object] = str,
+    crew: Crew = ONE_HOST,
 ) -> Result:
     """So many SIGKILLs at each of the points (all of them by default), on one host."""
     everything = [point for role in FUNCTIONS for point in points(role)]
     plan = EveryPoint(random.Random(f"points {seed}"), trials, everything if chosen is None else chosen)
-    supervisor = Supervisor(fleet, ONE_HOST, plan, seed)
+    supervisor = Supervisor(fleet, crew, plan, seed)
     supervisor.tell = tell
     return supervisor.run()

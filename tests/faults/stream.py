@@ -190,17 +190,19 @@ class Stream:
         """A batch that a host had open that is lost."""
         files = self._files()
         batch_id, count = self._in_s3(files)
-        lost = self._lose_host(batch_id, count)
+        doomed = self._adopted(batch_id, count)
         if self.rng.random() < 0.5:
-            self.database.open_batch(batch_id, archive_key(batch_id), [*files], lost.host)
-            lost.open(batch_id, count)
+            self.database.open_batch(batch_id, archive_key(batch_id), [*files], doomed.host)
+            doomed.open(batch_id, count)
+        self._lose(doomed)
 
     def settled_of_a_lost_host(self) -> None:
         """A batch that a lost host only had to finish."""
         batch_id, _ = self._in_s3({})
-        lost = self._lose_host(batch_id, 0)
-        self.database.open_batch(batch_id, archive_key(batch_id), [], lost.host)
-        lost.open(batch_id, 0)
+        doomed = self._adopted(batch_id, 0)
+        self.database.open_batch(batch_id, archive_key(batch_id), [], doomed.host)
+        doomed.open(batch_id, 0)
+        self._lose(doomed)
 
     # --- on the first host -----------------------------------------------------------------------------
 
@@ -304,12 +306,16 @@ class Stream:
         self.redis.rpush(f"{queue}:working:{worker}", job)
         self.redis.zadd(f"{queue}:workers", {worker: int(time.time()) - LOST_SECONDS})
 
-    def _lose_host(self, batch_id: str, count: int) -> Batches:
-        """A host that has made the batch its own, and has been silent since."""
-        lost = Batches(self.redis, f"lost-{next(self._numbers)}")
-        lost.adopt(batch_id, archive_key(batch_id), Job(unpack_job(batch_id, count), 1, ""))
-        self.redis.zadd(batches.HOSTS, {lost.host: int(time.time()) - LOST_SECONDS})
-        return lost
+    def _adopted(self, batch_id: str, count: int) -> Batches:
+        """A host that lives and has made the batch its own."""
+        host = Batches(self.redis, f"lost-{next(self._numbers)}")
+        self.redis.zadd(batches.HOSTS, {host.host: int(time.time())})
+        host.adopt(batch_id, archive_key(batch_id), Job(unpack_job(batch_id, count), 1, ""))
+        return host
+
+    def _lose(self, host: Batches) -> None:
+        """It has been silent for long."""
+        self.redis.zadd(batches.HOSTS, {host.host: int(time.time()) - LOST_SECONDS})
 
 
 # Every kind of archive, by the method that puts one in, with how often: of 60, say.
