@@ -92,6 +92,7 @@ class Child:
     def start(self) -> None:
         """Start it in a process group of its own: Ctrl-C at the terminal does not reach it."""
         if self.nursery is not None:
+            self.log.touch()  # as below: whoever reads it finds it
             self.process = self.nursery.start(self.script, self.folder, self.environment or {}, self.log)
             return
         with self.log.open("ab") as log:

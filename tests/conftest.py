@@ -21,6 +21,19 @@ from tests.steps import AT_LENGTH
 SWIFT_BIN = Path(os.environ.get("SWIFT_BIN", Path(__file__).parent.parent / ".venv-swift" / "bin"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the share of each test process, those that start workers first: what is left at the end is short."""
+    slow = [item for item in items if "fleet" in getattr(item, "fixturenames", ())]
+    quick = [item for item in items if "fleet" not in getattr(item, "fixturenames", ())]
+    shares = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = [
+        item
+        for share in range(shares)
+        for part in (slow, quick)
+        for item in part[len(part) * share // shares : len(part) * (share + 1) // shares]
+    ]
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Valkey, PostgreSQL, moto's S3 and an SSH host, for the whole run; `fleet` cleans them for a test."""

@@ -49,6 +49,7 @@ class Fleet:
         self.changes: dict[str, str] = {}  # settings that differ from those below, for every worker
         self.workers: list[Child] = []
         self.nursery: Nursery | None = None  # starts the scripts; None: as the operator does
+        self._connection: Any = None  # to PostgreSQL
 
     def start(self) -> Self:
         """Start the servers and make the bucket."""
@@ -60,6 +61,8 @@ class Fleet:
     def stop(self) -> None:
         """Stop the workers, then the servers."""
         self.stop_workers()
+        if self._connection is not None:
+            self._connection.close()
         for server in (self.ssh, self.s3, self.postgres, self.valkey):
             server.stop()
 
@@ -83,13 +86,19 @@ class Fleet:
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows that PostgreSQL gives, if it gives any."""
-        connection = psycopg2.connect(self.postgres.url)
-        try:
-            with connection, connection.cursor() as cursor:
-                cursor.execute(sql, values)
-                return cursor.fetchall() if cursor.description else []
-        finally:
-            connection.close()
+        for last in (False, True):
+            try:
+                if self._connection is None:
+                    self._connection = psycopg2.connect(self.postgres.url)
+                    self._connection.autocommit = True
+                with self._connection.cursor() as cursor:
+                    cursor.execute(sql, values)
+                    return cursor.fetchall() if cursor.description else []
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):  # PostgreSQL was restarted meanwhile
+                self._connection = None
+                if last:
+                    raise
+        raise AssertionError("not reached")
 
     def settings(self) -> dict[str, str]:
         """The settings of every worker, as example.env names them."""
@@ -217,6 +226,7 @@ class Fleet:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGABRT)  # for PYTHONFAULTHANDLER
+                process.send_signal(signal.SIGCONT)  # it may have been stopped since
                 process.wait()
                 stuck.append(f"{worker.log.stem} ignored SIGTERM:\n{worker.log.read_text()[-6000:]}")
         self.workers = []

@@ -8,6 +8,7 @@ operator does (`fleet.nursery = None`).
 onnxruntime, and what imports it, is left to the scripts: its import starts a thread, which a fork would not have.
 """
 
+import atexit
 import ctypes
 import faulthandler
 import gc
@@ -176,7 +177,31 @@ def _become(script: list[str], environment: dict[str, str], folder: str, out: st
         faulthandler.enable()
     sys.argv = script
     sys.path[0] = str(Path(script[0]).parent)
-    runpy.run_path(script[0], run_name="__main__")
+    _end(_run(script[0]))
+
+
+def _run(script: str) -> int:
+    """Run the script; gives the exit status."""
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException as error:  # noqa: BLE001  # as the interpreter does it
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
+def _end(status: int) -> None:
+    """End as the interpreter does, but for taking everything to pieces: that would copy most of what is shared."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def main() -> None:
