@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.checksum import sha256
 from pipeline.errors import Outage, Permanent, Stop, Stopping
-from pipeline.remote import FileState, RemoteHost
+from pipeline.remote import MALFORMED, FileState, RemoteHost
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ class Copy:
         size = self.part.stat().st_size
         if size != self.state.size:
             raise OSError(f"{self.path}: {size} bytes arrived of {self.state.size}")
-        if resumed and self.state.sha256 and sha256(self.part) != self.state.sha256:
+        known = self.state.sha256 not in ("", MALFORMED)
+        if resumed and known and sha256(self.part) != self.state.sha256:
             log.warning("%s: the SHA-256 of the pieces differs from its file's: it is copied anew", self.path)
             return False
         return True

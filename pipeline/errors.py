@@ -105,13 +105,11 @@ def away(error: BaseException) -> str | None:
     if isinstance(error, psycopg2.Error):
         lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, *_SQL_SETUP))
         return "PostgreSQL" if lost and not isinstance(error, _SQL_VALUES) else None
-    if _s3_away(error):
-        return "S3"
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
         return "the disk"
     if isinstance(error, OSError) and error.errno in _HOST_ERRNOS:
         return "the host"
-    return None
+    return "S3" if _s3_away(error) else None
 
 
 def _redis_away(error: redis_errors.RedisError) -> str | None:

@@ -21,6 +21,7 @@ _HOST_ERRNOS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ES
 _HOST_IN_NEED = re.compile(rf"(?m): ({'|'.join(map(os.strerror, _HOST_ERRNOS))})\s*$")  # at the end: not of a name
 ARCHIVE_SUFFIXES = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst")
 _COMMAND_SECONDS = 60
+MALFORMED = "malformed"  # in place of a SHA-256: that of no file
 _CHECKSUM_BYTES = 4096  # of a checksum file that are read, whatever else it is
 
 
@@ -60,7 +61,8 @@ class RemoteHost:
         return None
 
     def stat(self, path: str) -> FileState:
-        """What the remote file is like now, with the SHA-256 from `{path}.sha256` where there is one."""
+        """What the remote file is like now, with the SHA-256 from `{path}.sha256` where there is one: `MALFORMED`
+        where that does not begin with one, as while a sender is writing it."""
         read = f"head -c {_CHECKSUM_BYTES} -- {shlex.quote(f'{path}.sha256')} 2>/dev/null"
         answer = self._ssh(f"LC_ALL=C stat -L -c '%s %Y %F' -- {shlex.quote(path)} && ({read} || true)")
         first, _, rest = answer.partition("\n")
@@ -68,9 +70,8 @@ class RemoteHost:
         if not kind.startswith("regular"):
             raise Permanent(f"{path} on {self.host} is no file but a {kind}")
         found = re.match(r"\s*\\?([0-9a-fA-F]{64})\b", rest)
-        if rest.strip() and not found:
-            raise Permanent(f"{path}.sha256 on {self.host} does not begin with a SHA-256")
-        return FileState(int(size), int(changed), found[1].lower() if found else "")
+        sha256 = found[1].lower() if found else MALFORMED if rest.strip() else ""
+        return FileState(int(size), int(changed), sha256)
 
     def size_and_time(self, path: str) -> FileState | None:
         """What the remote file is like now, without its checksum; None where there is none."""

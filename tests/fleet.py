@@ -141,7 +141,7 @@ class Fleet:
     def run(self, script: list[str], name: str, **changes: str) -> Child:
         """Start a script of the project in the fleet's environment."""
         environment = self.environment(**{"WORKER_ID": f"test-{name}", "PYTHONFAULTHANDLER": "1", **changes})
-        log, nursery = self.folder / f"{name}.log", self._nursery_for(environment)
+        log, nursery = self.folder / f"{name}.log", self._nursery_for(script, environment)
         command = script if nursery else [sys.executable, *script]
         child = Child(command, log, environment=environment, nursery=nursery)
         child.start()
@@ -165,9 +165,9 @@ class Fleet:
         """Run pipelinectl to its end; `migrate` as the owner of the tables."""
         if "migrate" in arguments:
             changes = {"DATABASE_URL": self.postgres.url, **changes}
-        environment = self.environment(**changes)
+        environment = self.environment(PYTHONFAULTHANDLER="1", **changes)
         script = [str(PROJECT / "pipelinectl.py"), *arguments]
-        if nursery := self._nursery_for(environment):
+        if nursery := self._nursery_for(script, environment):
             done = self._forked(nursery, script, environment)
         else:
             command = [sys.executable, *script]
@@ -177,9 +177,11 @@ class Fleet:
         refuse_secrets("pipelinectl", done.stdout + done.stderr)
         return done
 
-    def _nursery_for(self, environment: dict[str, str]) -> Nursery | None:
+    def _nursery_for(self, script: list[str], environment: dict[str, str]) -> Nursery | None:
         """The nursery, unless the script needs what has to be there before Python starts."""
-        return self.nursery if environment.keys().isdisjoint(("LD_PRELOAD", "PYTHONPATH")) else None
+        names = {name for name in {*environment, *os.environ} if name == "LD_PRELOAD" or name.startswith("PYTHON")}
+        is_as_here = all(environment.get(name) == os.environ.get(name) for name in names - {"PYTHONFAULTHANDLER"})
+        return self.nursery if is_as_here and script[0].endswith(".py") else None
 
     def _forked(
         self, nursery: Nursery, script: list[str], environment: dict[str, str]

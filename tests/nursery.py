@@ -9,10 +9,12 @@ onnxruntime, and what imports it, is left to the scripts: its import starts a th
 """
 
 import atexit
+import contextlib
 import ctypes
 import faulthandler
 import gc
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _PR_SET_PDEATHSIG = 1
 PROJECT = Path(__file__).resolve().parent.parent
@@ -51,16 +53,19 @@ class Forked:
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; gives how it has ended. `subprocess.TimeoutExpired` after so many seconds."""
-        with self._nursery.told:
-            if not self._nursery.told.wait_for(lambda: self.returncode is not None, timeout):
+        nursery = self._nursery
+        with nursery.told:
+            if not nursery.told.wait_for(lambda: self.returncode is not None or nursery.has_ended, timeout):
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-            assert self.returncode is not None
+            if self.returncode is None:
+                raise RuntimeError("the nursery has ended: its log says why")
             return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ends just now
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -89,7 +94,9 @@ class Nursery:
         self._requests: IO[bytes] = self._process.stdin
         self._answers: IO[bytes] = self._process.stdout
         self._running: dict[int, Forked] = {}
-        self._started: list[Forked] = []
+        self._started: dict[int, Forked] = {}  # by the number of the request
+        self._numbers = itertools.count()
+        self.has_ended = False
         self._asking = threading.Lock()
         self.told = threading.Condition()
         self._listening = threading.Thread(target=self._listen, name="nursery", daemon=True)
@@ -100,26 +107,29 @@ class Nursery:
     ) -> Forked:
         """Start a script with its arguments in a folder; it writes to `out`, or to `err` its errors."""
         places = {"folder": str(folder), "out": str(out), "err": str(err or out)}
-        request = {"script": script, "environment": environment, **places}
         with self._asking:
+            number = next(self._numbers)
+            request = {"number": number, "script": script, "environment": environment, **places}
             self._requests.write(f"{json.dumps(request)}\n".encode())
             self._requests.flush()
             with self.told:
-                self.told.wait_for(lambda: self._started or not self._listening.is_alive())
-                if not self._started:
+                self.told.wait_for(lambda: number in self._started or self.has_ended)
+                if number not in self._started:
                     raise RuntimeError("the nursery has ended: its log says why")
-                return self._started.pop()
+                return self._started.pop(number)
 
     def _listen(self) -> None:
         for line in self._answers:
-            what, pid, status = line.split()
+            what, pid, number = line.split()
             with self.told:
                 if what == b"started":
-                    self._running[int(pid)] = Forked(int(pid), self)
-                    self._started.append(self._running[int(pid)])
+                    self._running[int(pid)] = self._started[int(number)] = Forked(int(pid), self)
                 else:
-                    self._running.pop(int(pid)).returncode = int(status)
+                    self._running.pop(int(pid)).returncode = int(number)
                 self.told.notify_all()
+        with self.told:
+            self.has_ended = True
+            self.told.notify_all()
 
     def close(self) -> None:
         """End the process; every script has to have ended."""
@@ -129,7 +139,7 @@ class Nursery:
         self._answers.close()
 
 
-def _serve() -> dict[str, object] | None:
+def _serve() -> dict[str, Any] | None:
     """Fork a script for each line of standard input; gives its request in the script, and None at the end."""
     running: dict[int, int] = {}  # pidfd -> process
     while True:
@@ -145,17 +155,18 @@ def _serve() -> dict[str, object] | None:
                 if not (read := os.read(0, 2**20)):
                     return None
                 line += read
-            request: dict[str, object] = json.loads(line)
+            request: dict[str, Any] = json.loads(line)
+            number = request.pop("number")
             if (pid := os.fork()) == 0:
                 for handle in running:
                     os.close(handle)
                 return request
             running[os.pidfd_open(pid)] = pid
-            _answer("started", pid, 0)
+            _answer("started", pid, number)
 
 
-def _answer(what: str, pid: int, status: int) -> None:
-    os.write(1, f"{what} {pid} {status}\n".encode())
+def _answer(what: str, pid: int, number: int) -> None:
+    os.write(1, f"{what} {pid} {number}\n".encode())
 
 
 def _become(script: list[str], environment: dict[str, str], folder: str, out: str, err: str) -> None:
@@ -189,6 +200,9 @@ def _run(script: str) -> int:
             return end.code or 0
         print(end.code, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException as error:  # noqa: BLE001  # as the interpreter does it
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
@@ -219,7 +233,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = _serve()
     if request is not None:
-        _become(**request)  # type: ignore[arg-type]
+        _become(**request)
 
 
 if __name__ == "__main__":

@@ -56,12 +56,11 @@ def assert_settled(fleet: Fleet, redis: Any, files: dict[str, str]) -> None:
 
 
 def test_it_brings_archives_with_the_same_filenames_to_their_own_rows(fleet: Fleet, redis: Any) -> None:
-    fleet.nursery = None  # one at least starts as the operator's do
+    fleet.nursery = None  # one at least starts and ends as the operator's do
     for name, data in (("monday", SPEECH), ("tuesday", SILENCE)):
         make_tar(fleet.ssh.folder / f"{name}.tar", {"call.mp3": data})
     fleet.control("enqueue", *(str(fleet.ssh.folder / f"{name}.tar") for name in ("monday", "tuesday")))
-    for role in ("transfer", "unpack", "gpu"):
-        fleet.worker(role)
+    workers = [fleet.worker(role) for role in ("transfer", "unpack", "gpu")]
     wait_for(finished(fleet, 2), fleet, "two batches")
     texts = [row[2] for _, row in sorted(rows(fleet).items())]
     assert texts == [SPOKEN, ""]
@@ -69,6 +68,8 @@ def test_it_brings_archives_with_the_same_filenames_to_their_own_rows(fleet: Fle
     assert len([key for key in keys if key.startswith("archives/")]) == 2
     assert len([key for key in keys if key.startswith("processed/")]) == 2
     assert_settled(fleet, redis, {"call.mp3": "done"})
+    fleet.stop_workers()
+    assert [exit_status(worker) for worker in workers] == [0, 0, 0]
 
 
 def test_it_gives_each_of_many_files_one_row_with_three_workers_of_each_kind(

@@ -328,6 +328,15 @@ def test_what_cannot_be_read_gives_the_usage(arguments: list[str], capsys: pytes
     assert told.err.startswith("usage: ")
 
 
+def test_what_needs_no_s3_does_not_load_its_library() -> None:
+    code = (
+        "import errno, sys, pipelinectl; from pipeline.errors import away; pipelinectl.parser(['status']);"
+        "assert away(OSError(errno.ENOSPC, 'full')) == 'the disk'; assert 'boto3' not in sys.modules;"
+        "from botocore.exceptions import ReadTimeoutError; assert away(ReadTimeoutError(endpoint_url='x')) == 'S3'"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
 def test_what_is_typed_wrong_is_one_line_and_never_a_traceback(fleet: Fleet, redis: Any) -> None:
     for arguments, reason, status in COMPLAINTS:
         line = complaint(control(fleet, *arguments), status)

@@ -134,6 +134,7 @@ def test_it_tries_again_until_the_service_is_back(worker: Worker) -> None:
 def test_it_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
     with Valkey(tmp_path / "valkey") as valkey:
         worker = Worker(valkey.url, QUEUE, "test", "w1", "here", LIMITS)
+        worker.redis.config_set("appendfsync", "always")  # else a busy disk may delay the claim beyond the kill
         job = claimed(worker)
         valkey.kill()
 

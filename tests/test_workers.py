@@ -212,10 +212,11 @@ def test_the_transfer_worker_checks_the_checksum_at_the_source(fleet: Fleet, red
     assert object_keys(fleet) == []
 
 
-def test_a_checksum_that_is_written_after_its_archive_is_waited_for(fleet: Fleet, redis: Any) -> None:
+@pytest.mark.parametrize("text", ["0" * 64, "0" * 30], ids=["of last Monday's", "half-written"])
+def test_a_checksum_that_is_written_after_its_archive_is_waited_for(fleet: Fleet, redis: Any, text: str) -> None:
     tar = make_tar(fleet.ssh.folder / "monday.tar", {"a.mp3": SILENCE})
     checksum = Path(f"{tar}.sha256")
-    checksum.write_text("0" * 64)  # of last Monday's
+    checksum.write_text(text)
     fleet.control("enqueue", str(tar))
     worker = fleet.worker("transfer", MAX_ATTEMPTS="60")
     wait_for_log(worker, "is read again")

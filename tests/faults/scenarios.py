@@ -5,7 +5,6 @@ to recover.
 """
 
 import contextlib
-import os
 import shutil
 import signal
 from dataclasses import dataclass, field
@@ -82,8 +81,8 @@ class Stage:
     def send(self, host: str, number: signal.Signals) -> None:
         """Send a signal to every worker of a host, and to what they have started."""
         for child in self.workers[host].values():
-            if child.process is not None and child.process.poll() is None:
-                os.kill(child.process.pid, number)
+            if child.process is not None:
+                child.process.send_signal(number)
 
     def lose(self, host: str) -> None:
         """SIGKILL everything on a host."""
