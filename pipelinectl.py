@@ -36,7 +36,8 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for command in given[:1] if given and given[0] in COMMANDS else COMMANDS:
+    asked = [command for command in COMMANDS if given[:1] == [command]]
+    for command in asked or COMMANDS:
         importlib.import_module(f"pipeline.commands.{command}").add(commands)
     return top
 

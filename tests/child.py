@@ -16,6 +16,7 @@ from typing import Self
 
 from tests.nursery import Forked, Nursery
 
+Process = subprocess.Popen[bytes] | Forked
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
@@ -65,6 +66,25 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def end_all(running: list[tuple[Process, Path]], seconds: float) -> None:
+    """End processes, each with its log, at once. RuntimeError where one does not end within so many seconds, with
+    the tracebacks of its threads where it has PYTHONFAULTHANDLER."""
+    for process, _ in running:
+        process.terminate()
+        process.send_signal(signal.SIGCONT)  # it may have been stopped
+    stuck = []
+    for process, log in running:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            process.send_signal(signal.SIGCONT)  # it may have been stopped since
+            process.wait()
+            stuck.append(f"{log.stem} ignored SIGTERM:\n{log.read_text()[-6000:]}")
+    if stuck:
+        raise RuntimeError("\n".join(stuck))
+
+
 class Child:
     """A command that runs until it is stopped or killed."""
 
@@ -87,7 +107,7 @@ class Child:
         self.folder = folder or log.parent
         self.stop_signal = stop_signal
         self.environment = environment  # None: as this process's
-        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self.process: Process | None = None
 
     def start(self) -> None:
         """Start it in a process group of its own: Ctrl-C at the terminal does not reach it."""

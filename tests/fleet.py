@@ -14,7 +14,7 @@ import imageio_ffmpeg
 import psycopg2
 import redis
 
-from tests.child import STOP_SECONDS, Child, free_port, wait_until
+from tests.child import STOP_SECONDS, Child, end_all, free_port, wait_until
 from tests.nursery import Nursery
 from tests.servers import HUSH, MotoS3, Postgres, SshHost, Valkey
 
@@ -86,19 +86,19 @@ class Fleet:
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows that PostgreSQL gives, if it gives any."""
-        for last in (False, True):
-            try:
-                if self._connection is None:
-                    self._connection = psycopg2.connect(self.postgres.url)
-                    self._connection.autocommit = True
-                with self._connection.cursor() as cursor:
-                    cursor.execute(sql, values)
-                    return cursor.fetchall() if cursor.description else []
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):  # PostgreSQL was restarted meanwhile
-                self._connection = None
-                if last:
-                    raise
-        raise AssertionError("not reached")
+        try:
+            return self._ask(sql, values)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):  # PostgreSQL was restarted meanwhile
+            self._connection = None
+            return self._ask(sql, values)
+
+    def _ask(self, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        if self._connection is None:
+            self._connection = psycopg2.connect(self.postgres.url)
+            self._connection.autocommit = True
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall() if cursor.description else []
 
     def settings(self) -> dict[str, str]:
         """The settings of every worker, as example.env names them."""
@@ -218,19 +218,6 @@ class Fleet:
 
     def stop_workers(self) -> None:
         """Stop all workers at once. One that does not end is an error, with the tracebacks of its threads."""
-        running = [(worker, worker.process) for worker in self.workers if worker.process is not None]
-        for _, process in running:
-            process.terminate()
-            process.send_signal(signal.SIGCONT)  # it may have been stopped
-        stuck = []
-        for worker, process in running:
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGABRT)  # for PYTHONFAULTHANDLER
-                process.send_signal(signal.SIGCONT)  # it may have been stopped since
-                process.wait()
-                stuck.append(f"{worker.log.stem} ignored SIGTERM:\n{worker.log.read_text()[-6000:]}")
+        running = [(worker.process, worker.log) for worker in self.workers if worker.process is not None]
         self.workers = []
-        if stuck:
-            raise RuntimeError("\n".join(stuck))
+        end_all(running, STOP_SECONDS)

@@ -17,14 +17,13 @@ import math
 import os
 import random
 import signal
-import subprocess
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.child import descendants
+from tests.child import descendants, end_all
 from tests.faults import stream
 from tests.faults.checker import Findings, check, is_quiet
 from tests.faults.points import FUNCTIONS, Point, points
@@ -318,7 +317,9 @@ class Supervisor:
             if slot.point.function == "pipeline.copying:Copy._append":  # only after a connection that broke
                 words += ["pipeline.copying:Copy._scp", "after", "1", "LOST"]
             words += [slot.point.function, slot.point.when, str(slot.which), "KILL"]
-        environment = self.fleet.environment(WORKER_ID=f"test-{slot.name}", MARKS=str(slot.marks), **slot.settings)
+        environment = self.fleet.environment(
+            WORKER_ID=f"test-{slot.name}", MARKS=str(slot.marks), PYTHONFAULTHANDLER="1", **slot.settings
+        )
         slot.process = self.nursery.start(words, self.folder, environment, slot.log)
 
     def kill(self, slot: Slot) -> None:
@@ -371,15 +372,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """End what runs; one that does not end at SIGTERM is an error."""
-        running = [(slot.name, slot.process) for slot in self.slots if slot.process is not None]
-        for _, process in running:
-            process.terminate()
-        for name, process in running:
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGABRT)  # for the tracebacks of its threads
-                raise RuntimeError(f"{name} did not end at SIGTERM") from None
+        end_all([(slot.process, slot.log) for slot in self.slots if slot.process is not None], STOP_SECONDS)
         self.nursery.close()
 
     # --- what was measured -----------------------------------------------------------------------------

@@ -5,7 +5,6 @@ The tests are steps of one story and run in this order; each begins where the on
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +15,10 @@ from tests.child import wait_until
 from tests.demo import sample_archives
 from tests.vm.image import run
 from tests.vm.playbooks import is_shown
-from tests.vm.world import DATA_GIB, NAME, World
+from tests.vm.world import DATA_GIB, MOST_EXPOSURE, NAME, World
 
 UNITS = ("gpu-worker", "unpack-worker", "transfer-worker")
 PATIENCE_SECONDS = 900
-MOST_EXPOSURE = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +109,7 @@ def test_one_command_says_how_the_fleet_is(world: World) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_worker_that_worked_is_closed_to_the_rest(world: World, unit: str) -> None:
-    said = world.machine.ssh(f"systemd-analyze security --no-pager {unit} | tail -n 1")
-    found = re.search(r"exposure level for \S+: ([0-9.]+) ", said)
-    assert found
-    assert float(found[1]) <= MOST_EXPOSURE, said
+    assert world.exposure(unit) <= MOST_EXPOSURE
 
 
 @pytest.mark.parametrize("unit", UNITS)

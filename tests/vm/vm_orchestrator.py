@@ -13,13 +13,13 @@ import pytest
 from tests.child import wait_until
 from tests.demo import sample_archives
 from tests.vm.machine import BOOT_SECONDS
-from tests.vm.world import NAME, World
+from tests.vm.playbooks import is_shown
+from tests.vm.world import MOST_EXPOSURE, NAME, World
 
 ADDRESS = "10.0.2.15"  # which QEMU gives to a machine
 SERVERS = ("redis-server", "postgresql")
 UNITS = ("gpu-worker", "unpack-worker", "transfer-worker", "pipeline-web", "pipeline-exporter")
 PLAYBOOKS = ("setup-orchestrator", "setup-new-worker", "setup-transfer", "setup-web")
-MOST_EXPOSURE = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,7 @@ def test_an_archive_is_transcribed_and_seen(world: World, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_what_worked_is_closed_to_the_rest(world: World, unit: str) -> None:
-    said = world.machine.ssh(f"systemd-analyze security --no-pager {unit} | tail -n 1")
-    found = re.search(r"exposure level for \S+: ([0-9.]+) ", said)
-    assert found
-    assert float(found[1]) <= MOST_EXPOSURE, said
+    assert world.exposure(unit) <= MOST_EXPOSURE
 
 
 def test_everything_is_up_after_a_reboot(world: World, tmp_path: Path) -> None:
@@ -151,5 +148,4 @@ def test_no_secret_is_in_the_units_or_the_journal(world: World) -> None:
     shown = world.machine.ssh(
         f"systemctl show {' '.join(UNITS)}; systemctl cat {' '.join(UNITS)}; journalctl --no-pager"
     )
-    lines = {name: max(re.split(r"[/\n]", secret), key=len) for name, secret in world.secrets.items()}
-    assert [name for name, line in lines.items() if line in shown] == []
+    assert [name for name, secret in world.secrets.items() if is_shown(secret, shown)] == []

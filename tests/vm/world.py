@@ -1,12 +1,13 @@
 """What a fleet needs around it: the servers of the tests on this machine, models, secrets, a virtual machine.
 
-    python -m tests.vm.world FOLDER [RELEASE]
+    VM_RELEASE=noble python -m tests.vm.world FOLDER
 
 leaves it running until Ctrl-C, to try playbooks by hand in FOLDER/ansible.
 """
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -28,6 +29,7 @@ VOLUME = "2f1c8a7e-5b1d-4b7e-9a3c-0d5b6c7e8f90"
 DATA_GIB = 4
 RELEASE = os.environ.get("VM_RELEASE", "bookworm")
 NAME = "gpu-04"
+MOST_EXPOSURE = 2.0
 
 
 def odd_secret() -> str:
@@ -38,12 +40,10 @@ def odd_secret() -> str:
 class World:
     """Servers, a machine called gpu-04 that is everything at once, and the operator's folder."""
 
-    def __init__(
-        self, folder: Path, release: str = RELEASE, *, groups: tuple[str, ...] = ("gpu_workers", "transfer_hosts")
-    ) -> None:
+    def __init__(self, folder: Path, groups: tuple[str, ...] = ("gpu_workers", "transfer_hosts")) -> None:
         self.folder, self.groups = folder, groups
         self.fleet = Fleet(folder / "servers")
-        self.image: Image = image(release, CACHE)
+        self.image: Image = image(RELEASE, CACHE)
         self.data = Disk.empty(folder / "data.raw", VOLUME, DATA_GIB)
         (folder / "machine" / "root.qcow2").unlink(missing_ok=True)
         self.machine = Machine(folder / "machine", self.image, [self.data])
@@ -119,10 +119,17 @@ class World:
         self.machine.ssh("rm -rf /srv/models; tar -C /srv --no-same-owner -xf /tmp/models.tar; rm /tmp/models.tar")
         return hashlib.sha256(manifest.encode()).hexdigest()[:12]
 
+    def exposure(self, unit: str) -> float:
+        """How open the unit is, as systemd-analyze has it: 0 to 10."""
+        said = self.machine.ssh(f"systemd-analyze security --no-pager {unit} | tail -n 1")
+        found = re.search(r"exposure level for \S+: ([0-9.]+) ", said)
+        assert found, said
+        return float(found[1])
+
 
 def main() -> None:
     """Start it, and wait."""
-    with World(Path(sys.argv[1]).absolute(), *sys.argv[2:3]) as world:
+    with World(Path(sys.argv[1]).absolute()) as world:
         ssh = f"ssh {' '.join(world.machine.ssh_options())} -p {world.machine.port} root@127.0.0.1"
         print(f"{world.playbooks.folder}; models {world.put_models()}; {ssh}", flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
