@@ -14,7 +14,7 @@ UNITS = {
     "gpu": ANSIBLE / "roles/gpu_worker/templates/gpu-worker.service.j2",
     "unpack": ANSIBLE / "roles/gpu_worker/templates/unpack-worker.service.j2",
     "transfer": ANSIBLE / "roles/transfer/templates/transfer-worker.service.j2",
-    "web": ANSIBLE / "roles/web/templates/pipeline-web.service.j2",
+    "web": ANSIBLE / "roles/web/templates/web.service.j2",
 }
 OTHERS = {"LD_LIBRARY_PATH"}  # not the project's
 
@@ -58,9 +58,18 @@ def test_the_units_give_every_variable_and_no_secret() -> None:
         wanted |= {"TRANSFER_ROOT"} if role == "transfer" else set()
         assert wanted <= settings(unit), role
         assert "vault" not in unit.read_text()
-    for role, name in (("gpu_worker", "gpu-worker"), ("transfer", "transfer-worker"), ("web", "pipeline-web")):
-        secrets = (ANSIBLE / f"roles/{role}/templates/{name}.env.j2").read_text()
-        assert {"REDIS_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"} <= set(re.findall(r"^([A-Z0-9_]+)=", secrets, re.M))
+
+
+def test_every_secret_that_a_worker_reads_is_written() -> None:
+    """Which file gets which: roles/deployment/tasks/secrets.yml."""
+    roles = ANSIBLE / "roles"
+    known = re.findall(r"^  '(\w+)': '(\w+)',$", (roles / "deployment/templates/secrets.env.j2").read_text(), re.M)
+    shared = (ANSIBLE / "group_vars/all.yml").read_text() + (ANSIBLE / "group_vars/vault.yml.example").read_text()
+    assert {variable for _, variable in known} <= set(re.findall(r"^(\w+):", shared, re.MULTILINE))
+    for path in ("deployment/defaults/main.yml", "transfer/tasks/main.yml", "web/tasks/main.yml"):
+        given = re.findall(r"deployment_secrets: \[(.*)\]", (roles / path).read_text())
+        assert {"REDIS_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"} <= set(given[0].split(", ")), path
+        assert {name for names in given for name in names.split(", ")} <= {name for name, _ in known}, path
 
 
 def test_a_setting_that_is_wrong_stops_one_host() -> None:
