@@ -18,6 +18,7 @@ from pipeline.errors import Outage, away, certificate_problem
 from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
+ADDITIVE = ".additive.sql"  # ends the name of a file of schema/ that code from before it does not notice
 _SQL = Path(__file__).parent / "sql"
 CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most
 ANSWER_SECONDS, CONNECT_SECONDS = 30.0, 10.0  # the longest wait for the server
@@ -226,7 +227,10 @@ class Database:
             return f"DATABASE_URL: {problem or reason}"
 
     def check_schema(self) -> str | None:
-        """What is wrong with the server or its schema, in one line; None where the schema is the code's."""
+        """What is wrong with the server or its schema, in one line; None where the schema is the code's.
+
+        So it is where a newer release has only added to it: releases may change host by host, and back.
+        """
         if problem := self.refusal():
             return problem
         with self.transaction() as cursor:
@@ -238,7 +242,7 @@ class Database:
         ours = {path.name for path in SCHEMA.glob("*.sql")}
         if missing := sorted(ours - applied):
             return f"the schema lacks {', '.join(missing)}: run `python pipelinectl.py migrate`"
-        if newer := sorted(applied - ours):
+        if newer := sorted(name for name in applied - ours if not name.endswith(ADDITIVE)):
             return f"the schema has {', '.join(newer)}, which this release does not know: deploy a newer one"
         return None
 

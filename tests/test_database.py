@@ -138,6 +138,14 @@ def test_it_says_what_is_wrong_with_the_schema(empty_url: str, empty: Database) 
     )
 
 
+def test_it_takes_a_schema_to_which_a_newer_release_has_only_added(empty_url: str, empty: Database) -> None:
+    empty.migrate()
+    run(empty_url, "INSERT INTO schema_migrations (name) VALUES ('998_column.additive.sql')")
+    assert empty.check_schema() is None
+    run(empty_url, "INSERT INTO schema_migrations (name) VALUES ('999_later.sql')")
+    assert "has 999_later.sql, which" in (empty.check_schema() or "")
+
+
 def test_a_large_archive_is_opened_by_a_slow_server_too(
     empty_url: str, empty: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
