@@ -7,15 +7,13 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.child import wait_until
-from tests.demo import sample_archives
 from tests.vm.image import run
 from tests.vm.playbooks import is_shown
-from tests.vm.world import DATA_GIB, MOST_EXPOSURE, NAME, World
+from tests.vm.world import DATA_GIB, FINISHED, MOST_EXPOSURE, NAME, World
 
 UNITS = ("gpu-worker", "unpack-worker", "transfer-worker")
 PATIENCE_SECONDS = 900
@@ -80,17 +78,13 @@ def test_a_check_run_after_it_is_clean(world: World) -> None:
         assert result.counts[NAME]["changed"] == 0, result.changed(NAME)
 
 
-def send_archive(world: World, folder: Path, number: int) -> None:
-    """Put an archive on the EC2 host, and wait until its files are done."""
-    (archive,) = (path for path in sample_archives(folder) if "monday" in path.name)
-    before = world.fleet.query("SELECT count(*) FROM batches WHERE finished_at IS NOT NULL")[0][0]
-    (world.fleet.ssh.folder / f"{number}.tar").write_bytes(archive.read_bytes())
-    finished = "SELECT count(*) FROM batches WHERE finished_at IS NOT NULL"
-    wait_until(lambda: world.fleet.query(finished)[0][0] > before, "the batch", PATIENCE_SECONDS)
+def finished(world: World) -> int:
+    """How many batches are."""
+    return int(world.fleet.query(FINISHED)[0][0])
 
 
-def test_an_archive_goes_through_all_three_workers(world: World, tmp_path: Path) -> None:
-    send_archive(world, tmp_path, 1)
+def test_an_archive_goes_through_all_three_workers(world: World) -> None:
+    world.send_archive(lambda: finished(world))
     rows = world.fleet.query(
         "SELECT original_filename, status, text, s3_opus_path FROM audio_files"
         " LEFT JOIN transcripts USING (audio_id)"
@@ -198,7 +192,7 @@ def test_old_models_go_and_the_workers_restart_once(world: World) -> None:
     assert world.machine.ssh("systemctl show --property=ExecMainPID gpu-worker") != before
 
 
-def test_a_release_is_rolled_back(world: World, tmp_path: Path) -> None:
+def test_a_release_is_rolled_back(world: World) -> None:
     now = world.machine.ssh("readlink /opt/audio-pipeline/current").strip()
     earlier = run("git", "-C", world.repository, "rev-parse", "HEAD~1").strip()
     result = world.playbooks.play("deploy", "-e", f"deployment_version={earlier}")
@@ -209,7 +203,7 @@ def test_a_release_is_rolled_back(world: World, tmp_path: Path) -> None:
     assert result.status == 0, result.text[-3000:]
     assert world.machine.ssh("readlink /opt/audio-pipeline/current").strip() == now
     print(f"back in {time.monotonic() - start:.0f} s")
-    send_archive(world, tmp_path, 2)
+    world.send_archive(lambda: finished(world))
 
 
 def test_a_model_that_was_never_brought_stops_the_play(world: World) -> None:

@@ -6,15 +6,13 @@ The tests are steps of one story and run in this order; only S3 and the host whe
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.child import wait_until
-from tests.demo import sample_archives
 from tests.vm.machine import BOOT_SECONDS
 from tests.vm.playbooks import is_shown
-from tests.vm.world import MOST_EXPOSURE, NAME, World
+from tests.vm.world import FINISHED, MOST_EXPOSURE, NAME, World
 
 ADDRESS = "10.0.2.15"  # which QEMU gives to a machine
 SERVERS = ("redis-server", "postgresql")
@@ -49,12 +47,9 @@ def query(world: World, sql: str) -> list[str]:
     return world.machine.ssh(f'cd / && runuser -u postgres -- psql -At pipeline -c "{sql}"').splitlines()
 
 
-def send_archive(world: World, folder: Path, number: int) -> None:
-    """Put an archive on the EC2 host, and wait until its files are done."""
-    (archive,) = (path for path in sample_archives(folder) if "monday" in path.name)
-    (world.fleet.ssh.folder / f"{number}.tar").write_bytes(archive.read_bytes())
-    finished = "SELECT count(*) FROM batches WHERE finished_at IS NOT NULL"
-    wait_until(lambda: query(world, finished) == [str(number)], f"batch {number}", BOOT_SECONDS)
+def finished(world: World) -> int:
+    """How many batches are."""
+    return int(query(world, FINISHED)[0])
 
 
 def read(world: World, address: str, token: str = "") -> str:
@@ -108,9 +103,9 @@ def test_a_second_run_and_a_check_run_change_nothing(world: World) -> None:
             assert counts["changed"] == 0, (playbook, arguments, result.changed(host_of(playbook)))
 
 
-def test_an_archive_is_transcribed_and_seen(world: World, tmp_path: Path) -> None:
+def test_an_archive_is_transcribed_and_seen(world: World) -> None:
     world.machine.ssh("apt-get install --yes --no-install-recommends curl")
-    send_archive(world, tmp_path, 1)
+    world.send_archive(lambda: finished(world))
     assert query(world, "SELECT DISTINCT status FROM audio_files ORDER BY 1") == ["done", "failed"]
     texts = query(world, "SELECT text FROM transcripts WHERE text <> ''")
     assert texts
@@ -127,10 +122,10 @@ def test_what_worked_is_closed_to_the_rest(world: World, unit: str) -> None:
     assert world.exposure(unit) <= MOST_EXPOSURE
 
 
-def test_everything_is_up_after_a_reboot(world: World, tmp_path: Path) -> None:
+def test_everything_is_up_after_a_reboot(world: World) -> None:
     world.machine.reboot()
     wait_until(lambda: is_active(world, *SERVERS, *UNITS), "servers and workers", BOOT_SECONDS)
-    send_archive(world, tmp_path, 2)
+    world.send_archive(lambda: finished(world))
 
 
 def test_one_command_says_how_the_fleet_is(world: World) -> None:

@@ -13,15 +13,18 @@ import shutil
 import signal
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 import redis
 
+from tests.child import wait_until
+from tests.demo import sample_archives
 from tests.fleet import MODELS, PROJECT, Fleet
 from tests.servers import ACCESS
 from tests.vm.image import Image, image, run
-from tests.vm.machine import HOST, Disk, Machine
+from tests.vm.machine import BOOT_SECONDS, HOST, Disk, Machine
 from tests.vm.playbooks import Playbooks
 
 CACHE = Path.home() / ".cache" / "audio-pipeline-vm"
@@ -30,6 +33,7 @@ DATA_GIB = 4
 RELEASE = os.environ.get("VM_RELEASE", "bookworm")
 NAME = "gpu-04"
 MOST_EXPOSURE = 2.0
+FINISHED = "SELECT count(*) FROM batches WHERE finished_at IS NOT NULL"
 
 
 def odd_secret() -> str:
@@ -118,6 +122,15 @@ class World:
         run("scp", "-q", *options, str(packed), "root@127.0.0.1:/tmp/models.tar")
         self.machine.ssh("rm -rf /srv/models; tar -C /srv --no-same-owner -xf /tmp/models.tar; rm /tmp/models.tar")
         return hashlib.sha256(manifest.encode()).hexdigest()[:12]
+
+    def send_archive(self, finished: Callable[[], int]) -> None:
+        """Put an archive on the EC2 host and wait for its batch; `finished` counts those that are FINISHED."""
+        before = finished()
+        folder = self.folder / f"archive-{before}"
+        folder.mkdir()
+        (archive,) = (path for path in sample_archives(folder) if "monday" in path.name)
+        archive.rename(self.fleet.ssh.folder / f"{before}.tar")
+        wait_until(lambda: finished() > before, "the batch", BOOT_SECONDS)
 
     def exposure(self, unit: str) -> float:
         """How open the unit is, as systemd-analyze has it: 0 to 10."""
