@@ -97,6 +97,23 @@ def test_unattended_upgrades_part_no_kernel_from_its_driver() -> None:
             assert any(re.match(pattern, package) for pattern in patterns), package
 
 
+def test_the_driver_is_that_of_the_kernel_that_runs() -> None:
+    defaults = yaml.safe_load((ANSIBLE / "roles/nvidia/defaults/main.yml").read_text())
+    environment = jinja2.Environment()
+    environment.filters["regex_replace"] = lambda text, pattern, other: re.sub(pattern, other, text)
+    flavour = environment.from_string(defaults["nvidia_kernel_flavour"])
+
+    def package(distribution: str, version: str, kernel: str) -> str:
+        facts = {"distribution": distribution, "distribution_version": version, "kernel": kernel}
+        return flavour.render(ansible_facts=facts, nvidia_own_kernels=defaults["nvidia_own_kernels"]).strip()
+
+    assert package("Debian", "12.7", "6.1.0-30-cloud-amd64") == "cloud-amd64"
+    assert package("Ubuntu", "22.04", "5.15.0-130-generic") == "generic"
+    assert package("Ubuntu", "22.04", "6.8.0-50-generic") == "generic-hwe-22.04"
+    assert package("Ubuntu", "24.04", "6.8.0-50-generic") == "generic"
+    assert package("Ubuntu", "24.04", "6.14.0-1-generic") == "generic-hwe-24.04"
+
+
 def test_a_host_without_its_model_takes_no_archives() -> None:
     tasks = yaml.safe_load((ANSIBLE / "roles/gpu_worker/tasks/restart.yml").read_text())
     environment = jinja2.Environment()
