@@ -48,7 +48,7 @@ def fill(root: Path, release: str, made: Image) -> None:
     packages = f"{PACKAGES},{KERNELS[release]}"
     if release == "jammy":  # there it is part of systemd
         packages = packages.replace("systemd-resolved,", "")
-    components = "main" if release == "bookworm" else "main,universe"
+    components = "main" if release == "bookworm" else "main,restricted,universe,multiverse"  # as in cloud images
     run(
         "mmdebstrap",
         "--variant=minbase",

@@ -1,0 +1,34 @@
+"""The NVIDIA driver as far as it goes without a GPU: a machine one of whose PCI devices says that it is one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.vm.world import NAME, World
+
+DEVICE = "/sys/bus/pci/devices/0000:00:1c.0"  # which gives random numbers
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The machine, bare; what it claims is forgotten at its next boot."""
+    with World(tmp_path_factory.mktemp("world")) as world:
+        world.playbooks.change_group_vars("gpu_workers", gpu_worker_device="cuda")
+        for name, value in (("vendor", "0x10de"), ("class", "0x030200")):
+            world.machine.ssh(f"echo {value} > /run/{name} && mount --bind /run/{name} {DEVICE}/{name}")
+        yield world
+
+
+def test_the_driver_is_installed_for_the_kernel_that_runs_and_its_refusal_is_told(world: World) -> None:
+    before = world.machine.ssh("cat /proc/sys/kernel/random/boot_id")
+    result = world.playbooks.play("setup-new-worker", "--tags", "base,nvidia")
+    assert result.counts[NAME]["failed"] == 1
+    assert "could not insert 'nvidia': No such device" in " ".join(result.text.split())
+    assert world.machine.ssh("cat /proc/sys/kernel/random/boot_id") != before  # the driver did not run
+    assert world.machine.ssh("modinfo --field version nvidia").startswith("535.")
+
+
+def test_a_host_without_gpu_is_refused(world: World) -> None:
+    result = world.playbooks.play("setup-new-worker", "--tags", "nvidia,services")
+    assert result.counts[NAME] | {"failed": 1, "changed": 0} == result.counts[NAME]
+    assert "no NVIDIA GPU found: set gpu_worker_device: cpu" in " ".join(result.text.split())
