@@ -4,28 +4,42 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.vm.world import NAME, World
+from tests.vm.world import NAME, RELEASE, World
 
 DEVICE = "/sys/bus/pci/devices/0000:00:1c.0"  # which gives random numbers
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The machine, bare; what it claims is forgotten at its next boot."""
+    """The machine, bare."""
     with World(tmp_path_factory.mktemp("world")) as world:
         world.playbooks.change_group_vars("gpu_workers", gpu_worker_device="cuda")
-        for name, value in (("vendor", "0x10de"), ("class", "0x030200")):
-            world.machine.ssh(f"echo {value} > /run/{name} && mount --bind /run/{name} {DEVICE}/{name}")
         yield world
 
 
+def claim_a_gpu(world: World) -> None:
+    """Until the next boot."""
+    for name, value in (("vendor", "0x10de"), ("class", "0x030200")):
+        world.machine.ssh(f"echo {value} > /run/{name} && mount --bind /run/{name} {DEVICE}/{name}")
+
+
 def test_the_driver_is_installed_for_the_kernel_that_runs_and_its_refusal_is_told(world: World) -> None:
+    claim_a_gpu(world)
     before = world.machine.ssh("cat /proc/sys/kernel/random/boot_id")
     result = world.playbooks.play("setup-new-worker", "--tags", "base,nvidia")
     assert result.counts[NAME]["failed"] == 1
     assert "could not insert 'nvidia': No such device" in " ".join(result.text.split())
     assert world.machine.ssh("cat /proc/sys/kernel/random/boot_id") != before  # the driver did not run
-    assert world.machine.ssh("modinfo --field version nvidia").startswith("535.")
+    module = "nvidia-current" if RELEASE == "bookworm" else "nvidia"
+    assert world.machine.ssh(f"modinfo --field version {module}").startswith("535.")
+
+
+def test_a_run_after_it_knows_the_driver_that_is_installed(world: World) -> None:
+    """Or it would reboot the host each time."""
+    claim_a_gpu(world)
+    result = world.playbooks.play("setup-new-worker", "--tags", "nvidia", "--check")
+    assert "nvidia : Make the device files" in result.changed(NAME)
+    world.machine.ssh(f"umount {DEVICE}/vendor {DEVICE}/class")
 
 
 def test_a_host_without_gpu_is_refused(world: World) -> None:
