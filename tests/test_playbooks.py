@@ -81,20 +81,31 @@ def test_a_setting_that_is_wrong_stops_one_host() -> None:
         assert [play["serial"] for play in switches] == [1] * len(switches), playbook
 
 
-def test_unattended_upgrades_part_no_kernel_from_its_driver() -> None:
+def driver_file(name: str) -> str:
+    """What the role nvidia writes into the file of this name, on a host of two GPUs."""
     tasks = yaml.safe_load((ANSIBLE / "roles/nvidia/tasks/driver.yml").read_text())
-    (given,) = (task["ansible.builtin.copy"]["content"] for task in tasks if "unattended" in task["name"])
-    settings = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(given)
-    kept = {
-        distribution: re.findall(r'"([^"]+)";', settings.render(ansible_facts={"distribution": distribution}))
-        for distribution in ("Debian", "Ubuntu")
-    }
-    for package in ("linux-generic", "linux-image-6.8.0-60-generic", "linux-modules-nvidia-535-server-generic"):
-        assert any(re.match(pattern, package) for pattern in kept["Ubuntu"]), package
-    assert not any(re.match(pattern, "linux-image-cloud-amd64") for pattern in kept["Debian"])
-    for patterns in kept.values():
-        for package in ("nvidia-utils-535-server", "libnvidia-compute-535-server", "libcuda1"):
-            assert any(re.match(pattern, package) for pattern in patterns), package
+    (given,) = (
+        task["ansible.builtin.copy"]["content"]
+        for task in tasks
+        if task.get("ansible.builtin.copy", {}).get("dest", "").endswith(name)
+    )
+    return jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(given).render(nvidia_gpu_count="2")
+
+
+def test_unattended_upgrades_part_no_kernel_from_its_driver() -> None:
+    kept = re.findall(r'"([^"]+)";', driver_file("52audio-pipeline-nvidia"))
+    for package in (
+        "linux-generic", "linux-image-6.8.0-60-generic", "linux-modules-nvidia-535-server-generic",
+        "linux-image-cloud-amd64", "nvidia-utils-535-server", "libnvidia-compute-535-server", "libcuda1",
+    ):  # fmt: skip
+        assert any(re.match(pattern, package) for pattern in kept), package
+
+
+def test_every_device_file_is_made() -> None:
+    """nvidia-modprobe(1): -c N makes /dev/nvidiaN, 255 is nvidiactl; with -u it makes /dev/nvidia-uvm."""
+    program = "/usr/bin/nvidia-modprobe"
+    made = re.findall(r"^ExecStart=(.*)$", driver_file("nvidia-devices.service"), re.MULTILINE)
+    assert made == [f"{program} -c 0 -c 1 -c 255", f"{program} -u -c 0"]
 
 
 def test_the_driver_is_that_of_the_kernel_that_runs() -> None:
@@ -118,15 +129,19 @@ def test_a_host_without_its_model_takes_no_archives() -> None:
     tasks = yaml.safe_load((ANSIBLE / "roles/gpu_worker/tasks/restart.yml").read_text())
     environment = jinja2.Environment()
     environment.filters |= {"basename": os.path.basename, "splitext": os.path.splitext}
+    (name,) = (task["ansible.builtin.set_fact"] for task in tasks if "ansible.builtin.set_fact" in task)
+    paths = [f"/etc/systemd/system/{unit}.service" for unit in ("unpack-worker", "gpu-worker-1", "gpu-worker")]
+    found = {"files": [{"path": path} for path in paths]}
+    installed = environment.from_string(name["gpu_worker_installed"]).render(gpu_worker_unit_files=found).strip()
+    assert installed == "['gpu-worker', 'gpu-worker-1', 'unpack-worker']"  # in this order
     units = environment.from_string(tasks[-1]["vars"]["deployment_units"])
-    found = {"files": [{"path": f"/etc/systemd/system/{name}.service"} for name in ("gpu-worker-1", "gpu-worker")]}
 
     def started(has_model: bool) -> str:
         file = {"stat": {"exists": has_model}}
-        return units.render(gpu_worker_installed_units=found, gpu_worker_model_file=file).strip()
+        return units.render(gpu_worker_installed=installed, gpu_worker_model_file=file).strip()
 
     assert started(has_model=False) == "[]"
-    assert started(has_model=True) == "['unpack-worker', 'gpu-worker', 'gpu-worker-1']"
+    assert started(has_model=True) == installed
 
 
 def test_the_shipped_vault_is_encrypted() -> None:

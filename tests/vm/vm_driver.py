@@ -34,14 +34,6 @@ def test_the_driver_is_installed_for_the_kernel_that_runs_and_its_refusal_is_tol
     assert world.machine.ssh(f"modinfo --field version {module}").startswith("535.")
 
 
-def test_a_run_after_it_knows_the_driver_that_is_installed(world: World) -> None:
-    """Or it would reboot the host each time."""
-    claim_a_gpu(world)
-    result = world.playbooks.play("setup-new-worker", "--tags", "nvidia", "--check")
-    assert "nvidia : Make the device files" in result.changed(NAME)
-    world.machine.ssh(f"umount {DEVICE}/vendor {DEVICE}/class")
-
-
 def test_a_host_without_gpu_is_refused(world: World) -> None:
     result = world.playbooks.play("setup-new-worker", "--tags", "nvidia,services")
     assert result.counts[NAME] | {"failed": 1, "changed": 0} == result.counts[NAME]

@@ -131,6 +131,9 @@ def test_without_its_volume_the_workers_do_not_start(world: World) -> None:
     result = world.playbooks.play("setup-new-worker", "--tags", "volume")
     assert "is it attached?" in result.text
     assert result.counts[NAME]["changed"] == 0
+    world.put_models(extra=b"of a later release")
+    result = world.playbooks.play("sync-models")
+    assert "nothing is mounted on /data: is the volume attached?" in " ".join(result.text.split())
     assert world.machine.ssh("find /data").split() == ["/data"]
 
 
@@ -181,6 +184,28 @@ def test_models_that_are_not_the_manifests_are_not_used(world: World) -> None:
     assert "spoken-words/extra: not the SHA-256 of /srv/models/SHA256SUMS" in " ".join(result.text.split())
     assert world.machine.ssh("readlink /data/models") == before
     assert world.machine.ssh("systemctl show --property=ExecMainPID gpu-worker") == started
+
+
+def test_a_file_that_the_host_has_damaged_is_copied_again(world: World) -> None:
+    """Its size and its time are as they were."""
+    file = "spoken-words/config.json"
+    world.machine.ssh(
+        f"cd /data/models && cp --preserve {file} /tmp/whole && tr a-z A-Z < /tmp/whole > {file}"
+        f" && touch --reference /tmp/whole {file}"
+    )
+    world.put_models(extra=b"with what was damaged")
+    result = world.playbooks.play("sync-models")
+    assert result.status == 0, result.text[-3000:]
+    world.machine.ssh(f"cmp /srv/models/{file} /data/models/{file}")
+
+
+def test_models_that_leave_no_room_are_not_brought(world: World) -> None:
+    release = world.put_models(extra=b"of a larger release")
+    settings = {"SCRATCH_MIN_FREE_MB": DATA_GIB * 2000}
+    result = world.playbooks.play("sync-models", "-e", json.dumps({"gpu_worker_unpack_settings": settings}))
+    assert result.counts[NAME]["failed"] == 1
+    assert "(SCRATCH_MIN_FREE_MB): grow the volume" in " ".join(result.text.split())
+    assert release not in world.machine.ssh("ls /data/model-releases")
 
 
 def test_old_models_go_and_the_workers_restart_once(world: World) -> None:
