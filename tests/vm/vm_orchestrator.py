@@ -106,7 +106,7 @@ def test_a_second_run_and_a_check_run_change_nothing(world: World) -> None:
 def test_an_archive_is_transcribed_and_seen(world: World) -> None:
     world.machine.ssh("apt-get install --yes --no-install-recommends curl")
     world.send_archive(lambda: finished(world))
-    assert query(world, "SELECT DISTINCT status FROM audio_files ORDER BY 1") == ["done", "failed"]
+    assert query(world, "SELECT DISTINCT status FROM audio_files ORDER BY 1") == ["done"]
     texts = query(world, "SELECT text FROM transcripts WHERE text <> ''")
     assert texts
     word = max(re.findall(r"[a-z]+", texts[0].lower()), key=len)
