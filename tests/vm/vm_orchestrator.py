@@ -112,7 +112,7 @@ def test_an_archive_is_transcribed_and_seen(world: World) -> None:
     word = max(re.findall(r"[a-z]+", texts[0].lower()), key=len)
     token = world.secrets["vault_web_token"]
     assert NAME in read(world, "8080/", token)
-    assert "/files/" in read(world, f"8080/search?q={word}", token)
+    assert "/files/" in read(world, f"8080/search?words={word}", token)
     assert world.machine.try_ssh("curl --silent --fail http://127.0.0.1:8080/").returncode != 0
     assert "audio_pipeline_redis_up 1" in read(world, "9100/metrics")
 
