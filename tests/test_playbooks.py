@@ -132,7 +132,8 @@ def test_a_host_without_its_model_takes_no_archives() -> None:
     (name,) = (task["ansible.builtin.set_fact"] for task in tasks if "ansible.builtin.set_fact" in task)
     paths = [f"/etc/systemd/system/{unit}.service" for unit in ("unpack-worker", "gpu-worker-1", "gpu-worker")]
     found = {"files": [{"path": path} for path in paths]}
-    installed = environment.from_string(name["gpu_worker_installed"]).render(gpu_worker_unit_files=found).strip()
+    names = environment.from_string(name["gpu_worker_installed"])
+    installed = names.render(gpu_worker_installed_units=found).strip()
     assert installed == "['gpu-worker', 'gpu-worker-1', 'unpack-worker']"  # in this order
     units = environment.from_string(tasks[-1]["vars"]["deployment_units"])
 
