@@ -25,7 +25,7 @@ WHEEL = {
 SOURCE = {
     "toy-source-1.0/PKG-INFO": b"Metadata-Version: 2.1\nName: toy-source\nVersion: 1.0\nRequires-Python: <3\n",
     "toy-source-1.0/setup.py": b"raise SystemExit('code of the package runs')\n",
-    "toy-source-1.0/pyproject.toml": b"[build-system]\nrequires = ['none']\nbuild-backend = 'setuptools.build_meta'",
+    "toy-source-1.0/pyproject.toml": b"[build-system]\nrequires = []\nbuild-backend = 'setuptools.build_meta'",
     "toy-source-1.0/data/model.bin.part2": b", second",
     "toy-source-1.0/data/deep/words.txt": b"one two",
 }
