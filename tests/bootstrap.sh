@@ -1,4 +1,5 @@
-# Sourced by ./demo and ./test: makes the virtual environments that they run in. Nothing is installed elsewhere.
+# Sourced by ./demo, ./test and others, with the checkout in $here: makes the virtual environments that they run in.
+# Those that set elsewhere=yes before also run from a checkout that their user may not write to.
 
 stop() {
     echo "$1" >&2
@@ -15,24 +16,39 @@ find_python() {
     return 1
 }
 
+is_made() {
+    [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.wanted" 2>/dev/null)" = "$wanted" ]
+}
+
 # environment FOLDER REQUIREMENTS...: a virtual environment that holds what the files ask for; made anew only
-# when they change. The files say -r requirements.txt, so that counts too.
+# when they change. The files say -r requirements.txt, so that counts too. $venv names it: FOLDER, or the folder of
+# that name in $state where FOLDER is not up to date and this user may not change it.
 environment() {
-    folder=$1
+    venv=$1
     shift
-    python=$(find_python) || stop "Python 3.11 or later is needed (Debian, Ubuntu: apt install python3 python3-venv)"
     wanted=$(cat "$@" "$here/requirements.txt" | cksum)
-    [ "$(cat "$folder/.wanted" 2>/dev/null)" = "$wanted" ] && return
-    echo "installing into ${folder#"$here"/} ..." >&2
-    rm -rf "$folder"
-    "$python" -m venv "$folder" >"$here/.venv.log" 2>&1 ||
-        stop "no virtual environment: install Python's venv module (Debian, Ubuntu: apt install python3-venv)"
+    is_made && return
+    if [ "$state" != "$here" ]; then
+        venv=$state/${venv##*/}
+        is_made && return
+    fi
+    exec 9<"$state"
+    flock 9 || : # another run may be installing just now; some file systems know no locks
+    is_made || install_into "$@"
+    exec 9<&-
+}
+
+install_into() {
+    echo "installing into ${venv#"$here"/} ..." >&2
+    rm -rf "$venv" || stop "$venv is out of date and cannot be removed: remove it, as root if need be"
+    "$python" -m venv "$venv" >"$venv.log" 2>&1 ||
+        stop "no virtual environment: install Python's venv module (Debian, Ubuntu: apt install python3-venv); $venv.log"
     for file in "$@"; do
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$file" >"$here/.venv.log" 2>&1 ||
-            stop "pip could not install $file: $(grep -v WARNING "$here/.venv.log" | tail -n 1)"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$file" >"$venv.log" 2>&1 ||
+            stop "pip could not install $file: $(grep -v WARNING "$venv.log" | tail -n 1)"
     done
-    rm -f "$here/.venv.log"
-    echo "$wanted" >"$folder/.wanted"
+    rm -f "$venv.log"
+    echo "$wanted" >"$venv/.wanted" || stop "$venv cannot be written"
 }
 
 need() {
@@ -42,6 +58,21 @@ need() {
 need ssh openssh-client
 need scp openssh-client
 need setpriv util-linux
+need flock util-linux
+id -un >/dev/null 2>&1 || stop "user $(id -u) has no name, which ssh asks for: run this as a user of /etc/passwd"
+python=$(find_python) || stop "Python 3.11 or later is needed (Debian, Ubuntu: apt install python3 python3-venv)"
+
+# Where this checkout's virtual environments and caches go: into it, or to the user's cache folder.
+state=$("$python" -I -B "$here/tests/places.py" state) || exit 2
+if [ "$state" != "$here" ]; then
+    [ "${elsewhere:-}" = yes ] || stop "$here cannot be written by $(id -un): use a checkout of your own"
+    mkdir -p "$state" || stop "$state cannot be made: name another cache folder in AUDIO_PIPELINE_CACHE"
+    export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$state/pycache}"
+    export RUFF_CACHE_DIR="$state/ruff" MYPY_CACHE_DIR="$state/mypy" HYPOTHESIS_STORAGE_DIRECTORY="$state/hypothesis"
+    export PYTEST_ADDOPTS="-o 'cache_dir=$state/pytest' ${PYTEST_ADDOPTS:-}"
+fi
 environment "$here/.venv" "$here/requirements-dev.txt"
-PYTHONPATH=$here
-export PYTHONPATH
+export PYTHONPATH="$here"
+not_by_proxy=${no_proxy:-${NO_PROXY:-}}
+not_by_proxy=127.0.0.1,localhost${not_by_proxy:+,$not_by_proxy} # where the servers are
+export no_proxy="$not_by_proxy" NO_PROXY="$not_by_proxy"

