@@ -5,6 +5,10 @@
 Every stage runs in threads of its own and holds little more than the next one needs: a file waits only until
 a preparer is free, a preparer only while enough windows are ready. A file is delivered when its own last
 window is heard, whatever else is in work.
+
+The language of a window is decided by the guesses for it and for the windows beside it in its file, once it is
+encoded (`pipeline.languages`). One that is doubtful waits for its neighbours, and one in which the language changes is
+cut there: both go back among the windows that are ready, with their language.
 """
 
 import logging
@@ -12,18 +16,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from pipeline import device
+from pipeline import device, languages
 from pipeline.audio_tags import AudioTags, SoundOfFile
 from pipeline.errors import Stop, Stopping
+from pipeline.languages import Guess
+from pipeline.listening import listen
 from pipeline.metrics import Metrics
-from pipeline.transcript import Label, Segment, Transcript, Word
-from pipeline.whisper import Passage, Whisper
+from pipeline.segments import Heard, segments, text_of
+from pipeline.transcript import Label, Segment, Transcript
+from pipeline.whisper import Whisper
 from pipeline.windows import Recording, Window
 
 log = logging.getLogger(__name__)
@@ -39,10 +46,12 @@ class _File(Generic[Key]):
     key: Key
     path: Path
     recording: Recording
-    language: str | None
     tags: list[Label] = field(default_factory=list)
-    heard: dict[int, list[Segment]] = field(default_factory=dict)
+    heard: dict[tuple[int, int], list[Heard]] = field(default_factory=dict)  # by window and part of it
     windows: int | None = None  # how many there are; None while it is read
+    more_parts: int = 0  # than windows: some were cut where the language changes
+    guesses: dict[int, list[Guess]] = field(default_factory=dict)  # of languages, by window
+    doubtful: "list[_Row[Key]]" = field(default_factory=list)  # windows that wait for the guesses of others
     sound: SoundOfFile | None = None
     over: bool = False  # delivered, or failed
 
@@ -55,6 +64,8 @@ class _Row(Generic[Key]):
     index: int
     window: Window
     features: np.ndarray
+    language: str | None  # None: to be detected
+    part: int = 0
 
 
 class Transcriber(Generic[Key]):
@@ -118,7 +129,7 @@ class Transcriber(Generic[Key]):
                     sound.add(block)
 
             recording = Recording(path, listen)
-            self._submitted.append(_File(key, path, recording, self._whisper.language, sound=sound))
+            self._submitted.append(_File(key, path, recording, sound=sound))
             self._undelivered += 1
             self._changed.notify_all()
 
@@ -173,6 +184,7 @@ class Transcriber(Generic[Key]):
             else:
                 with self._changed:
                     file.windows = windows
+                self._settle_doubtful(file)
                 self._end_if_complete(file)
             with self._changed:
                 self._preparing -= 1
@@ -192,7 +204,7 @@ class Transcriber(Generic[Key]):
         """Put the file's windows among those that are ready; gives how many there were, None where it is over."""
         number, began, waited = 0, time.monotonic(), 0.0
         for window in file.recording.windows():
-            row = _Row(file, number, window, self._whisper.features(window.samples))
+            row = _Row(file, number, window, self._whisper.features(window.samples), self._whisper.language)
             ready = time.monotonic()
             with self._changed:
                 while len(self._ready) >= self._most_ready and not self._ending:
@@ -224,8 +236,7 @@ class Transcriber(Generic[Key]):
         deadline: float | None = None
         with self._changed:
             while not self._ending:
-                rows = [row for row in self._ready if row.index == 0 or row.file.language is not None]
-                if rows:
+                if rows := self._ready:
                     now = time.monotonic()
                     deadline = deadline or now + self._wait
                     if len(rows) >= self.batch_size or now >= deadline or not self._more_is_coming():
@@ -261,21 +272,65 @@ class Transcriber(Generic[Key]):
         self._hear(rows[middle:])
 
     def _hear_at_once(self, rows: list[_Row[Key]]) -> None:
-        features = [row.features for row in rows]
-        encoded = self._whisper.encode(features)
-        if any(row.file.language is None for row in rows):
-            for row, language in zip(rows, self._whisper.detect_languages(encoded), strict=True):
-                if row.index == 0 and row.file.language is None:  # a file's first window decides for all of it
-                    row.file.language = language
-        heard = self._whisper.hear(features, [row.file.language or "en" for row in rows], encoded)
-        for row, passages in zip(rows, heard, strict=True):
-            row.file.heard[row.index] = [_segment(row.window, passage) for passage in passages]
+        encoded = self._whisper.encode([row.features for row in rows])
+        unknown = [number for number, row in enumerate(rows) if row.language is None]
+        if unknown:
+            self._guess_languages([rows[number] for number in unknown], self._whisper.select(encoded, unknown))
+            known = [number for number, row in enumerate(rows) if row.language is not None]
+            rows, encoded = [rows[number] for number in known], self._whisper.select(encoded, known)
+        if rows:
+            spoken = [row.language or "" for row in rows]
+            heard = listen(self._whisper, [row.window for row in rows], spoken, encoded)
+            for row, found in zip(rows, heard, strict=True):
+                row.file.heard[row.index, row.part] = found
+
+    def _guess_languages(self, rows: list[_Row[Key]], encoded: Any) -> None:
+        """Detect the languages of these windows: each has its language then, or has gone back among those that are
+        ready, or waits."""
+        pieces = [languages.pieces(row.window) for row in rows]
+        odds = self._whisper.language_odds(encoded, [[piece.frames for piece in parts] for parts in pieces])
+        with self._changed:
+            for row, parts, found in zip(rows, pieces, odds, strict=True):
+                row.file.guesses[row.index] = [Guess(*pair) for pair in zip(parts, found, strict=True)]
+        for row in rows:
+            self._decide(row)
+        for file in {id(row.file): row.file for row in rows}.values():
+            self._settle_doubtful(file)
+
+    def _settle_doubtful(self, file: _File[Key]) -> None:
+        """Put those doubtful windows of the file among the ready ones whose neighbours have decided them."""
+        with self._changed:
+            waiting, file.doubtful = file.doubtful, []
+        for row in waiting:
+            self._decide(row, is_in_batch=False)
+
+    def _decide(self, row: _Row[Key], is_in_batch: bool = True) -> None:
+        """Give the window its language; `is_in_batch`: it is encoded already, and may be heard at once."""
+        file = row.file
+        with self._changed:
+            runs = languages.decide(file.guesses, row.index, file.windows)
+            if runs is None:
+                file.doubtful.append(row)
+            elif len(runs) == 1:
+                row.language = runs[0][2]
+                if not is_in_batch:
+                    self._ready.append(row)
+            else:
+                file.more_parts += len(runs) - 1
+                self._ready += [self._part(row, number, *run) for number, run in enumerate(runs)]
+            self._changed.notify_all()
+
+    def _part(self, row: _Row[Key], number: int, begin: int, end: int, language: str) -> _Row[Key]:
+        window = row.window.part(begin, end)
+        return _Row(row.file, row.index, window, self._whisper.features(window.samples), language, number)
 
     # --- delivery --------------------------------------------------------------------------------------
 
     def _end_if_complete(self, file: _File[Key]) -> None:
-        if file.windows is not None and len(file.heard) == file.windows:
-            self._end_file(file, self._transcript(file))
+        with self._changed:
+            if file.windows is None or len(file.heard) < file.windows + file.more_parts:
+                return
+        self._end_file(file, self._transcript(file))
 
     def _end_file(self, file: _File[Key], result: Transcript | Exception) -> None:
         with self._changed:
@@ -289,34 +344,25 @@ class Transcriber(Generic[Key]):
             self._changed.notify_all()
 
     def _transcript(self, file: _File[Key]) -> Transcript:
-        segments = [segment for number in sorted(file.heard) for segment in file.heard[number]]
-        sound = file.recording
+        found = segments([one for place in sorted(file.heard) for one in file.heard[place]])
+        sound, spoken = file.recording, _spoken(found)
         return Transcript(
-            text=" ".join(segment.text for segment in segments),
-            segments=segments,
-            language=file.language if segments else None,
+            text=text_of(found),
+            segments=found,
+            language=spoken[0] if spoken else None,
             duration_seconds=sound.duration_seconds,
             speech_seconds=sound.speech_seconds,
             loudness_db=sound.loudness_db,
             model=self._whisper.name,
             tags=file.tags,
+            languages=spoken,
         )
 
 
-def _segment(window: Window, passage: Passage) -> Segment:
-    """A passage of a window with the times of the file."""
-    start, end = round(window.in_file(passage.start), 2), round(window.in_file(passage.end, is_end=True), 2)
-    words = None if passage.words is None else [_in_file(window, word) for word in passage.words]
-    logprob, no_speech = _finite(passage.avg_logprob), _finite(passage.no_speech_prob)
-    return Segment(start, max(end, start + 0.01), passage.text, logprob, no_speech, words)
-
-
-def _in_file(window: Window, word: Word) -> Word:
-    """The word with the times of the file; start and end belong to the same stretch of speech."""
-    middle = (word.start + word.end) / 2
-    shift = window.in_file(middle) - middle
-    return replace(word, start=round(word.start + shift, 2), end=round(word.end + shift, 2))
-
-
-def _finite(number: float) -> float | None:
-    return round(number, 4) if np.isfinite(number) else None
+def _spoken(found: list[Segment]) -> list[str]:
+    """The languages of the segments, the most spoken first."""
+    seconds: dict[str, float] = {}
+    for segment in found:
+        if segment.language is not None:
+            seconds[segment.language] = seconds.get(segment.language, 0.0) + segment.end - segment.start
+    return sorted(seconds, key=lambda language: -seconds[language])

@@ -1,0 +1,208 @@
+"""One batch of windows: decoded, judged, decoded again where the text looks invented, aligned.
+
+Nothing that the voice gate has let through ends without a word about it. A window that fails is cut at its longest
+pause, and its halves are heard alone; what fails even so is heard once more without repetitions. Of what still
+fails, a loop is kept once and marked, and what nobody can have said is marked as unintelligible. A stretch that has no
+word though its window has is heard alone too. A second try is never drawn at random: the same sound gives the same text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pipeline.audio import SAMPLE_RATE
+from pipeline.segments import Heard, left_out, weight_of
+from pipeline.transcript import REPEATED, UNINTELLIGIBLE
+from pipeline.whisper import Try, Whisper
+from pipeline.windows import Window
+
+_PART_SECONDS = 7.0  # a shorter part of a window is not cut further
+_COUNTED_SECONDS = 4.0  # the same where a phrase is repeated: the model counts to three, but not to twenty
+_LEAST_ALONE = -0.7  # average log-probability: a text for a stretch that had none has to be likelier than others
+_MOST_UNIT = 60  # tokens of a phrase that is repeated
+_LEAST_TIMES = 3  # that a phrase stands in a row, where it is a loop
+_NOT_SPEECH = "the model takes it for sound without speech"
+_NO_WORDS = "no words were recognised"
+_TOO_FAST = "more words than anybody can say in that time"
+_LOOP = "the model repeated itself more often than the sound allows"
+
+
+def listen(
+    whisper: Whisper, windows: Sequence[Window], languages: Sequence[str], encoded: Any
+) -> list[list[Heard]]:
+    """What is heard in each window, in the language given for it: as a whole, or in parts that follow each other.
+
+    `encoded` is what `whisper.encode` gave for them.
+    """
+    return _Batch(whisper, windows, languages, encoded).heard()
+
+
+class _Batch:
+    """Windows that are computed together."""
+
+    def __init__(self, whisper: Whisper, windows: Sequence[Window], languages: Sequence[str], encoded: Any = None):
+        self.whisper, self.windows, self.languages = whisper, list(windows), list(languages)
+        if encoded is None:
+            encoded = whisper.encode([whisper.features(window.samples) for window in windows])
+        self.encoded = encoded
+
+    def heard(self) -> list[list[Heard]]:
+        """What is heard, where each window may be cut into parts."""
+        tries = self.whisper.decode(self.encoded, self.languages)
+        if not self.whisper.options.guards:
+            return [[one] for one in self.aligned(tries)]
+        failed = [row for row, tried in enumerate(tries) if tried.looks_invented(self.windows[row].seconds)]
+        repeated = [row for row, tried in enumerate(tries) if tried.repeats and row not in failed]
+        found = [[one] for one in self.aligned(tries, without=failed)]
+        parts = [
+            (row, begin, end)
+            for row, (one,) in enumerate(found)
+            if row not in failed and row not in repeated and one.words
+            for run in left_out(one.window, one.words)
+            for begin, end in _parts(one.window, _PART_SECONDS, *run)
+        ]
+        parts += [(row, *part) for row in failed for part in _parts(self.windows[row], _PART_SECONDS)]
+        parts += [(row, *part) for row in repeated for part in _parts(self.windows[row], _COUNTED_SECONDS)]
+        if not parts:
+            return found
+        again = self._of(parts).heard_at_last()
+        for row in sorted({row for row, _, _ in parts}):
+            pieces = [one for (of, _, _), one in zip(parts, again, strict=True) if of == row]
+            if row in failed:
+                found[row] = pieces
+            elif row in repeated:
+                found[row] = pieces if _says_more(pieces, found[row]) else found[row]
+            else:
+                found[row] = _filled(found[row][0], [(begin, end) for of, begin, end in parts if of == row], pieces)
+        return found
+
+    def heard_at_last(self) -> list[Heard]:
+        """What is heard in each window; what looks invented is tried without repetitions, then marked."""
+        tries = self.whisper.decode(self.encoded, self.languages)
+        failed = [row for row, tried in enumerate(tries) if tried.looks_invented(self.windows[row].seconds)]
+        if failed:
+            languages = [self.languages[row] for row in failed]
+            again = self.whisper.decode(self.whisper.select(self.encoded, failed), languages, may_repeat=False)
+            for row, tried in zip(failed, again, strict=True):
+                tries[row] = _better(tries[row], tried, self.windows[row].seconds)
+        return self.aligned(tries)
+
+    def aligned(self, tries: list[Try], without: Sequence[int] = ()) -> list[Heard]:
+        """The tries with the times of their words, and with a mark where they cannot stand as they are."""
+        seconds = [window.seconds for window in self.windows]
+        marks: list[tuple[str, str] | None] = [None] * len(tries)
+        if self.whisper.options.guards:
+            marks = [_mark(tried, length) for tried, length in zip(tries, seconds, strict=True)]
+        shown = [
+            tried if mark is None else replace(tried, tokens=_once(tried.tokens) if mark[0] == REPEATED else [])
+            for tried, mark in zip(tries, marks, strict=True)
+        ]
+        shown = [replace(tried, tokens=[]) if row in without else tried for row, tried in enumerate(shown)]
+        words = self.whisper.align(self.encoded, seconds, self.languages, shown)
+        return [
+            Heard(
+                window, words[row], self.languages[row], tries[row].avg_logprob, tries[row].no_speech_prob,
+                *(marks[row] or ()),
+            )
+            for row, window in enumerate(self.windows)
+        ]  # fmt: skip
+
+    def _of(self, parts: list[tuple[int, int, int]]) -> "_Batch":
+        """A batch of parts of the windows: row, first span, behind the last span."""
+        windows = [self.windows[row].part(begin, end) for row, begin, end in parts]
+        return _Batch(self.whisper, windows, [self.languages[row] for row, _, _ in parts])
+
+
+def _mark(tried: Try, seconds: float) -> tuple[str, str] | None:
+    """The mark of a text that cannot stand as it is, and the reason."""
+    if tried.is_silence:
+        return UNINTELLIGIBLE, _NOT_SPEECH
+    if not tried.text:
+        return UNINTELLIGIBLE, _NO_WORDS
+    if tried.is_loop(seconds):
+        return REPEATED, _LOOP
+    if tried.is_too_fast(seconds):
+        return UNINTELLIGIBLE, _TOO_FAST
+    return None
+
+
+def _better(failed: Try, again: Try, seconds: float) -> Try:
+    """Of two tries the one that passes; of two that fail, one that is no loop and not too fast, then the likelier."""
+    if not again.looks_invented(seconds):
+        return again
+
+    def merit(tried: Try) -> tuple[bool, bool, float]:
+        return not tried.is_loop(seconds), not tried.is_too_fast(seconds), tried.avg_logprob
+
+    return max(failed, again, key=merit)
+
+
+def _parts(window: Window, seconds: float, begin: int = 0, end: int | None = None) -> list[tuple[int, int]]:
+    """The window's spans in parts of so many seconds, cut at the longest pause in the middle half, and so on."""
+    offsets, spans = window.offsets(), window.spans
+    end = len(spans) if end is None else end
+    samples = offsets[end] - offsets[begin]
+    middle = [at for at in range(begin + 1, end) if samples / 4 <= offsets[at] - offsets[begin] <= samples * 3 / 4]
+    if not middle or samples < seconds * SAMPLE_RATE:
+        return [(begin, end)]
+    at = max(middle, key=lambda number: spans[number].first - spans[number - 1].last)
+    return _parts(window, seconds, begin, at) + _parts(window, seconds, at, end)
+
+
+def _weight(heard: Sequence[Heard]) -> int:
+    return sum(weight_of(word.text) for one in heard for word in one.words)
+
+
+def _says_more(pieces: list[Heard], whole: list[Heard]) -> bool:
+    """Whether the parts of a window say more than it did as a whole, and all of it passes."""
+    return all(piece.mark is None for piece in pieces) and _weight(pieces) > _weight(whole)
+
+
+def _filled(heard: Heard, runs: list[tuple[int, int]], pieces: list[Heard]) -> list[Heard]:
+    """What was heard in a window, with what was then heard in those of its spans that had hardly a word, where that
+    is more."""
+    window, parts, at = heard.window, [], 0
+    offsets = window.offsets()
+    for (begin, end), piece in zip(runs, pieces, strict=True):
+        share = _share(heard, begin, end, offsets)
+        if _weight([piece]) > _weight([share]) and piece.mark is None and piece.avg_logprob > _LEAST_ALONE:
+            parts += [_share(heard, at, begin, offsets), piece]
+            at = end
+        elif not share.words:
+            parts += [_share(heard, at, begin, offsets), replace(piece, words=[], mark=UNINTELLIGIBLE, reason=piece.reason or _NO_WORDS)]
+            at = end
+    parts.append(_share(heard, at, len(window.spans), offsets))
+    return [part for part in parts if part.window.spans]
+
+
+def _share(heard: Heard, begin: int, end: int, offsets: list[int]) -> Heard:
+    """The words of some of the window's spans, as those of a window of their own."""
+    first, last = offsets[begin] / SAMPLE_RATE, offsets[end] / SAMPLE_RATE
+    words = [
+        replace(word, start=word.start - first, end=word.end - first)
+        for word in heard.words
+        if first <= (word.start + word.end) / 2 < last or (end + 1 == len(offsets) and word.start >= first)
+    ]
+    return replace(heard, window=heard.window.part(begin, end), words=words)
+
+
+def _once(tokens: list[int]) -> list[int]:
+    """The tokens, with each phrase that stands three times or more in a row standing once."""
+    kept: list[int] = []
+    at = 0
+    while at < len(tokens):
+        unit, times = _repetition(tokens, at)
+        kept += tokens[at : at + unit]
+        at += unit * times
+    return kept
+
+
+def _repetition(tokens: list[int], at: int) -> tuple[int, int]:
+    """The shortest phrase that stands there several times in a row: its length and how often; else one token, once."""
+    for unit in range(1, min(_MOST_UNIT, (len(tokens) - at) // _LEAST_TIMES) + 1):
+        phrase, times = tokens[at : at + unit], 1
+        while tokens[at + unit * times : at + unit * (times + 1)] == phrase:
+            times += 1
+        if times >= _LEAST_TIMES:
+            return unit, times
+    return 1, 1
