@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from bench.engine import PEERS
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,11 @@ def chart(path: Path, corpora: dict[str, Any]) -> None:
 
 def draw(path: Path, panels: list[Panel]) -> None:
     """Write a chart of the panels, three in a row at most."""
+    import matplotlib  # here: the tests' environment lacks it, and they read the tables alone
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(5.5 * columns, 3 * rows), squeeze=False)

@@ -1,0 +1,136 @@
+"""The rules that this pipeline's engine must keep in bench/accuracy, and whether it does."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bench.accuracy_result import Result, spread, total
+from bench.accuracy_score import Words
+
+Results = Mapping[str, Mapping[str, Result]]  # by corpus and program
+SLACK = 0.002  # of the word error rate: what another seed may change
+LEAST_WORDS = 30  # of a language: with fewer, one word is more than the slack many times over
+MEDIAN, P95, BEYOND = 0.2, 1.0, 0.5  # seconds: what a reader of subtitles does not notice, or hardly
+PEERS = ("transcribe", "batched")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold, whether it does, and what was found."""
+
+    text: str
+    holds: bool
+    found: str
+
+
+def rules(results: Results) -> list[Rule]:
+    """Every rule whose corpora and programs were measured."""
+    return [
+        *_long(results),
+        *_all_together(results),
+        *_clips(results),
+        *_repeated(results),
+        *_nothing(results),
+        *_times(results),
+        *_cues(results),
+        *_languages(results),
+    ]
+
+
+def _beside(results: Results, corpus: str) -> tuple[Words, Words] | None:
+    """Our words and those of the better peer in a corpus; None where one of them was not measured."""
+    engines = results.get(corpus, {})
+    peers = [engines[name].words for name in PEERS if name in engines]
+    if "ours" not in engines or not peers:
+        return None
+    return engines["ours"].words, min(peers, key=lambda words: words.errors)
+
+
+def _long(results: Results) -> Iterator[Rule]:
+    if pair := _beside(results, "long"):
+        ours, peer = pair
+        found = f"{ours.deleted} and {peer.deleted}"
+        yield Rule("long: no more words deleted than by the better peer", ours.deleted <= peer.deleted, found)
+        found = f"{ours.rate:.2%} and {peer.rate:.2%}"
+        yield Rule(
+            "long: word error rate at most 0.2 points over the better peer's",
+            ours.rate <= peer.rate + SLACK,
+            found,
+        )
+
+
+def _all_together(results: Results) -> Iterator[Rule]:
+    engines = [name for name in PEERS if all(name in one for one in results.values())]
+    if not engines or not all("ours" in one for one in results.values()):
+        return
+    errors = {name: total(one[name].words for one in results.values()).errors for name in ("ours", *engines)}
+    best = min(errors[name] for name in engines)
+    found = f"{errors['ours']} and {best}"
+    yield Rule("all corpora: fewer wrong words than the better peer", errors["ours"] < best, found)
+
+
+def _clips(results: Results) -> Iterator[Rule]:
+    engines = results.get("clips", {})
+    if not {"ours", "transcribe"} <= set(engines):
+        return
+    ours, peer = engines["ours"].languages, engines["transcribe"].languages
+    few = [language for language, words in ours.items() if words.said <= LEAST_WORDS]
+    kinds = {language: [language] for language in ours if language not in few}
+    if few:
+        kinds["all others"] = few
+    for name, languages in kinds.items():
+        mine, theirs = (total(one[language] for language in languages) for one in (ours, peer))
+        yield Rule(
+            f"clips, {name}: word error rate at most 0.2 points over faster-whisper's",
+            mine.rate <= theirs.rate + SLACK,
+            f"{mine.rate:.2%} and {theirs.rate:.2%} of {mine.said} words",
+        )
+
+
+def _repeated(results: Results) -> Iterator[Rule]:
+    engines = results.get("repeated", {})
+    if {"ours", "transcribe"} <= set(engines):
+        mine, theirs = engines["ours"].words.right, engines["transcribe"].words.right
+        found = f"{mine} and {theirs} of {engines['ours'].words.said}"
+        yield Rule("repeated: at least as many words right as faster-whisper has", mine >= theirs, found)
+
+
+def _nothing(results: Results) -> Iterator[Rule]:
+    if ours := results.get("nothing", {}).get("ours"):
+        words = ours.words.inserted
+        where = ", ".join(f"{kind}: {len(found)}" for kind, found in ours.invented.items())
+        yield Rule("nothing: no word", words == 0, f"{words} words{' (' + where + ')' if where else ''}")
+
+
+def _times(results: Results) -> Iterator[Rule]:
+    for corpus, engines in results.items():
+        if "ours" not in engines or (times := engines["ours"].times) is None:
+            continue
+        for kind, errors in (("starts", times.starts), ("ends", times.ends)):
+            one = spread(errors)
+            yield Rule(
+                f"{corpus}: {kind} of segments off by at most {MEDIAN} s (median) and {P95} s (95th percentile)",
+                one["median"] <= MEDIAN and one["p95"] <= P95,
+                f"{one['median']:.2f} and {one['p95']:.2f} s",
+            )
+        yield Rule(
+            f"{corpus}: no segment more than {BEYOND} s beyond its speech",
+            times.beyond <= BEYOND,
+            f"{times.beyond:.2f} s",
+        )
+
+
+def _cues(results: Results) -> Iterator[Rule]:
+    for corpus, engines in results.items():
+        if ours := engines.get("ours"):
+            cues = ours.cues
+            yield Rule(
+                f"{corpus}: no segment overlaps, is empty or ends after the recording",
+                not (cues.overlapping or cues.empty or cues.late),
+                f"{cues.overlapping}, {cues.empty} and {cues.late} of {cues.all}",
+            )
+
+
+def _languages(results: Results) -> Iterator[Rule]:
+    if ours := results.get("languages", {}).get("ours"):
+        for pattern, share in ours.clips.items():
+            yield Rule(f"languages, {pattern}: each clip in its language", share.right == share.all, str(share))
