@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg2.extensions
 
 from pipeline import logs, scratch
+from pipeline.options import Options
 from pipeline.worker import Limits
 
 # What each part of the pipeline cannot do without: a worker requires the groups that it uses.
@@ -128,6 +129,16 @@ def _device(name: str, default: str) -> tuple[str, int]:
     return default, 0
 
 
+def _languages(name: str) -> tuple[str, ...]:
+    """The variable as language codes with commas between them; none where it is empty."""
+    text = _text(name)
+    codes = tuple(dict.fromkeys(code.strip().lower() for code in text.split(","))) if text else ()
+    if all(re.fullmatch(r"[a-z]{2,3}", code) for code in codes):
+        return codes
+    _wrong.append(f"{name} is {text!r}: give codes of languages with commas between them, as en or en,es,de")
+    return ()
+
+
 def address(text: str) -> tuple[str, int] | None:
     """The address and the port of 127.0.0.1:9101 or [::1]:9101; None where the text is no such."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text)
@@ -207,14 +218,13 @@ WHISPER_MODEL = _text("WHISPER_MODEL", "large-v3-turbo")
 WHISPER_DEVICE, WHISPER_DEVICE_INDEX = _device("WHISPER_DEVICE", "auto")
 WHISPER_COMPUTE_TYPE = _choice("WHISPER_COMPUTE_TYPE", "default", *COMPUTE_TYPES)
 WHISPER_THREADS = _whole("WHISPER_THREADS", 0)
-WHISPER_BEAM_SIZE = _whole("WHISPER_BEAM_SIZE", 5, least=1)
+WHISPER_BEAM_SIZE = _whole("WHISPER_BEAM_SIZE", Options.beam_size, least=1)
 WHISPER_BATCH_SIZE = (
     0 if _text("WHISPER_BATCH_SIZE", "auto") == "auto" else _whole("WHISPER_BATCH_SIZE", 0, least=1)
 )
 defaults["WHISPER_BATCH_SIZE"] = "auto"
-WHISPER_LANGUAGE = _text("WHISPER_LANGUAGE")
-WHISPER_TASK = _choice("WHISPER_TASK", "transcribe", "transcribe", "translate")
-WHISPER_WORD_TIMESTAMPS = _choice("WHISPER_WORD_TIMESTAMPS", "0", "0", "1") == "1"
+WHISPER_LANGUAGE = _languages("WHISPER_LANGUAGE")
+WHISPER_TASK = _choice("WHISPER_TASK", Options.task, "transcribe", "translate")
 WHISPER_INITIAL_PROMPT = _text("WHISPER_INITIAL_PROMPT")
 AUDIO_TAGS_TOP = _whole("AUDIO_TAGS_TOP", 5, least=1)
 TOPICS_TOP = _whole("TOPICS_TOP", 3, least=1)
@@ -229,6 +239,16 @@ WEB_TOKEN = _text("WEB_TOKEN")
 
 for _secret in SECRETS:  # ffmpeg and ssh, which inherit the rest, have no use for them
     os.environ.pop(_secret, None)
+
+
+def whisper_options() -> Options:
+    """How Whisper listens, for the GPU worker and the benchmarks."""
+    return Options(
+        beam_size=WHISPER_BEAM_SIZE,
+        languages=WHISPER_LANGUAGE,
+        task=WHISPER_TASK,
+        initial_prompt=WHISPER_INITIAL_PROMPT,
+    )
 
 
 def worker_id(role: str) -> str:

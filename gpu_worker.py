@@ -26,7 +26,7 @@ from pipeline.gpu import Gpu
 from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
-from pipeline.whisper import Options, Whisper, model_problem
+from pipeline.whisper import Whisper, model_problem
 from pipeline.wording import count
 from pipeline.worker import Worker
 
@@ -184,8 +184,9 @@ class Listener:
         """Write a file's result and its Opus, then count it."""
         outlast = self.worker.outlast
         log.info(
-            "batch %s: %s transcribed, %.1f s of sound, %.1f s of speech, language %s",
-            file.batch_id, file.name, heard.duration_seconds, heard.speech_seconds, heard.language or "none",
+            "batch %s: %s transcribed, %.1f s of sound, %.1f s of speech, %s, %.1f s unintelligible",
+            file.batch_id, file.name, heard.duration_seconds, heard.speech_seconds,
+            f"language {', '.join(heard.languages)}" if heard.languages else "no language", heard.unintelligible_seconds,
         )  # fmt: skip
         with self.worker.metrics.stage("keep"):
             labels = self.classifiers.labels(heard)
@@ -272,13 +273,7 @@ def load() -> tuple[Whisper, Classifiers, int]:
             config.WHISPER_DEVICE_INDEX,
             config.WHISPER_COMPUTE_TYPE,
             config.WHISPER_THREADS,
-            Options(
-                beam_size=config.WHISPER_BEAM_SIZE,
-                language=config.WHISPER_LANGUAGE or None,
-                task=config.WHISPER_TASK,
-                word_timestamps=config.WHISPER_WORD_TIMESTAMPS,
-                initial_prompt=config.WHISPER_INITIAL_PROMPT,
-            ),
+            config.whisper_options(),
         )
         gpu = config.WHISPER_DEVICE_INDEX if whisper.on_gpu else None
         classifiers = Classifiers(config.MODELS_ROOT, gpu, config.AUDIO_TAGS_TOP, config.TOPICS_TOP)

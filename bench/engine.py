@@ -106,12 +106,17 @@ def _most_tokens(run: SimpleNamespace) -> int:
 
 
 def ours(run: SimpleNamespace, meter: Meter) -> Work:
+    import config
     from pipeline.transcriber import Transcriber
-    from pipeline.whisper import Options, Whisper
+    from pipeline.whisper import Whisper
 
-    options = Options(
-        run.beam_size, run.language, timestamps=False, temperatures=(), max_new_tokens=_most_tokens(run)
-    )  # fmt: skip
+    options = replace(
+        config.whisper_options(),  # the worker's own
+        beam_size=run.beam_size,
+        languages=(run.language,) if run.language else (),
+        guards=run.guards,
+        max_new_tokens=_most_tokens(run),
+    )
     whisper = Whisper(Path(run.model), run.device, 0, run.compute_type, run.threads, options)
     whisper._model.model = meter.around(whisper._model.model)
     prepare_threads = max(1, min(8, run.threads // 2))

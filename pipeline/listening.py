@@ -73,7 +73,9 @@ class _Batch:
             elif row in repeated:
                 found[row] = pieces if _says_more(pieces, found[row]) else found[row]
             else:
-                found[row] = _filled(found[row][0], [(begin, end) for of, begin, end in parts if of == row], pieces)
+                found[row] = _filled(
+                    found[row][0], [(begin, end) for of, begin, end in parts if of == row], pieces
+                )
         return found
 
     def heard_at_last(self) -> list[Heard]:
@@ -169,7 +171,10 @@ def _filled(heard: Heard, runs: list[tuple[int, int]], pieces: list[Heard]) -> l
             parts += [_share(heard, at, begin, offsets), piece]
             at = end
         elif not share.words:
-            parts += [_share(heard, at, begin, offsets), replace(piece, words=[], mark=UNINTELLIGIBLE, reason=piece.reason or _NO_WORDS)]
+            parts += [
+                _share(heard, at, begin, offsets),
+                replace(piece, words=[], mark=UNINTELLIGIBLE, reason=piece.reason or _NO_WORDS),
+            ]
             at = end
     parts.append(_share(heard, at, len(window.spans), offsets))
     return [part for part in parts if part.window.spans]

@@ -78,6 +78,11 @@ class Transcript:
     tags: list[Label] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
 
+    @property
+    def unintelligible_seconds(self) -> float:
+        """How much of the speech has no text."""
+        return sum(segment.end - segment.start for segment in self.segments if not segment.is_spoken)
+
 
 def is_uncertain(segment: Mapping[str, Any]) -> bool:
     """Whether a segment, as `transcripts.segments` has it, is to be read with doubt. One that was written before

@@ -257,7 +257,9 @@ class Whisper:
         text = self._tokenizer(language).decode(tokens).strip()
         return Try(tokens, text, logprob, result.no_speech_prob, len(tokens) >= most)
 
-    def align(self, encoded: Any, seconds: list[float], languages: list[str], tries: list[Try]) -> list[list[SpokenWord]]:
+    def align(
+        self, encoded: Any, seconds: list[float], languages: list[str], tries: list[Try]
+    ) -> list[list[SpokenWord]]:
         """The words of each row with their times; `seconds` is how long each window is.
 
         A call takes rows of one language.
