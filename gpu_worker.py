@@ -184,9 +184,9 @@ class Listener:
         """Write a file's result and its Opus, then count it."""
         outlast = self.worker.outlast
         log.info(
-            "batch %s: %s transcribed, %.1f s of sound, %.1f s of speech, %s, %.1f s unintelligible",
-            file.batch_id, file.name, heard.duration_seconds, heard.speech_seconds,
-            f"language {', '.join(heard.languages)}" if heard.languages else "no language", heard.unintelligible_seconds,
+            "batch %s: %s transcribed, %.1f s of sound, %.1f s of speech, %.1f s unintelligible, language %s",
+            file.batch_id, file.name, heard.duration_seconds, heard.speech_seconds, heard.unintelligible_seconds,
+            ", ".join(heard.languages) or "none",
         )  # fmt: skip
         with self.worker.metrics.stage("keep"):
             labels = self.classifiers.labels(heard)

@@ -109,7 +109,8 @@ def _nearest_sure(
 
 
 def _likeliest(guesses: Sequence[Guess]) -> tuple[list[str], float]:
-    """The likeliest language of each piece, and by how much that beats the best with one other language throughout."""
+    """The likeliest language of each piece, and by how much that beats the best with one other language
+    throughout."""
     names = sorted({language for guess in guesses for language in guess.odds})
     score = np.array(
         [

@@ -2,8 +2,9 @@
 
 Nothing that the voice gate has let through ends without a word about it. A window that fails is cut at its longest
 pause, and its halves are heard alone; what fails even so is heard once more without repetitions. Of what still
-fails, a loop is kept once and marked, and what nobody can have said is marked as unintelligible. A stretch that has no
-word though its window has is heard alone too. A second try is never drawn at random: the same sound gives the same text.
+fails, a loop is kept once and marked, and what nobody can have said is marked as unintelligible. A stretch that
+has no word though its window has is heard alone too. A second try is never drawn at random: the same sound gives
+the same text.
 """
 
 from collections.abc import Sequence
@@ -129,7 +130,8 @@ def _mark(tried: Try, seconds: float) -> tuple[str, str] | None:
 
 
 def _better(failed: Try, again: Try, seconds: float) -> Try:
-    """Of two tries the one that passes; of two that fail, one that is no loop and not too fast, then the likelier."""
+    """Of two tries the one that passes; of two that fail, one that is no loop and not too fast, then the
+    likelier."""
     if not again.looks_invented(seconds):
         return again
 
@@ -161,8 +163,8 @@ def _says_more(pieces: list[Heard], whole: list[Heard]) -> bool:
 
 
 def _filled(heard: Heard, runs: list[tuple[int, int]], pieces: list[Heard]) -> list[Heard]:
-    """What was heard in a window, with what was then heard in those of its spans that had hardly a word, where that
-    is more."""
+    """What was heard in a window, with what was then heard in those of its spans that had hardly a word, where
+    that is more."""
     window, parts, at = heard.window, [], 0
     offsets = window.offsets()
     for (begin, end), piece in zip(runs, pieces, strict=True):
@@ -203,7 +205,8 @@ def _once(tokens: list[int]) -> list[int]:
 
 
 def _repetition(tokens: list[int], at: int) -> tuple[int, int]:
-    """The shortest phrase that stands there several times in a row: its length and how often; else one token, once."""
+    """The shortest phrase that stands there several times in a row: its length and how often; else one token,
+    once."""
     for unit in range(1, min(_MOST_UNIT, (len(tokens) - at) // _LEAST_TIMES) + 1):
         phrase, times = tokens[at : at + unit], 1
         while tokens[at + unit * times : at + unit * (times + 1)] == phrase:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class Options:
     """How Whisper listens; the defaults are the worker's.
 
-    `languages`: those that occur (ISO 639-1); one: nothing is detected; none: any. `task`: transcribe, or translate
-    into English. `guards`: whether text that looks invented is decoded again, and marked where that does not help.
-    `max_new_tokens` None: as many as Whisper can (224).
+    `languages`: those that occur (ISO 639-1); one: nothing is detected; none: any. `task`: transcribe, or
+    translate into English. `guards`: whether text that looks invented is decoded again, and marked where that does
+    not help. `max_new_tokens` None: as many as Whisper can (224).
     """
 
     beam_size: int = 5

@@ -84,8 +84,8 @@ def left_out(window: Window, words: list[SpokenWord]) -> list[tuple[int, int]]:
 
 
 def weight_of(text: str) -> int:
-    """How long the text takes to say, in letters of a language with an alphabet: a digit or a wide character counts
-    as four."""
+    """How long the text takes to say, in letters of a language with an alphabet: a digit or a wide character
+    counts as four."""
     return sum(4 if letter.isdigit() or _is_wide(letter) else letter.isalpha() for letter in text)
 
 
@@ -109,7 +109,8 @@ def segments(heard: Sequence[Heard]) -> list[Segment]:
             found += _cut(words)
             words = placed
         else:
-            words = _joined(words, placed, (one.window.spans[0].start + one.window.overlap) / SAMPLE_RATE)
+            begin = one.window.spans[0].start / SAMPLE_RATE
+            words = _joined(words, placed, begin, begin + one.window.overlap / SAMPLE_RATE)
         if one.mark == UNINTELLIGIBLE:
             found += _cut(words) + _unintelligible(one)
             words = []
@@ -151,23 +152,21 @@ def _place(heard: Heard) -> list[_Placed]:
     return placed
 
 
-def _joined(left: list[_Placed], right: list[_Placed], end: float) -> list[_Placed]:
-    """The words of two windows of which the second repeats the end of the first, up to the time `end`.
+def _joined(left: list[_Placed], right: list[_Placed], begin: float, end: float) -> list[_Placed]:
+    """The words of two windows that both heard the sound from `begin` to `end` (seconds in the file), each once.
 
-    They are joined in the longest run of words that both have there; without one, at the middle.
+    They are joined in the longest run of words that both have there; without one, in the middle of it.
     """
-    middle = end - (end - right[0].word.start if right else 0) / 2
-    tail = [number for number, placed in enumerate(left) if placed.word.end > 2 * middle - end - 1]
-    head = [number for number, placed in enumerate(right) if placed.word.start < end + 1]
-    said = [
-        [_bare(words[number].word.word) for number in numbers] for words, numbers in ((left, tail), (right, head))
-    ]
-    match = SequenceMatcher(None, said[0], said[1], autojunk=False).find_longest_match()
+    tail = [number for number, placed in enumerate(left) if placed.word.end > begin - _NEAR_SECONDS]
+    head = [number for number, placed in enumerate(right) if placed.word.start < end + _NEAR_SECONDS]
+    before = [_bare(left[number].word.word) for number in tail]
+    after = [_bare(right[number].word.word) for number in head]
+    match = SequenceMatcher(None, before, after, autojunk=False).find_longest_match()
     if match.size:
         return left[: tail[match.a] + match.size] + right[head[match.b] + match.size :]
-    return [placed for placed in left if _middle(placed) < middle] + [
-        placed for placed in right if _middle(placed) >= middle
-    ]
+    middle = (begin + end) / 2
+    kept = [placed for placed in left if _middle(placed) < middle]
+    return kept + [placed for placed in right if _middle(placed) >= middle]
 
 
 def _middle(placed: _Placed) -> float:
@@ -198,10 +197,9 @@ def _ends(placed: _Placed, following: _Placed) -> bool:
     begins = last in _CLAUSE_ENDS or following.word.word[:1].isupper()
     if pause >= PAUSE_SECONDS or (pause >= _SHORT_PAUSE_SECONDS and begins):
         return True
-    is_title = placed.word.word.lower() in _TITLES or (
-        len(placed.word.word) == 2 and placed.word.word[0].isupper()
-    )
-    return last in _SENTENCE_ENDS and bool(last) and not is_title
+    word = placed.word.word
+    is_short_for = word.lower() in _TITLES or (len(word) == 2 and word[0].isupper())  # Mr., J.
+    return bool(last) and last in _SENTENCE_ENDS and not is_short_for
 
 
 def _pause(placed: _Placed, following: _Placed) -> float:

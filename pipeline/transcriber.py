@@ -7,8 +7,8 @@ a preparer is free, a preparer only while enough windows are ready. A file is de
 window is heard, whatever else is in work.
 
 The language of a window is decided by the guesses for it and for the windows beside it in its file, once it is
-encoded (`pipeline.languages`). One that is doubtful waits for its neighbours, and one in which the language changes is
-cut there: both go back among the windows that are ready, with their language.
+encoded (`pipeline.languages`). One that is doubtful waits for its neighbours, and one in which the language
+changes is cut there: both go back among the windows that are ready, with their language.
 """
 
 import logging

@@ -65,7 +65,8 @@ class Transcript:
 
     `language` is the one most spoken, None where nothing was said; `languages` are all of them, the most spoken
     first; `speech_seconds` is what the voice gate let through; `loudness_db` is the level of the whole file in dB
-    below full scale (-inf for digital silence); `tags` are the labels of its sound, where there is a model for them.
+    below full scale (-inf for digital silence); `tags` are the labels of its sound, where there is a model for
+    them.
     """
 
     text: str

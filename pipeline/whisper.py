@@ -1,11 +1,11 @@
 """Whisper on one batch of windows, from any files: encode, detect languages, decode, align.
 
-Windows are decoded without timestamps. With them Whisper ends a full window at its last complete segment and leaves
-the rest to a next window that begins there: a batch, whose windows are cut beforehand, loses that rest. Measured
-with Whisper base on 1,940 words in three files of 5 minutes (word errors; seconds of audio in a second):
-with timestamps 6.6 %; with timestamps and seek, as faster-whisper's `transcribe` has it, 4.2 % and half as fast, as
-each window waits for the one before; without timestamps 3.8 %. CTranslate2 also applies the rules of timestamps on
-the host, row by row, for which a GPU waits. So times come from alignment: the decoder's cross-attention.
+Windows are decoded without timestamps. With them Whisper ends a full window at its last complete segment and
+leaves the rest to a next window that begins there: a batch, whose windows are cut beforehand, loses that rest.
+Measured with Whisper base on 1,940 words in three files of 5 minutes (word errors; seconds of audio in a second):
+with timestamps 6.6 %; with timestamps and seek, as faster-whisper's `transcribe` has it, 4.2 % and half as fast,
+as each window waits for the one before; without timestamps 3.8 %. CTranslate2 also applies the rules of timestamps
+on the host, row by row, for which a GPU waits. So times come from alignment: the decoder's cross-attention.
 """
 
 import os
@@ -52,8 +52,8 @@ def model_problem(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class SpokenWord:
-    """A word of a window as the decoder wrote it (with the space before it, if any), with its punctuation; times in
-    seconds from the window's start."""
+    """A word of a window as the decoder wrote it (with the space before it, if any), with its punctuation; times
+    in seconds from the window's start."""
 
     start: float
     end: float
@@ -92,8 +92,8 @@ class Try:
         return len(self.text) > _FASTEST * seconds
 
     def is_loop(self, seconds: float) -> bool:
-        """Whether the decoder went round in circles. A text that repeats itself, ends by itself and could have been
-        said in that time is taken for what was said: greetings, alarms and announcements are like that."""
+        """Whether the decoder went round in circles. A text that repeats itself, ends by itself and could have
+        been said in that time is taken for what was said: greetings, alarms and announcements are like that."""
         return self.repeats and (self.is_cut or self.is_too_fast(seconds))
 
     def looks_invented(self, seconds: float) -> bool:
@@ -236,7 +236,8 @@ class Whisper:
     ) -> list[Try]:
         """The text of each row of the encoder's output. `may_repeat`: False for one that repeats no four tokens.
 
-        Beam search throughout, also for a second try: one that draws at a temperature gives another text each time.
+        Beam search throughout, also for a second try: one that draws at a temperature gives another text each
+        time.
         """
         prompts = [self._model.get_prompt(self._tokenizer(language), self._before, True) for language in languages]
         length = self._model.max_length

@@ -4,7 +4,7 @@ A file is read once, as a stream: a recording of many hours needs no more memory
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -37,8 +37,8 @@ _MOST_SAMPLES = WINDOW_SECONDS * SAMPLE_RATE
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of speech: the samples of the file from `start` to `end` are kept; the voice is between `first` and
-    `last`. `continues`: there is no pause before it, the gate had to cut."""
+    """A stretch of speech: the samples of the file from `start` to `end` are kept; the voice is between `first`
+    and `last`. `continues`: there is no pause before it, the gate had to cut."""
 
     start: int
     end: int
@@ -48,6 +48,10 @@ class Span:
 
     def __len__(self) -> int:
         return self.end - self.start
+
+    def moved(self, by: int) -> "Span":
+        """The span with so many samples before it."""
+        return Span(self.start + by, self.end + by, self.first + by, self.last + by, self.continues)
 
 
 @dataclass(frozen=True)
@@ -136,8 +140,7 @@ class Recording:
                     judged, goes_on = last.start, last.continues
             for span in spans:
                 self._spoken += len(span)
-                moved = Span(*(first + at for at in astuple(span)[:4]), span.continues)
-                yield moved, held[span.start : span.end]
+                yield span.moved(first), held[span.start : span.end]
             first, held = first + judged, held[judged:].copy()
 
     def _sound(self) -> Iterator[np.ndarray]:
