@@ -2,10 +2,8 @@
 
 import random
 import shutil
-import subprocess
-import wave
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,9 @@ from numpy.random import default_rng
 from bench import accuracy_sounds as sounds
 from bench.accuracy_score import Said
 from bench.accuracy_speech import HELPS, RATE, Clip
-from tests.fleet import ffmpeg_program
+from bench.accuracy_track import GAPS, Track, over, speak, write
 
-GAPS = (0.15, 2.0)  # seconds between two clips
-SHORT_GAPS = (0.2, 0.5)  # between two repetitions
-LOUDEST = 0.9  # of full scale: what is added up stays below it
+SHORT_GAPS = (0.2, 0.5)  # seconds between two repetitions
 WINDOW = 28.0  # seconds: as much of one language as fills one of Whisper's windows
 BABBLERS = 6  # people who speak at once in the background
 
@@ -64,41 +60,6 @@ class Corpus:
     what: str
     files: list[File]
     timed: bool = False
-
-
-@dataclass
-class Track:
-    """A recording that is being put together."""
-
-    pieces: list[np.ndarray] = field(default_factory=list)
-    said: list[Said] = field(default_factory=list)
-    length: int = 0  # samples
-
-    def add(self, samples: np.ndarray) -> "Track":
-        """Put sound behind what is there."""
-        self.pieces.append(samples)
-        self.length += len(samples)
-        return self
-
-    def pause(self, seconds: float) -> "Track":
-        """Put silence behind what is there."""
-        return self.add(sounds.silence(seconds))
-
-    def say(self, clip: Clip) -> "Track":
-        """Put a clip behind what is there."""
-        begin = self.seconds
-        self.said.append(Said(clip.language, clip.text, begin + clip.start, begin + clip.end))
-        return self.add(clip.samples)
-
-    @property
-    def seconds(self) -> float:
-        """Its length so far."""
-        return self.length / RATE
-
-    @property
-    def samples(self) -> np.ndarray:
-        """All of the sound."""
-        return np.concatenate(self.pieces)
 
 
 Made = Iterator[tuple[str, str, Track]]  # the group, the file's name and the recording
@@ -257,60 +218,3 @@ CORPORA: dict[str, tuple[str, Callable[[Maker], Made], bool]] = {
     "pauses": ("silences of 45 to 180 s between speech", Maker.pauses, True),
     "nothing": ("sound in which nobody speaks", Maker.nothing, False),
 }
-
-
-def speak(
-    track: Track,
-    pool: list[Clip],
-    seconds: float,
-    draw: random.Random,
-    gaps: tuple[float, float] = GAPS,
-    again: bool = False,
-) -> Track:
-    """Put clips from the pool with gaps behind what is there, until so many seconds more are full; a clip follows
-    itself only with `again`, or where it is the only one."""
-    end, last = track.seconds + seconds, None
-    while track.seconds < end:
-        last = draw.choice([clip for clip in pool if again or clip is not last] or pool)
-        track.say(last).pause(draw.uniform(*gaps))
-    return track
-
-
-def over(track: Track, noise: np.ndarray, ratio: float) -> Track:
-    """The recording with noise under all of it, so many dB below the level of its speech."""
-    samples = track.samples
-    speech = np.concatenate([samples[int(one.start * RATE) : int(one.end * RATE)] for one in track.said])
-    level = 20 * np.log10(sounds.rms(speech)) - ratio
-    mixed = samples + sounds.at_level(noise[: len(samples)], level)
-    return Track([mixed * min(1, LOUDEST / np.abs(mixed).max())], track.said, track.length)
-
-
-def write(path: Path, samples: np.ndarray) -> None:
-    """Write a recording as its name says: 8khz and alaw in those formats, .amr and .mp3 as telephones and voice
-    boxes have them, all others as 16-bit WAV at 16 kHz."""
-    telephone = {
-        "8khz.wav": ["-ar", "8000", "-c:a", "pcm_s16le"],
-        "alaw.wav": ["-ar", "8000", "-c:a", "pcm_alaw"],
-        "mobile.amr": ["-ar", "8000", "-c:a", "libopencore_amrnb", "-b:a", "12.2k"],
-        "low.mp3": ["-ar", "16000", "-c:a", "libmp3lame", "-b:a", "16k"],
-    }.get(path.name)
-    plain = path.with_suffix(".plain.wav") if telephone else path
-    with wave.open(str(plain), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())
-    if telephone:
-        command = [
-            ffmpeg_program(),
-            "-nostdin",
-            "-y",
-            "-loglevel",
-            "error",
-            "-i",
-            str(plain),
-            *telephone,
-            str(path),
-        ]
-        subprocess.run(command, check=True)
-        plain.unlink()

@@ -34,8 +34,7 @@ def ours(run: SimpleNamespace) -> Work:
     from pipeline.transcript import Transcript
     from pipeline.whisper import Whisper
 
-    options = config.whisper_options() if hasattr(config, "whisper_options") else None
-    whisper = Whisper(Path(run.model), "cpu", 0, "float32", run.threads, options)
+    whisper = Whisper(Path(run.model), "cpu", 0, "float32", run.threads, config.whisper_options())
 
     def work(files: list[str], done: Done) -> None:
         def deliver(name: str, result: Transcript | Exception) -> None:

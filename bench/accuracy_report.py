@@ -83,7 +83,8 @@ def tables(
 def _verdict(verdict: list[Rule]) -> Iterator[str]:
     yield from ("", "| rule | found (ours and theirs) | |", "|---|---|---|")
     for rule in verdict:
-        yield f"| {rule.text} | {rule.found} | {'holds' if rule.holds else '**does not hold**'} |"
+        found = rule.found.replace("|", "/")  # it may hold what a program heard
+        yield f"| {rule.text} | {found} | {'holds' if rule.holds else '**does not hold**'} |"
 
 
 def _words(corpora: Mapping[str, Corpus], results: Results) -> Iterator[str]:

@@ -71,8 +71,10 @@ class Result:
         self.cues += cues(segments, file.seconds)
         self.unheard += sum(not one.spoken for one in segments)
         if timed:
+            times = comparison.times()
+            times.farthest = f"{file.path.name}, {times.farthest}"
             self.times = self.times or Times()
-            self.times += comparison.times()
+            self.times += times
 
     def as_json(self) -> dict[str, Any]:
         """All of it, and the measures that follow from it."""
@@ -80,9 +82,7 @@ class Result:
         found["words"] = asdict(self.words)
         found["rate"], found["speed"] = self.words.rate, self.speed
         if self.times:
-            found["times"] = {
-                "starts": spread(self.times.starts), "ends": spread(self.times.ends), "beyond": self.times.beyond
-            }  # fmt: skip
+            found["times"].update(starts=spread(self.times.starts), ends=spread(self.times.ends))
         return found
 
 

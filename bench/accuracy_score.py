@@ -78,16 +78,18 @@ class Words:
 @dataclass
 class Times:
     """How far the starts and ends of segments are from the known ones (seconds), where both are those of a clip,
-    and how far the farthest is from the stretch of speech that it belongs to."""
+    and how far the farthest is from the stretch of speech that it belongs to, and which it is."""
 
     starts: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     beyond: float = 0.0
+    farthest: str = ""
 
     def __iadd__(self, other: "Times") -> "Times":
         self.starts += other.starts
         self.ends += other.ends
-        self.beyond = max(self.beyond, other.beyond)
+        if other.beyond > self.beyond:
+            self.beyond, self.farthest = other.beyond, other.farthest
         return self
 
 
@@ -198,9 +200,8 @@ class Comparison:
                 found.starts.append(abs(segment.start - self._said[begins].start))
             if ends is not None and places[last] == bounds[ends][1]:
                 found.ends.append(abs(segment.end - self._said[ends].end))
-            found.beyond = max(
-                found.beyond, self._outside(segment.start, begins), self._outside(segment.end, ends)
-            )
+            beyond = max(self._outside(segment.start, begins), self._outside(segment.end, ends))
+            found += Times(beyond=beyond, farthest=f"{segment.start:.2f} to {segment.end:.2f} s: {segment.text}")
         return found
 
     def _outside(self, time: float, clip: int | None) -> float:

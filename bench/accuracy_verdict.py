@@ -115,7 +115,7 @@ def _times(results: Results) -> Iterator[Rule]:
         yield Rule(
             f"{corpus}: no segment more than {BEYOND} s beyond its speech",
             times.beyond <= BEYOND,
-            f"{times.beyond:.2f} s",
+            f"{times.beyond:.2f} s ({times.farthest})",
         )
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from bench import accuracy_sounds as sounds
-from bench.accuracy_corpora import CORPORA, Corpus, Dose, File, Maker, Track, over, speak
+from bench.accuracy_corpora import CORPORA, Corpus, Dose, File, Maker
 from bench.accuracy_report import tables
 from bench.accuracy_result import Result, result
 from bench.accuracy_score import Comparison, Said, Segment, Words, cues, percentile, tokens
 from bench.accuracy_speech import RATE, Clip, speech_in
+from bench.accuracy_track import Track, over, speak
 from bench.accuracy_verdict import Rule, rules
 
 DOSE = Dose(
@@ -118,7 +119,7 @@ def test_times_are_compared_where_a_segment_begins_or_ends_with_a_clip() -> None
 
 def test_a_segment_lies_beyond_its_own_clip_in_the_middle_of_another() -> None:
     found = Comparison(said("one two", "four five"), [segment(0, 2.75, "one two")]).times()
-    assert found.beyond == pytest.approx(1.75)
+    assert (found.beyond, found.farthest) == (pytest.approx(1.75), "0.00 to 2.75 s: one two")
 
 
 def test_a_segment_that_matches_nothing_is_as_far_as_the_nearest_speech() -> None:
