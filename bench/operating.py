@@ -10,7 +10,8 @@ search   pipeline.transcripts.search in a process that runs already, as the page
 
 The workers are of 250 hosts, each with 40 open batches of 1,000 files and 1,000 files in its queue. The rows are
 made for it: 40 words each of a vocabulary of 20,000 in which the nth word is n times rarer than the first, as in
-speech; 1,000 in a batch, the last year of them; and recordings of an hour among the newest.
+speech; 1,000 in a batch, the last year of them, some in several languages; and recordings of an hour, with the
+times of their words, among the newest.
 Written to bench/results: a table for each part.
 """
 
@@ -59,12 +60,17 @@ CREATE TEMP TABLE drawn AS
 SELECT id, floor(100000 * random())::int AS a, floor(100000 * random())::int AS b,
        floor(100000 * random())::int AS c, floor(100000 * random())::int AS d
 FROM generate_series(1, %(rows)s) AS id;
-INSERT INTO audio_files (audio_id, batch_id, original_filename, status, duration_seconds, language, created_at,
-                         updated_at, s3_opus_path)
+INSERT INTO audio_files (audio_id, batch_id, original_filename, status, duration_seconds, language, languages,
+                         created_at, updated_at, s3_opus_path)
 SELECT id, to_char(made, 'YYYYMMDD') || '-' || lpad((id / 1000)::text, 6, '0'), 'call' || id || '.mp3', 'done', 20,
-       CASE WHEN id %% 1000 = 0 THEN 'sw' WHEN id %% 100 = 1 THEN 'fr' WHEN id %% 10 = 2 THEN 'de' ELSE 'en' END,
+       language,
+       CASE WHEN id %% 2000 = 11 THEN ARRAY[language, 'cy'] WHEN id %% 50 = 3 THEN ARRAY[language, 'es', 'pt']
+            ELSE ARRAY[language] END,
        made, made, 'processed/' || to_char(made, 'YYYY-MM-DD') || '/' || id || '.opus'
-FROM (SELECT id, %(ended)s - (%(rows)s - id) * interval '1 year' / %(rows)s AS made FROM drawn) AS files;
+FROM (SELECT id, %(ended)s - (%(rows)s - id) * interval '1 year' / %(rows)s AS made,
+             CASE WHEN id %% 1000 = 0 THEN 'sw' WHEN id %% 100 = 1 THEN 'fr' WHEN id %% 10 = 2 THEN 'de'
+                  ELSE 'en' END AS language
+      FROM drawn) AS files;
 DROP INDEX transcripts_by_word;
 INSERT INTO transcripts (audio_id, text, segments, model)
 SELECT drawn.id, concat_ws(' ', a.text, b.text, c.text, d.text, extra),
@@ -80,11 +86,18 @@ JOIN phrases AS c ON c.id = drawn.c JOIN phrases AS d ON d.id = drawn.d;
 UPDATE transcripts SET text = long.text, segments = long.segments
 FROM (SELECT of.id, string_agg(phrases.text, ' ' ORDER BY phrases.id) || ' meeting' AS text,
              jsonb_agg(jsonb_build_object('start', 4 * (phrases.id %% 900), 'end', 4 * (phrases.id %% 900) + 4,
-                                          'text', phrases.text) ORDER BY phrases.id)
+                                          'text', phrases.text, 'language', 'en', 'confidence', 0.9,
+                                          'words', spoken.words) ORDER BY phrases.id)
              || jsonb_build_array(jsonb_build_object('start', 3600, 'end', 3601, 'text', 'meeting')) AS segments
       FROM (SELECT %(rows)s - 3 * n AS id, n
             FROM generate_series(0, least(%(long)s, %(rows)s / 10) - 1) AS n) AS of
-      JOIN phrases ON phrases.id BETWEEN 400 * of.n AND 400 * of.n + 899 GROUP BY of.id) AS long
+      JOIN phrases ON phrases.id BETWEEN 400 * of.n AND 400 * of.n + 899
+      CROSS JOIN LATERAL (
+          SELECT jsonb_agg(jsonb_build_object('start', place, 'end', place + 0.25, 'word', word,
+                                              'probability', 0.9)) AS words
+          FROM unnest(string_to_array(phrases.text, ' ')) WITH ORDINALITY AS each(word, place)
+      ) AS spoken
+      GROUP BY of.id) AS long
 WHERE audio_id = long.id;
 INSERT INTO classifications
 SELECT id, 'content', CASE WHEN id %% 20 = 3 THEN 'silence' ELSE 'speech' END, 0.9 FROM drawn;
@@ -252,6 +265,9 @@ def searches(rows: int) -> dict[str, Query]:
         "a common word, the common language": Query("w10", language="en"),
         "a common word, a language of one in 1,000": Query("w10", language="sw"),
         "a rare word, a common language": Query("w19999", language="en"),
+        "a common word, a second language of one in 50": Query("w10", language="es"),
+        "a rare word, a second language of one in 50": Query("w19999", language="es"),
+        "no word, a second language of one in 2,000": Query(language="cy"),
         "a common word, the common label": Query("w10", tag="speech"),
         "a common word, a label of one in 200": Query("w10", tag="Siren"),
         "a common word, a label of one in 20,000": Query("w10", tag="Chainsaw"),

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +137,13 @@ class Database:
             return AudioRow(*cursor.fetchone())
 
     def save_result(self, audio_id: int, transcript: Transcript, labels: list[Label]) -> None:
-        """Write what was heard: the row's duration and language, the transcript, the labels."""
+        """Write what was heard: the row's duration and languages, the transcript, the labels."""
         with self.transaction() as cursor:
+            languages = transcript.languages or None
             cursor.execute(
-                "UPDATE audio_files SET duration_seconds = %s, language = %s, updated_at = now()"
+                "UPDATE audio_files SET duration_seconds = %s, language = %s, languages = %s, updated_at = now()"
                 " WHERE audio_id = %s",
-                (transcript.duration_seconds, transcript.language, audio_id),
+                (transcript.duration_seconds, transcript.language, languages, audio_id),
             )
             row = {"audio_id": audio_id, "text": _storable(transcript.text), "model": transcript.model}
             segments = [_segment(part) for part in transcript.segments]
@@ -272,13 +273,14 @@ class Database:
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
-    """The segment as it stands in `transcripts`; `words` only where they were asked for."""
-    fields = asdict(segment)
-    if segment.words is None:
-        del fields["words"]
-    else:
-        fields["words"] = [{**word, "word": _storable(word["word"])} for word in fields["words"]]
-    return {**fields, "text": _storable(segment.text)}
+    """The segment as it stands in `transcripts`; `mark` and `reason` only where it has them."""
+    words = [_storable_fields(vars(word)) for word in segment.words or ()]
+    fields = _storable_fields({**vars(segment), "words": words})
+    return {name: value for name, value in fields.items() if name not in ("mark", "reason") or value is not None}
+
+
+def _storable_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: _storable(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def _storable(text: str) -> str:

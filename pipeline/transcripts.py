@@ -22,10 +22,14 @@ _WINDOW = 2000  # files; a word that is in one of a hundred is found in them
 _MOST_AROUND = 2000  # characters of a text of which no segment holds a hit
 _BEFORE, _EXCERPT = 60, 200  # characters of an excerpt: before the first hit, in all
 _SHOWN = (  # the columns of search_hits.sql
-    "audio_id", "batch_id", "original_filename", "created_at", "language", "duration_seconds", "labels", "start",
-    "around",
+    "audio_id", "batch_id", "original_filename", "created_at", "language", "languages", "duration_seconds",
+    "labels", "start", "segment", "around",
 )  # fmt: skip
-_ROWS = 200  # that are read at a time
+# An index has the language that is most spoken; those of the few files with several have one of their own.
+_SPOKEN = (
+    "(f.language = %(language)s OR (cardinality(f.languages) > 1 AND f.languages @> ARRAY[%(language)s]::text[]))"
+)
+_ROWS = 20  # that are read at a time: the words of an hour take a megabyte
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class Query:
     """What to search for; what is empty or None asks for nothing.
 
     `words` as in a web search: all of them, "a phrase", or, -not; upper and lower case are the same, and a word is
-    found whole only. `tag` is a label of any classifier. `since` (included) and `until` (not included) say when
-    the file's row was made, in UTC.
+    found whole only. `language` is one that is spoken in the file, if only a little. `tag` is a label of any
+    classifier. `since` (included) and `until` (not included) say when the file's row was made, in UTC.
     """
 
     words: str = ""
@@ -50,24 +54,28 @@ class Query:
 @dataclass(frozen=True)
 class Hit:
     """A file that was found. `excerpt` is its text around the first hit, in pieces: True where a word was searched
-    for; `start` is where that segment begins, in seconds, None where the hit is in none."""
+    for; `segment` is that of the hit, without its words, and `start` where it begins, in seconds; they are empty
+    and None where the hit is in none."""
 
     audio_id: int
     batch_id: str
     original_filename: str
     created_at: datetime.datetime
     language: str | None
+    languages: list[str]
     duration_seconds: float | None
     labels: list[str]
     excerpt: list[tuple[str, bool]]
     start: float | None
+    segment: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class AudioFile:
     """A file's row with its transcript and labels; without a transcript `text` and `model` are empty.
 
-    Times are in UTC. A segment is what `pipeline.transcript.Segment` says, a label {classifier, label, score}.
+    Times are in UTC. A segment is what `pipeline.transcript.Segment` says (one of an older row has no language and
+    no confidence), a label {classifier, label, score}. `languages` are all that are spoken, the most spoken first.
     """
 
     audio_id: int
@@ -77,6 +85,7 @@ class AudioFile:
     error: str | None
     duration_seconds: float | None
     language: str | None
+    languages: list[str]
     created_at: datetime.datetime
     updated_at: datetime.datetime
     s3_opus_path: str | None
@@ -185,7 +194,7 @@ def _conditions(query: Query) -> tuple[list[str], dict[str, Any]]:
         "f.created_at >= %(since)s": query.since,
         "f.created_at < %(until)s": query.until,
         "t.words @@ websearch_to_tsquery('simple', %(words)s)": query.words.strip(),
-        "f.language = %(language)s": query.language,
+        _SPOKEN: query.language,
         "f.batch_id = %(batch_id)s": query.batch_id,
         "EXISTS (SELECT FROM classifications AS c WHERE c.audio_id = f.audio_id AND c.label = %(tag)s)": query.tag,
     }

@@ -15,11 +15,13 @@ TOKEN = "a-token-that-nobody-guesses"
 MARK = "alert(1)</script>"
 HOSTILE = f"<script>{MARK}<b>\"'{{{{7*7}}}}\x1b]0;owned\x07\x1b[31m\u202e\x00\r\n" + "w" * 260 + ".mp3"
 STORED = HOSTILE.replace("\x00", "")  # PostgreSQL knows no NUL
+WORDS = [{"start": 0.0, "end": 0.5, "word": "kept-out-of-pages", "probability": 0.5}]
 TORN = "\udce9 <img src=x onerror=alert(1)>"
 
 
 def seed(fleet: Fleet, redis: Any) -> dict[str, int]:
-    """Fill everything; gives the audio ids: `heard` with its Opus in S3, `hostile`, `failed`."""
+    """Fill everything; gives the audio ids: `heard` with its Opus in S3, `hostile`, `failed`, and
+    `doubtful` with what Whisper was not sure of, in two languages."""
     add_batch(fleet, files=4)
     add_batch(fleet, "20250101-000000", files=0)
     heard = hear(
@@ -28,7 +30,19 @@ def seed(fleet: Fleet, redis: Any) -> dict[str, int]:
     )  # fmt: skip
     key = f"processed/2025-06-22/{heard}.opus"
     s3_client(fleet).put_object(Bucket=fleet.bucket, Key=key, Body=opus(SPEECH), ContentType="audio/ogg")
-    hostile = hear(fleet, STORED, STORED, "fire " * 400, language=STORED[:60], labels={STORED[:80]: "topic"})
+    evil = {"text": STORED, "language": STORED[:60], "mark": STORED[:60], "reason": STORED[:60], "confidence": 0.1}
+    hostile = hear(
+        fleet, STORED, evil, "fire " * 400, language=STORED[:60], languages=[STORED[:60], "<b>"],
+        labels={STORED[:80]: "topic"},
+    )  # fmt: skip
+    doubtful = hear(
+        fleet, "doubtful.mp3",
+        {"text": "Good morning, the fire brigade.", "language": "en", "confidence": 0.93, "words": WORDS},
+        {"text": "There is fire on the river road.", "language": "en", "confidence": 0.41, "words": WORDS},
+        {"text": "[unintelligible, 4 s]", "mark": "unintelligible", "reason": "the text repeats itself"},
+        {"text": "Ja, ja.", "language": "de", "confidence": 0.31, "mark": "repeated", "reason": "it looped"},
+        languages=["en", "de"],
+    )  # fmt: skip
     failed = add_file(fleet, "damaged.mp3", "failed", "ffmpeg: Invalid data found when processing input")
     add_file(fleet, "x" + STORED, "failed", STORED)
     add_file(fleet, "waiting.mp3", "processing")
@@ -42,7 +56,7 @@ def seed(fleet: Fleet, redis: Any) -> dict[str, int]:
         gpu={"name": "A100", "busy": 0.934, "memory_used": 10**10, "memory": 4 * 10**10},
     )  # fmt: skip
     JobQueue(redis, "queue:transfer", "nobody").add({"remote_path": HOSTILE})
-    return {"heard": heard, "hostile": hostile, "failed": failed}
+    return {"heard": heard, "hostile": hostile, "doubtful": doubtful, "failed": failed}
 
 
 def addresses(ids: dict[str, int]) -> list[str]:
@@ -51,8 +65,7 @@ def addresses(ids: dict[str, int]) -> list[str]:
         "/", "/batches", "/batches?before=20250601-000000", "/batches?batch=%3Cb%3E", f"/batches/{BATCH}",
         f"/batches/{BATCH}?status=failed", "/failures?age=", "/failures?age=&reason=%3Cscript%3E", "/search",
         "/search?words=fire", "/search?words=nowhere", "/search?words=" + "w" * 1500, "/search?since=%3Cb%3E",
-        f"/files/{ids['heard']}", f"/files/{ids['hostile']}", f"/files/{ids['failed']}", "/files/999", "/nowhere",
-        "/runbook",
+        *(f"/files/{audio_id}" for audio_id in ids.values()), "/files/999", "/nowhere", "/runbook",
     ]  # fmt: skip
 
 

@@ -154,6 +154,16 @@ def test_everything_can_be_read_without_javascript(log_in: Open, site: tuple[str
     assert page.get_by_role("link", name="0:10").get_attribute("href") == f"/files/{site[1]['heard']}/audio#t=10.0"
 
 
+def test_uncertain_text_is_told_apart_without_javascript(log_in: Open, site: tuple[str, dict[str, int]]) -> None:
+    page = log_in(f"/files/{site[1]['doubtful']}", java_script_enabled=False)
+    uncertain = page.get_by_text("There is fire on the river road.")
+    expect(uncertain).to_have_css("text-decoration-style", "dotted")
+    expect(uncertain).to_have_attribute("title", "uncertain: confidence 41 %")
+    expect(page.get_by_text("Good morning, the fire brigade.")).not_to_have_css("text-decoration-style", "dotted")
+    expect(page.get_by_text("[unintelligible, 4 s]")).to_have_css("font-style", "italic")
+    expect(page.get_by_text("(uncertain)").first).to_have_css("width", "1px")  # for those who see no dots
+
+
 def test_the_keyboard_reaches_everything(log_in: Open, site: tuple[str, dict[str, int]]) -> None:
     page = log_in()
     page.goto("/search")

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -15,7 +16,8 @@ import pytest
 from pipeline import database as database_module
 from pipeline.database import Database
 from pipeline.errors import Outage, away
-from pipeline.transcript import Label, Segment, Transcript
+from pipeline.transcript import Label, Segment, Transcript, Word
+from pipeline.transcripts import find_files
 from tests.child import wait_until
 from tests.fleet import Fleet
 
@@ -103,6 +105,15 @@ def test_it_adds_the_column_to_a_table_without_it(empty_url: str, empty: Databas
     row = empty.start_file(BATCH, "a.mp3")
     empty.update_audio_s3_path(row.audio_id, "key")
     assert run(empty_url, "SELECT s3_opus_path FROM audio_files") == [("key",)]
+
+
+def test_code_from_before_the_languages_works_on_beside_them(empty_url: str, empty: Database) -> None:
+    empty.migrate()
+    run(empty_url, "INSERT INTO audio_files (batch_id, original_filename, language) VALUES ('b', 'a.mp3', 'de')")
+    (file,) = find_files(empty, "b")
+    assert (file.language, file.languages) == ("de", ["de"])
+    run(empty_url, "UPDATE audio_files SET language = NULL")
+    assert find_files(empty, "b")[0].languages == []
 
 
 def test_it_does_not_keep_the_workers_waiting_behind_a_long_reader(
@@ -241,12 +252,56 @@ def test_it_keeps_one_transcript_and_the_latest_labels(fleet: Fleet, database: D
         (
             audio_id,
             "second",
-            [{"start": 0.0, "end": 1.5, "text": "second", "avg_logprob": -0.2, "no_speech_prob": 0.01}],
+            [
+                {
+                    "start": 0.0, "end": 1.5, "text": "second", "language": None, "confidence": None,
+                    "avg_logprob": -0.2, "no_speech_prob": 0.01, "words": [],
+                }
+            ],
             "tiny",
         )
-    ]
+    ]  # fmt: skip
     assert fleet.query("SELECT classifier, label, score FROM classifications") == [("content", "speech", 0.75)]
     assert fleet.query("SELECT duration_seconds, language, status FROM audio_files") == [(2.0, "en", "processing")]
+
+
+def test_it_keeps_everything_of_a_segment(fleet: Fleet, database: Database) -> None:
+    words = [Word(0.0, 0.7, "good", 0.9), Word(0.7, 1.5, "day", 0.8)]
+    segments = [
+        Segment(0.0, 1.5, "good day", -0.2, 0.01, words, "en", 0.85),
+        Segment(2.0, 6.0, "[unintelligible, 4 s]", None, None, [], "de", None, "unintelligible", "it loops"),
+        Segment(6.0, 7.0, "ja", -0.3, 0.1, [], "de", 0.4, "repeated"),
+    ]
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript("good day ja", segments), [])
+    assert fleet.query("SELECT segments FROM transcripts")[0][0] == [
+        {
+            "start": 0.0, "end": 1.5, "text": "good day", "language": "en", "confidence": 0.85,
+            "avg_logprob": -0.2, "no_speech_prob": 0.01, "words": [
+                {"start": 0.0, "end": 0.7, "word": "good", "probability": 0.9},
+                {"start": 0.7, "end": 1.5, "word": "day", "probability": 0.8},
+            ],
+        },
+        {
+            "start": 2.0, "end": 6.0, "text": "[unintelligible, 4 s]", "language": "de", "confidence": None,
+            "avg_logprob": None, "no_speech_prob": None, "words": [], "mark": "unintelligible",
+            "reason": "it loops",
+        },
+        {
+            "start": 6.0, "end": 7.0, "text": "ja", "language": "de", "confidence": 0.4, "avg_logprob": -0.3,
+            "no_speech_prob": 0.1, "words": [], "mark": "repeated",
+        },
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "kept"), [(["en", "de"], ["en", "de"]), (["en"], ["en"]), ([], None)])
+def test_it_keeps_every_language(
+    fleet: Fleet, database: Database, given: list[str], kept: list[str] | None
+) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, replace(transcript(), languages=["fr", "en"]), [])
+    database.save_result(audio_id, replace(transcript(), languages=given), [])
+    assert fleet.query("SELECT language, languages FROM audio_files") == [("en", kept)]
 
 
 def test_it_keeps_the_old_result_whole_where_a_new_one_fails(fleet: Fleet, database: Database) -> None:
@@ -267,10 +322,15 @@ def test_it_drops_nul_characters(fleet: Fleet, database: Database) -> None:
     assert fleet.query("SELECT text FROM transcripts") == [("ab",)]
 
 
-def test_it_drops_nul_characters_in_segments(fleet: Fleet, database: Database) -> None:
+@pytest.mark.parametrize(("odd", "kept"), [("a\0b", "ab"), ("a\ud800", "a\\ud800")])
+def test_every_text_of_a_segment_can_be_stored(fleet: Fleet, database: Database, odd: str, kept: str) -> None:
+    segment = Segment(0.0, 1.5, odd, None, None, [Word(0.0, 1.0, odd, 0.5)], odd, 0.5, odd, odd)
     audio_id = database.start_file(BATCH, "a.mp3").audio_id
-    database.save_result(audio_id, transcript("a\0b"), [])
-    assert fleet.query("SELECT segments->0->>'text' FROM transcripts") == [("ab",)]
+    database.save_result(audio_id, transcript("", [segment]), [])
+    ((segments,),) = fleet.query("SELECT segments FROM transcripts")
+    fields = segments[0]
+    assert [fields[name] for name in ("text", "language", "mark", "reason")] == [kept] * 4
+    assert fields["words"][0]["word"] == kept
 
 
 def test_it_stores_halves_of_surrogate_pairs_readably(fleet: Fleet, database: Database) -> None:

@@ -1,6 +1,7 @@
 """pipelinectl export: valid files, whatever the recordings hold and however many they are."""
 
 import csv
+import html
 import io
 import json
 import os
@@ -28,6 +29,21 @@ SAID = [
 LINES = [
     "a --> b", "1 00:00:01,000 --> 00:00:02,000 not a cue", "<b>bold</b> & {\\an8}", "NOTE x", "STYLE ::cue",
     "WEBVTT", "[2J", "=1+1", "日本語 ü \U0001f600", "7",
+]  # fmt: skip
+
+
+# What a segment may be beside certain, and how it reads where there is no style.
+DOUBTS: list[dict[str, Any]] = [
+    {"text": "good morning", "confidence": 0.93, "language": "en"},
+    {"text": "the river road", "confidence": 0.41, "language": "en"},
+    {"text": "[unintelligible, 4 s]", "confidence": None, "mark": "unintelligible", "reason": "it loops"},
+    {"text": "ja ja", "confidence": 0.8, "language": "de", "mark": "repeated"},
+    {"text": "nein", "confidence": 0.2, "language": "de", "mark": "repeated"},
+    {"text": "from an older row"},
+]
+READ = [
+    "good morning", "the river road [?]", "[unintelligible, 4 s]", "ja ja [repeated]", "nein [?] [repeated]",
+    "from an older row",
 ]  # fmt: skip
 
 
@@ -84,6 +100,74 @@ def test_txt_has_a_line_for_each_segment(fleet: Fleet) -> None:
     assert all(char.isprintable() or char == "\n" for char in text)
 
 
+@pytest.mark.parametrize("kind", ["txt", "vtt", "srt"])
+def test_doubtful_text_is_told_apart(fleet: Fleet, tmp_path: Path, kind: str) -> None:
+    audio_id = hear(fleet, "a.mp3", *DOUBTS, languages=["en", "de"])
+    path = tmp_path / f"a.{kind}"
+    printed(control(fleet, "export", str(audio_id), "--format", kind, "--output", str(path)))
+    if kind == "txt":
+        assert path.read_text().splitlines() == READ
+    elif kind == "vtt":
+        assert [cue.text for cue in webvtt.read(str(path)).captions] == READ
+    else:
+        assert [cue.text for cue in pysrt.open(str(path), error_handling=pysrt.ERROR_RAISE)] == READ
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("x" * 42, ["x" * 42]),
+        ("There is a fire at the mill on the river ro", ["There is a fire at the", "mill on the river ro"]),
+        (
+            "and then she said that nobody had seen the man who came in by the other door at ten",
+            ["and then she said that nobody had seen the", "man who came in by the other door at ten"],
+        ),
+        ("a" * 20 + " " + "b" * 30, ["a" * 20, "b" * 30]),
+        ("I " + "b" * 60, ["I " + "b" * 29, "b" * 31]),  # the only space is far from the middle
+        ("日" * 50, ["日" * 25, "日" * 25]),
+        ("日" * 25 + "。" + "本" * 24, ["日" * 25 + "。", "本" * 24]),
+        ("日" * 46 + " ok", ["日" * 24, "日" * 22 + " ok"]),
+        ("กำ" * 13 + "ก้" * 13, ["กำ" * 13, "ก้" * 13]),
+        ("ก้" * 25, ["ก้" * 13, "ก้" * 12]),  # a tone mark stays with its letter
+        ("👩‍🚒" * 15, ["👩‍🚒" * 8, "👩‍🚒" * 7]),
+        ("。" * 60, ["。" * 60]),
+        ("x 00:00:01,000 --> 00:00:02,000 " + "y " * 20, ["x 00:00:01,000 --> 00:00:02,000 " + "y " * 19 + "y"]),
+    ],
+)
+def test_long_cues_have_two_lines(fleet: Fleet, tmp_path: Path, text: str, lines: list[str]) -> None:
+    audio_id = hear(fleet, "a.mp3", text, "b")
+    for kind in ("vtt", "srt"):
+        printed(control(fleet, "export", str(audio_id), "--format", kind, "--output", f"{tmp_path}/a.{kind}"))
+    assert [html.unescape(line) for line in webvtt.read(f"{tmp_path}/a.vtt").captions[0].lines] == lines
+    cues = pysrt.open(f"{tmp_path}/a.srt", error_handling=pysrt.ERROR_RAISE)
+    assert [cue.text for cue in cues] == ["\n".join(lines), "b"]
+
+
+def test_the_signs_of_a_long_cue_count(fleet: Fleet) -> None:
+    said = {"text": "There is a fire at the mill on the river", "confidence": 0.3}
+    audio_id = hear(fleet, "a.mp3", said)
+    text = printed(control(fleet, "export", str(audio_id), "--format", "srt"))
+    assert text.splitlines()[2:4] == ["There is a fire at the", "mill on the river [?]"]
+
+
+def test_cues_do_not_overlap(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", "x")
+    times = [(5, 9), (0, 100), (5, 6), (5.0004, 5.0004), (5, 1), (8, 12), (-3, 2), (12, 12.5)]
+    segments = [{"start": start, "end": end, "text": f"{number}"} for number, (start, end) in enumerate(times)]
+    fleet.query("UPDATE transcripts SET segments = %s", json.dumps(segments))
+    for kind in ("vtt", "srt"):
+        printed(control(fleet, "export", str(audio_id), "--format", kind, "--output", f"{tmp_path}/a.{kind}"))
+    cues = pysrt.open(f"{tmp_path}/a.srt", error_handling=pysrt.ERROR_RAISE)
+    assert [(cue.text, cue.start.ordinal, cue.end.ordinal) for cue in cues] == [
+        ("6", 0, 1), ("1", 1, 5000), ("0", 5000, 5001), ("2", 5001, 5002), ("4", 5002, 5003), ("3", 5003, 5004),
+        ("5", 8000, 12000), ("7", 12000, 12500),
+    ]  # fmt: skip
+    captions = webvtt.read(f"{tmp_path}/a.vtt").captions
+    assert [caption.text for caption in captions] == [cue.text for cue in cues]
+    assert [caption.start for caption in captions] == [str(cue.start).replace(",", ".") for cue in cues]
+    assert [caption.end for caption in captions] == [str(cue.end).replace(",", ".") for cue in cues]
+
+
 def test_a_file_without_speech_or_without_a_transcript(fleet: Fleet) -> None:
     silent = hear(fleet, "silent.mp3")
     assert printed(control(fleet, "export", str(silent), "--format", "vtt")) == "WEBVTT\n"
@@ -137,11 +221,31 @@ def test_json_has_everything(fleet: Fleet, three: list[int]) -> None:
     assert row == shown
 
 
+def test_csv_has_languages_confidence_and_what_is_missing_at_its_end(fleet: Fleet) -> None:
+    hear(fleet, "a.mp3", *DOUBTS, languages=["en", "de"])
+    hear(fleet, "b.mp3", "from an older row")
+    long = {"text": "long", "confidence": 1.0, "end": 30.0}
+    hear(fleet, "c.mp3", long, {"text": "none", "confidence": 0.5, "start": 30, "end": 30}, language=None)
+    hear(fleet, "d.mp3", {"text": "at once", "confidence": 0.5, "end": 0.0})
+    header, *lines = csv.reader(io.StringIO(printed(control(fleet, "export", "--all", "--format", "csv"))))
+    assert header[:8] == [
+        "audio_id", "batch_id", "original_filename", "created_at", "language", "duration_seconds", "labels",
+        "text",
+    ]  # fmt: skip
+    assert header[8:] == ["languages", "confidence", "unintelligible_seconds"]
+    assert [line[8:] for line in lines] == [
+        ["en de", "0.585", "9.0"],
+        ["en", "", "0.0"],
+        ["", "1.0", "0.0"],
+        ["en", "0.5", "0.0"],
+    ]
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", ' "=1'])
 def test_csv_holds_no_formula(fleet: Fleet, text: str) -> None:
     hear(fleet, f"{text}.mp3", text, batch_id="=b", language=text, labels={text: "topic"})
     (line,) = csv.DictReader(io.StringIO(printed(control(fleet, "export", "--all", "--format", "csv"))))
-    for name in ("batch_id", "original_filename", "language", "labels", "text"):
+    for name in ("batch_id", "original_filename", "language", "labels", "text", "languages"):
         assert line[name][0] not in "=+-@\t\r\n", line
     assert line["text"].lstrip("'") == " ".join(text.split())
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.transcript import UNCERTAIN
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_batch, add_file, s3_client
 from tests.test_pipelinectl import complaint, control, printed
 from tests.test_transcripts import day, hear
 
+UNSURE = f"? means uncertain (confidence under {100 * UNCERTAIN:.0f} %)"
 HOSTILE = "<script>alert(1)</script>\x1b]0;owned\x07\x1b[31m\u202e" + "x" * 260 + ".mp3"
 
 
@@ -34,6 +36,19 @@ def test_search_shows_where_when_and_what(fleet: Fleet) -> None:
         f"{first}  2025-06-01 00:00  {BATCH}  monday/a.mp3  en speech",
         "    0:10  nothing. Oh, a fire!",
     ]
+
+
+def test_search_says_what_is_uncertain(fleet: Fleet) -> None:
+    doubtful = {"text": "a fire", "confidence": 0.3, "mark": "repeated", "reason": "it loops"}
+    audio_id = hear(fleet, "a.mp3", doubtful, languages=["en", "de"])
+    assert printed(control(fleet, "search", "fire")).splitlines() == [
+        f"{audio_id}  2025-06-22 00:00  {BATCH}  a.mp3  en, de",
+        "    0:00? [repeated] a fire",
+        f"{UNSURE}; [repeated]: Whisper repeated this, it is shown once",
+    ]
+    (row,) = json.loads(printed(control(fleet, "search", "fire", "--json")))
+    assert row["languages"] == ["en", "de"]
+    assert row["segment"] == {"start": 0.0, "end": 9.0, **doubtful}
 
 
 def test_search_marks_the_words_on_a_terminal_only(fleet: Fleet) -> None:
@@ -104,6 +119,46 @@ def test_show_tells_everything_of_a_file(fleet: Fleet) -> None:
         assert words in text, text
 
 
+DOUBTS: list[dict[str, Any]] = [
+    {"text": "good morning", "confidence": 0.93, "language": "en"},
+    {"text": "the river road", "confidence": 0.41, "language": "en"},
+    {"text": "[unintelligible, 4 s]", "language": "yue", "mark": "unintelligible", "reason": "it loops"},
+    {"text": "ja ja", "confidence": 0.8, "language": "yue", "mark": "repeated"},
+    {"text": "from an older row"},
+]
+
+
+def test_show_tells_doubtful_text_and_languages_apart(fleet: Fleet) -> None:
+    audio_id = hear(fleet, "a.mp3", *DOUBTS, languages=["en", "yue"])
+    text = printed(control(fleet, "show", str(audio_id)))
+    assert "languages            en, yue\n" in text
+    assert text.partition("\n\n")[2].splitlines() == [
+        "    0:00  en   good morning",
+        "    0:10? en   the river road",
+        "    0:20       [unintelligible, 4 s] (it loops)",
+        "    0:30  yue  ja ja [repeated]",
+        "    0:40       from an older row",
+        "",
+        f"{UNSURE}; [repeated]: Whisper repeated this, it is shown once;"
+        " [unintelligible]: speech, its text was dropped as invented",
+    ]
+    coloured = printed(control(fleet, "show", str(audio_id), FORCE_COLOR="1", TERM="xterm"))
+    assert "\x1b[2m    0:10? en   the river road\x1b[0m\n" in coloured
+    assert coloured.count("\x1b[2m") == 1
+
+
+def test_show_says_no_more_than_needed(fleet: Fleet) -> None:
+    certain = {"text": "good morning", "confidence": 0.93, "language": "en"}
+    audio_id = hear(fleet, "a.mp3", certain, languages=["en"])
+    text = printed(control(fleet, "show", str(audio_id)))
+    assert "language             en\n" in text
+    assert text.endswith("\n\n    0:00  good morning\n")
+    long = hear(fleet, "b.mp3", {"text": "word " * 40, "confidence": 0.1})
+    assert f"    0:00? {'word ' * 39}word\n" in printed(
+        control(fleet, "show", str(long))
+    )  # the terminal breaks it
+
+
 def test_show_tells_why_a_file_failed(fleet: Fleet) -> None:
     audio_id = add_file(fleet, "a.mp3", "failed", "no\nsound")
     assert "failed: no\\nsound" in printed(control(fleet, "show", str(audio_id)))
@@ -113,6 +168,15 @@ def test_show_as_json(fleet: Fleet) -> None:
     audio_id = hear(fleet, "a.mp3", "one")
     shown: dict[str, Any] = json.loads(printed(control(fleet, "show", str(audio_id), "--json")))
     assert (shown["audio_id"], shown["text"], shown["segments"][0]["end"]) == (audio_id, "one", 9.0)
+    assert shown["languages"] == ["en"]
+    doubtful = {
+        **DOUBTS[2],
+        "words": [{"start": 0.0, "end": 1.0, "word": "x", "probability": 0.5}],
+        "language": "de",
+    }
+    other = hear(fleet, "b.mp3", doubtful)
+    segments = json.loads(printed(control(fleet, "show", str(other), "--json")))["segments"]
+    assert segments == [{"start": 0.0, "end": 9.0, **doubtful}]
     assert shown["created_at"] == shown["history"]["row made"] == "2025-06-22T00:00:00+00:00"
 
 
@@ -125,7 +189,15 @@ def test_show_names_a_file_that_is_not_there(fleet: Fleet, arguments: list[str])
 
 
 def test_hostile_names_and_words_do_nothing_to_a_terminal(fleet: Fleet) -> None:
-    audio_id = hear(fleet, HOSTILE, "fire \x1b[2J\x07<b>", labels={"\x1b[31mlabel": "topic"}, language="\x1b")
+    said = {
+        "text": "fire \x1b[2J\x07<b>",
+        "language": "\x1b",
+        "mark": "\x1b",
+        "reason": "\x1b[2J",
+        "confidence": 0.1,
+    }
+    labels = {"\x1b[31mlabel": "topic"}
+    audio_id = hear(fleet, HOSTILE, said, labels=labels, language="\x1b", languages=["\x1b", "\x07"])
     for arguments in (["search", "fire"], ["show", str(audio_id)], ["show", BATCH, HOSTILE]):
         text = printed(control(fleet, *arguments))
         assert "\\x1b[2J\\x07<b>" in text

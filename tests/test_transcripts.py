@@ -24,26 +24,30 @@ def day(number: int) -> datetime.datetime:
 def hear(
     fleet: Fleet,
     name: str,
-    *spoken: str,
+    *spoken: str | dict[str, Any],
     batch_id: str = BATCH,
     created: datetime.datetime = DAY,
     language: str | None = "en",
+    languages: list[str] | None = None,
     labels: dict[str, str] | None = None,
 ) -> int:
-    """A file that is done, whose segments of 10 s are these; gives its id."""
+    """A file that is done, whose segments of 10 s are these, texts or fields; gives its id. Without `languages` it
+    is as rows from before that column."""
     ((audio_id,),) = fleet.query(
-        "INSERT INTO audio_files (batch_id, original_filename, status, language, duration_seconds, created_at)"
-        " VALUES (%s, %s, 'done', %s, %s, %s) RETURNING audio_id",
-        batch_id, name, language, 10.0 * len(spoken), created,
+        "INSERT INTO audio_files (batch_id, original_filename, status, language, languages, duration_seconds,"
+        " created_at) VALUES (%s, %s, 'done', %s, %s, %s, %s) RETURNING audio_id",
+        batch_id, name, language, languages, 10.0 * len(spoken), created,
     )  # fmt: skip
     fleet.query(
         "UPDATE audio_files SET s3_opus_path = %s WHERE audio_id = %s",
         f"processed/2025-06-22/{audio_id}.opus", audio_id,
     )  # fmt: skip
-    segments = [{"start": 10.0 * at, "end": 10.0 * at + 9, "text": text} for at, text in enumerate(spoken)]
+    fields = [{"text": said} if isinstance(said, str) else said for said in spoken]
+    segments = [{"start": 10.0 * at, "end": 10.0 * at + 9, **said} for at, said in enumerate(fields)]
+    text = " ".join(said["text"] for said in fields if said.get("mark") != "unintelligible")
     fleet.query(
         "INSERT INTO transcripts (audio_id, text, segments, model) VALUES (%s, %s, %s, 'tiny')",
-        audio_id, " ".join(spoken), json.dumps(segments),
+        audio_id, text, json.dumps(segments),
     )  # fmt: skip
     for label, classifier in (labels or {}).items():
         fleet.query("INSERT INTO classifications VALUES (%s, %s, %s, 0.5)", audio_id, classifier, label)
@@ -137,6 +141,25 @@ def test_each_filter(database: Database, words: str, filters: dict[str, Any], fo
         assert [file.original_filename for file in every] == found[::-1]
 
 
+@pytest.mark.parametrize(
+    ("language", "found"),
+    [("en", ["both", "one", "old"]), ("de", ["both"]), ("fr", ["both"]), ("sw", []), ("e", []), ("{en}", [])],
+)
+@pytest.mark.parametrize("window", [0, 100])
+def test_a_language_is_found_wherever_it_is_spoken(
+    fleet: Fleet, database: Database, monkeypatch: pytest.MonkeyPatch, window: int, language: str, found: list[str]
+) -> None:
+    monkeypatch.setattr(transcripts, "_window", lambda query: window)
+    hear(fleet, "old", "fire", created=day(1), language="en")
+    hear(fleet, "one", "fire", created=day(2), language="en", languages=["en"])
+    hear(fleet, "both", "fire", created=day(3), language="de", languages=["de", "en", "fr"])
+    hear(fleet, "none", "", created=day(4), language=None)
+    for words in ("", "fire"):
+        assert names(search(database, Query(words, language=language))) == found
+        every = every_file(database, Query(words, language=language))
+        assert [file.original_filename for file in every] == found[::-1]
+
+
 @pytest.mark.parametrize("window", [0, 3, 100])
 def test_what_lies_behind_the_newest_files_is_found_in_the_same_order(
     fleet: Fleet, database: Database, monkeypatch: pytest.MonkeyPatch, window: int
@@ -160,8 +183,9 @@ def test_a_hit_has_everything_of_its_file(fleet: Fleet, database: Database) -> N
     audio_id = hear(fleet, "a/b.mp3", "there is nothing.", "Oh, a fire!", "Come soon.", labels=labels)
     (hit,) = search(database, Query("fire"))
     assert (hit.audio_id, hit.batch_id, hit.original_filename) == (audio_id, BATCH, "a/b.mp3")
-    assert (hit.created_at, hit.language, hit.duration_seconds) == (DAY, "en", 30.0)
+    assert (hit.created_at, hit.language, hit.languages, hit.duration_seconds) == (DAY, "en", ["en"], 30.0)
     assert (sorted(hit.labels), hit.start) == (["Siren", "speech"], 10.0)
+    assert hit.segment == {"start": 10.0, "end": 19.0, "text": "Oh, a fire!"}
     assert marked(hit) == "there is nothing. Oh, a [fire]! Come soon."
 
 
@@ -189,7 +213,28 @@ def test_long_texts_are_cut_around_the_hit(fleet: Fleet, database: Database) -> 
     assert len(text) < 220
     hear(fleet, "b", "x" * 3000)
     hit = next(hit for hit in search(database, Query()) if hit.original_filename == "b")
-    assert (hit.start, marked(hit)) == (None, "x" * 200 + "…")
+    assert (hit.start, hit.segment, marked(hit)) == (None, {}, "x" * 200 + "…")
+
+
+def test_a_hit_says_how_sure_its_segment_is(fleet: Fleet, database: Database) -> None:
+    words = [{"start": 11.0, "end": 12.0, "word": "fire", "probability": 0.4}]
+    doubtful = {"text": "a fire", "confidence": 0.41, "language": "en", "words": words, "mark": "repeated"}
+    hear(fleet, "a", "nothing", doubtful, languages=["en", "de"])
+    (hit,) = search(database, Query("fire"))
+    assert hit.languages == ["en", "de"]
+    assert hit.segment == {
+        "start": 10.0, "end": 19.0, "text": "a fire", "confidence": 0.41, "language": "en", "mark": "repeated",
+    }  # fmt: skip
+
+
+def test_a_remark_is_shown_beside_a_hit_and_never_as_one(fleet: Fleet, database: Database) -> None:
+    remark = {"text": "[unintelligible, 4 s]", "mark": "unintelligible", "reason": "it repeats itself"}
+    hear(fleet, "a", remark, "that is unintelligible to me", remark)
+    (hit,) = search(database, Query("unintelligible"))
+    assert hit.start == 10.0
+    assert marked(hit) == ("[[unintelligible], 4 s] that is [unintelligible] to me [[unintelligible], 4 s]")
+    hear(fleet, "b", remark, "nothing else")
+    assert names(search(database, Query("unintelligible"))) == ["a"]
 
 
 def test_hostile_transcripts_are_shown_as_they_are(fleet: Fleet, database: Database) -> None:
@@ -226,6 +271,7 @@ def test_a_file_with_and_without_a_transcript(fleet: Fleet, database: Database) 
         error=None,
         duration_seconds=20.0,
         language="en",
+        languages=["en"],
         created_at=DAY,
         updated_at=file.updated_at,
         s3_opus_path=f"processed/2025-06-22/{audio_id}.opus",

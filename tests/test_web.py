@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from pipeline import redis_client
 from pipeline.database import Database
+from pipeline.transcript import UNCERTAIN
 from pipeline.web.site import HITS, LOGIN_DAYS, ROWS, make_app
 from tests.child import free_port
 from tests.fleet import Fleet, refuse_secrets
@@ -145,7 +146,7 @@ def test_the_fleet(app: Flask, fleet: Fleet, redis: Any) -> None:
     seed(fleet, redis)
     page = get(app, "/")
     for words in (
-        "The fleet is broken", "queue:transfer: 1 job and no worker (no-worker)", "in the last hour 4 files",
+        "The fleet is broken", "queue:transfer: 1 job and no worker (no-worker)", "in the last hour 5 files",
         "Open batches: 1", "3 of 847", "gpu-01-gpu", "93 %", "400 GB of 1 TB", "ffmpeg: Invalid data",
     ):  # fmt: skip
         assert words in page.words, words
@@ -334,6 +335,55 @@ def test_a_file(app: Flask, fleet: Fleet, redis: Any) -> None:
     assert "Invalid data found" in failed.words
     assert "There is none." in failed.words
     assert not failed.all("audio")
+
+
+def test_doubtful_text_and_languages_are_told_apart(app: Flask, fleet: Fleet, redis: Any) -> None:
+    ids = seed(fleet, redis)
+    page = get(app, f"/files/{ids['doubtful']}")
+    assert "Languages en, de" in page.words
+    assert (
+        f"Dotted text is uncertain (confidence under {100 * UNCERTAIN:.0f} %); [repeated]: Whisper repeated"
+        in page.words
+    )
+    for words in (
+        "0:00Good morning, the fire brigade.en", "0:10There is fire on the river road. (uncertain)en",
+        "0:20[unintelligible, 4 s] (the text repeats itself)", "0:30Ja, ja. (uncertain) [repeated] (it looped)de",
+    ):  # fmt: skip
+        assert words in page.words, words
+    spoken = [element for element in page.all("span") if "lang" in element and element["lang"] != "en"]
+    assert spoken == [
+        {"class": "uncertain", "title": "uncertain: confidence 31 %; repeated: it looped", "lang": "de"}
+    ]
+    noted = [element for element in page.all("span") if "title" in element]
+    assert noted[:2] == [
+        {"class": "uncertain", "title": "uncertain: confidence 41 %", "lang": "en"},
+        {"class": "remark", "title": "unintelligible: the text repeats itself", "lang": "en"},
+    ]
+    assert len(page.all("li")) == 4
+    assert page.all("ol")[0]["lang"] == "en"
+
+
+def test_certain_text_in_one_language_has_no_signs(app: Flask, fleet: Fleet) -> None:
+    said: list[str | dict[str, Any]] = [{"text": "one", "confidence": 0.9, "language": "de"}, "from an older row"]
+    page = get(app, f"/files/{hear(fleet, 'a', *said, language='de', languages=['de'])}")
+    assert "Language de" in page.words
+    assert "0:00one 0:10from an older row" in page.words
+    assert "uncertain" not in page.text
+    assert not [element for element in page.all("span") if "lang" in element or "title" in element]
+    assert page.all("ol")[0]["lang"] == "de"
+
+
+def test_words_are_not_sent_to_the_browser(app: Flask, fleet: Fleet, redis: Any) -> None:
+    ids = seed(fleet, redis)
+    for address in (f"/files/{ids['doubtful']}", "/search?words=fire"):
+        assert "kept-out-of-pages" not in ask(app, address).text
+
+
+def test_a_hit_says_that_it_is_uncertain(app: Flask, fleet: Fleet, redis: Any) -> None:
+    seed(fleet, redis)
+    page = get(app, "/search?words=fire+river&language=de")
+    assert "en, de 0:10 uncertain: confidence 41 %" in page.words
+    assert "There is fire on the river road." in page.words
 
 
 def test_the_recording_is_at_an_address_of_s3(app: Flask, fleet: Fleet, redis: Any) -> None:

@@ -15,7 +15,7 @@ def add_filter(command: argparse.ArgumentParser) -> None:
     when = "30m, 24h or 7d ago, or a day or time in UTC: 2025-06-22, 2025-06-22T14:30"
     command.add_argument("--since", type=moment, metavar="TIME", help=f"from then on: {when}")
     command.add_argument("--until", type=moment, metavar="TIME", help="before then")
-    command.add_argument("--language", type=common.text, default="", metavar="CODE", help="in this language: en")
+    command.add_argument("--language", type=common.text, default="", metavar="CODE", help="spoken in it: en")
     command.add_argument("--tag", type=common.text, default="", metavar="LABEL", help="with this label: Siren")
     command.add_argument("--batch", type=common.text, default="", metavar="ID", help="of this batch")
 

@@ -17,15 +17,19 @@ from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.database import Database
 from pipeline.errors import Permanent
+from pipeline.transcript import UNINTELLIGIBLE
 from pipeline.transcripts import AudioFile, Query, every_file
 from pipeline.wording import count
 
 DESCRIPTION = """Write transcripts: of a file (its audio id, or its batch and name), a batch, or what a search and
 the options take, the oldest first. txt, vtt and srt of several go into a folder: {batch}/{name}-{audio id}.vtt.
-json is an array, csv a row for each file; both are written as they are read, however many there are."""
+json is an array, csv a row for each file; both are written as they are read, however many there are. In txt, vtt
+and srt [?] is behind text that is uncertain, [repeated] behind what Whisper repeated, and [unintelligible, 4 s]
+stands for speech without text."""
 
 COLUMNS = (
-    "audio_id", "batch_id", "original_filename", "created_at", "language", "duration_seconds", "labels", "text"
+    "audio_id", "batch_id", "original_filename", "created_at", "language", "duration_seconds", "labels", "text",
+    "languages", "confidence", "unintelligible_seconds",
 )  # fmt: skip
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
 PER_FILE: dict[str, Callable[[AudioFile], Iterator[str]]] = {
@@ -133,9 +137,32 @@ def as_csv(files: Iterable[AudioFile]) -> Iterator[str]:
         line.seek(0)
         line.truncate()
         labels = " ".join(f"{label['label']}:{label['score']:.2f};" for label in file.labels).rstrip(";")
-        row = {**vars(file), "created_at": file.created_at.isoformat(), "labels": labels}
+        row = {
+            **vars(file),
+            "created_at": file.created_at.isoformat(),
+            "labels": labels,
+            "languages": " ".join(file.languages),
+            "confidence": confidence(file),
+            "unintelligible_seconds": unintelligible_seconds(file),
+        }
         writer.writerow([_cell(row[name]) for name in COLUMNS])
         yield line.getvalue()
+
+
+def confidence(file: AudioFile) -> float | None:
+    """The mean confidence of the segments that have one, each counted by its length; None where none has."""
+    spoken = [segment for segment in file.segments if segment.get("confidence") is not None]
+    weights = [max(segment["end"] - segment["start"], 0.001) for segment in spoken]
+    if not spoken:
+        return None
+    total = sum(segment["confidence"] * weight for segment, weight in zip(spoken, weights, strict=True))
+    return round(total / sum(weights), 3)
+
+
+def unintelligible_seconds(file: AudioFile) -> float:
+    """How many seconds of speech have no text."""
+    marked = [segment for segment in file.segments if segment.get("mark") == UNINTELLIGIBLE]
+    return round(sum((max(segment["end"] - segment["start"], 0.0) for segment in marked), 0.0), 1)
 
 
 def _cell(value: Any) -> Any:

@@ -10,13 +10,14 @@ from rich.text import Text
 
 from pipeline.commands import choosing, common
 from pipeline.errors import Permanent
+from pipeline.subtitles import legend, reading
 from pipeline.transcripts import Hit, search
 from pipeline.wording import clock, printable
 
 DESCRIPTION = """Show the recordings in which all the words were said, the newest first, with the text around
 them. As in a web search: "good morning" in one argument is a phrase, `or` and -not do what they say (put -- before
 a word that begins with a dash). Words are found whole, in upper or lower case. Without words: all that the options
-take."""
+take. A ? behind a time means that the text is uncertain."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     console = Console(highlight=False)
     for hit in found:
         show(hit, console)
+    if explained := legend([reading(hit.segment) for hit in found if hit.segment], "? means"):
+        common.say(explained)
     if not found:
         common.say("nothing found")
     if more:
@@ -48,14 +51,16 @@ def run(arguments: argparse.Namespace) -> None:
 def show(hit: Hit, console: Console) -> None:
     """Print a hit: a line that says where it is, and one of what was said."""
     where = f"{hit.audio_id}  {hit.created_at:%Y-%m-%d %H:%M}  {hit.batch_id}  {hit.original_filename}"
-    details = [hit.language or "", *hit.labels]
+    details = [", ".join(hit.languages), *hit.labels]
     console.print(
         Text(printable(f"{where}  {' '.join(filter(None, details))}".rstrip()), style="dim"),
         soft_wrap=not console.is_terminal,
     )
     said = Text("    ")
-    if hit.start is not None:
-        said.append(f"{clock(hit.start)}  ", style="cyan")
+    if hit.segment:
+        segment = reading(hit.segment)
+        sign = "?" if segment.is_uncertain else " "
+        said.append(printable(f"{clock(segment.start)}{sign}{segment.mark_sign} "), style="cyan")
     for text, is_hit in hit.excerpt:
         said.append(printable(" ".join(text.splitlines())), style="bold yellow" if is_hit else "")
     console.print(said, soft_wrap=not console.is_terminal)

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 import config
 import s3_utils
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.errors import Permanent
+from pipeline.subtitles import Reading, legend, readings
 from pipeline.transcripts import AudioFile, read_history
-from pipeline.wording import clock
+from pipeline.wording import clock, printable
 
 DESCRIPTION = """Show everything about one file: its row, labels, history and what was said, when. `search` shows
-audio ids. A failed file has its reason here, and no Opus to fetch or play."""
+audio ids. A failed file has its reason here, and no Opus to fetch or play. A ? behind a time means that the text
+is uncertain; --json has the confidence of each segment and word."""
 
 PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "error"], ["mpv", "--no-video", "--really-quiet"])
 
@@ -50,7 +53,7 @@ def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
         "audio id": file.audio_id,
         "status": f"{file.status}: {file.error}" if file.error else file.status,
         "length": seconds,
-        "language": file.language,
+        "languages" if len(file.languages) > 1 else "language": ", ".join(file.languages),
         "model": file.model,
         "labels": ", ".join(f"{label['label']} {label['score']:.0%}" for label in file.labels),
         "in S3": file.s3_opus_path and f"{config.S3_BUCKET}/{file.s3_opus_path}".lstrip("/"),
@@ -59,10 +62,25 @@ def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
     for name, value in rows.items():
         if value not in (None, ""):
             common.say(f"{name:<20} {value}")
-    if file.segments:
+    shown = list(readings(file))
+    if shown:
         print()
-    for segment in file.segments:
-        common.say(f"{clock(segment['start']):>8}  {segment['text'].strip()}")
+    width = max((len(found.language or "") for found in shown), default=0)
+    for found in shown:
+        line = Text(said_at(found, width), style="dim" if found.is_uncertain else "")
+        console.print(line, soft_wrap=True)
+    if explained := legend(shown, "? means"):
+        print()
+        common.say(explained)
+
+
+def said_at(found: Reading, width: int) -> str:
+    """A line of a transcript: when, in which language where there are several (in `width` columns), what, and the
+    reason of its mark."""
+    sign = "?" if found.is_uncertain else " "
+    language = f"{found.language or '':<{width}}  " if width else ""
+    reason = f" ({found.reason})" if found.reason else ""
+    return printable(f"{clock(found.start):>8}{sign} {language}{found.text}{found.mark_sign}{reason}")
 
 
 def download(file: AudioFile, given: str, force: bool) -> int:

@@ -1,4 +1,5 @@
 SELECT f.audio_id, f.batch_id, f.original_filename, f.status, f.error, f.duration_seconds, f.language,
+       coalesce(f.languages, array_remove(ARRAY[f.language], NULL)) AS languages,
        f.created_at, f.updated_at, f.s3_opus_path,
        coalesce(t.text, '') AS text, coalesce(t.segments, '[]') AS segments, coalesce(t.model, '') AS model,
        coalesce((SELECT json_agg(json_build_object('classifier', classifier, 'label', label, 'score', score)

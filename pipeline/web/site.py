@@ -41,7 +41,7 @@ from pipeline.database import Database
 from pipeline.errors import Permanent, away
 from pipeline.failures import Filter, failed_reasons, read_failures
 from pipeline.status import host_state, observe, settled_files
-from pipeline.subtitles import one_line
+from pipeline.subtitles import html_language, legend, one_line, reading, readings
 from pipeline.transcripts import Query, read_file, read_history, search
 from pipeline.wording import amount, clock, count, duration, printable
 
@@ -96,6 +96,7 @@ def make_app(sources: Sources) -> Flask:
         duration=duration,
         host_state=host_state,
         one_line=one_line,
+        reading=reading,
         settled_files=settled_files,
     )
     app.jinja_env.filters.update(moment=_moment, clock=clock)
@@ -255,7 +256,16 @@ def file(audio_id: int) -> str:
     database = _sources().database
     if (found := read_file(database, audio_id)) is None:
         abort(404, f"There is no file {audio_id}.")
-    return render_template("file.html", file=found, history=read_history(database, audio_id), formats=FORMATS)
+    shown = list(readings(found))
+    return render_template(
+        "file.html",
+        file=found,
+        history=read_history(database, audio_id),
+        formats=FORMATS,
+        readings=shown,
+        language=html_language(found.language),
+        legend=legend(shown, "Dotted text is"),
+    )
 
 
 @pages.get("/files/<int:audio_id>/audio")
