@@ -19,7 +19,7 @@ CONTEXT = 4  # windows on either side that a doubtful one looks at
 _WHOLE_SECONDS = 8.0  # a shorter window is judged as a whole, and holds one language
 _LEAST_SECONDS = 2.0  # of a piece; in less, no language is heard
 _CHANGE = 4.0  # what a change costs, in units of log-probability (about 55 to 1)
-_SURE = 2.0  # by how much the best must beat the others (about 7 to 1) for a window to decide for itself
+_SURE = 3.0  # by how much the best must beat the others (20 to 1) for a window to decide for itself
 _LEAST_ODDS = 1e-3  # a guess is never surer than that
 _USUAL_SECONDS = 2.5  # of speech that count as one guess
 

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import numpy as np
 
@@ -134,7 +134,7 @@ def _place(heard: Heard) -> list[_Placed]:
     stretch, where that is near.
     """
     window, offsets = heard.window, heard.window.offsets()
-    numbers = [_stretch_of(window, word) for word in heard.words]
+    numbers = list(accumulate((_stretch_of(window, word) for word in heard.words), max))
     placed = []
     for at, (number, word) in enumerate(zip(numbers, heard.words, strict=True)):
         span = window.spans[number]
@@ -224,7 +224,7 @@ def _fitness(words: list[_Placed], at: int) -> float:
     before, after = words[at - 1], words[at]
     left, right = _width(_text(words[:at])), _width(_text(words[at:]))
     balance = min(left, right) / max(left, right)
-    comma = 0.5 if before.word.word.rstrip(_CLOSING)[-1:] in _CLAUSE_ENDS else 0.0
+    comma = 0.7 if before.word.word.rstrip(_CLOSING)[-1:] in _CLAUSE_ENDS else 0.0
     silence = min(1.0, 2 * max(_pause(before, after), after.word.start - before.word.end))
     return balance + comma + silence
 
@@ -256,7 +256,7 @@ def _unintelligible(heard: Heard) -> list[Segment]:
                 language=None,
                 mark=heard.mark,
                 reason=heard.reason,
-            )  # fmt: skip
+            )
         )
     return [replace(one, text=f"[{UNINTELLIGIBLE}, {max(1, round(one.end - one.start))} s]") for one in found]
 

@@ -28,7 +28,7 @@ from pipeline.whisper import Options, Whisper
 if {endless}:
     from tests.test_windows import endless_speech
     windows.get_speech_timestamps = endless_speech
-options = Options(beam_size=1, language="en", timestamps=False, temperatures=(), max_new_tokens=1)
+options = Options(beam_size=1, languages=("en",), guards=False, max_new_tokens=1)
 whisper = Whisper(Path({model!r}), "cpu", 0, "float32", 2, options)
 resident = []
 def deliver(number, result):

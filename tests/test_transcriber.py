@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import languages
+from pipeline import transcriber as module
 from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio
 from pipeline.classifiers import Classifiers, content
 from pipeline.errors import Stopping
 from pipeline.transcriber import Transcriber, _File, _Row
 from pipeline.transcript import Label, Transcript
 from pipeline.whisper import MODEL_FILES, Options, Whisper, model_problem
-from pipeline.windows import Recording, Window
+from pipeline.windows import Recording, Span, Window
 from tests import random_whisper
 from tests.child import wait_until
 from tests.fleet import MODELS, PROJECT, ffmpeg_program
@@ -151,7 +153,7 @@ def test_times_are_those_of_the_file_and_not_of_its_speech(
 
 def test_every_language_setting_gives_the_words(opus: dict[str, Path]) -> None:
     name = SPOKEN[1]
-    given = Whisper(MODEL, "cpu", 0, "float32", 1, Options(language="en"))
+    given = Whisper(MODEL, "cpu", 0, "float32", 1, Options(languages=("en",)))
     assert hear(given, opus[name]).text == WORDS[name]
 
 
@@ -346,9 +348,9 @@ def test_rows_of_similar_length_share_a_batch(whisper: Whisper) -> None:
     lengths = [3.0, 29.0, 2.0, 28.0, 4.0, 30.0]
     running = engine(whisper, lambda *_: None, batch_size=3)
     for number, seconds in enumerate(lengths):
-        file = _File(number, Path("x"), Recording(Path("x")), "en")
-        window = Window([(0, int(seconds * SAMPLE_RATE))], np.zeros(int(seconds * SAMPLE_RATE), np.float32))
-        running._ready.append(_Row(file, 0, window, np.zeros((80, 1), np.float32)))
+        file, samples = _File(number, Path("x"), Recording(Path("x"))), int(seconds * SAMPLE_RATE)
+        window = Window([Span(0, samples, 0, samples)], np.zeros(samples, np.float32))
+        running._ready.append(_Row(file, 0, window, np.zeros((80, 1), np.float32), "en"))
     batches = [sorted(row.window.seconds for row in running._next_rows()) for _ in range(2)]
     assert batches == [[2.0, 3.0, 4.0], [28.0, 29.0, 30.0]]
 
@@ -393,14 +395,14 @@ def test_closing_delivers_what_is_on_the_device_and_drops_the_rest(
     whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computing, go_on = threading.Event(), threading.Event()
-    original = whisper.hear
+    original = module.listen
 
     def slowly(*args: Any) -> Any:
         computing.set()
         go_on.wait(60)
         return original(*args)
 
-    monkeypatch.setattr(whisper, "hear", slowly)
+    monkeypatch.setattr(module, "listen", slowly)
     results: dict[int, Any] = {}
     running = engine(whisper, results.__setitem__, batch_size=1)
     with running:
@@ -548,33 +550,98 @@ def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_file_has_the_language_of_its_first_window_throughout(
+# What the decoder is made to think: it has random weights.
+Thoughts = Callable[[int, int], dict[str, float]]  # number of the window and of the piece
+ENGLISH, GERMAN, UNSURE = {"en": 0.98, "de": 0.02}, {"en": 0.02, "de": 0.98}, {"en": 0.49, "de": 0.51}
+
+
+def spoken(
+    polyglot: Path, path: Path, monkeypatch: pytest.MonkeyPatch, think: Thoughts, **options: Any
+) -> tuple[list[tuple[float, str]], Transcript]:
+    """The language that each part of the file is decoded in, by where it begins in the file (seconds)."""
+    whisper = Whisper(polyglot, "cpu", 0, "float32", 1, Options(beam_size=1, guards=False, max_new_tokens=4))
+    used: list[tuple[float, str]] = []
+    begins = [window.spans[0].start for window in Recording(path).windows()]
+    listen, guess = module.listen, Transcriber._guess_languages
+
+    def spy(whisper: Whisper, windows: Any, languages: Any, encoded: Any) -> Any:
+        assert encoded.shape[0] == len(windows) == len(languages)
+        used.extend(
+            (window.spans[0].start / SAMPLE_RATE, code) for window, code in zip(windows, languages, strict=True)
+        )
+        return listen(whisper, windows, languages, encoded)
+
+    def guess_for(running: Any, rows: list[Any], encoded: Any) -> None:
+        numbers = [begins.index(row.window.spans[0].start) for row in rows]
+
+        def odds(_: Any, pieces: list[Any]) -> Any:
+            return [
+                [think(number, at) for at in range(len(of))] for number, of in zip(numbers, pieces, strict=True)
+            ]
+
+        monkeypatch.setattr(whisper, "language_odds", odds)
+        guess(running, rows, encoded)
+
+    monkeypatch.setattr(module, "listen", spy)
+    monkeypatch.setattr(Transcriber, "_guess_languages", guess_for)
+    (result,) = transcribe(whisper, [("long", path)], **options).values()
+    assert isinstance(result, Transcript), result
+    return sorted(used), result
+
+
+def test_every_window_has_its_own_language(
     polyglot: Path, long_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whisper = Whisper(polyglot, "cpu", 0, "float32", 1, Options(beam_size=1, temperatures=(), max_new_tokens=4))
-    used: list[str] = []
-    original = whisper.hear
+    used, result = spoken(polyglot, long_file, monkeypatch, lambda number, _: GERMAN if number >= 8 else ENGLISH)
+    assert len(used) > 16
+    assert [code for _, code in used] == ["en"] * 8 + ["de"] * (len(used) - 8)
+    assert set(result.languages) == {"en", "de"}
+    assert result.language == result.languages[0] == "de"
+    assert {segment.language for segment in result.segments} == {"en", "de"}
 
-    def spy(features: list[np.ndarray], languages: list[str], encoded: Any) -> Any:
-        used.extend(languages)
-        return original(features, languages, encoded)
 
-    monkeypatch.setattr(whisper, "hear", spy)
-    first = next(Recording(long_file).windows())
-    (language,) = whisper.detect_languages(whisper.encode([whisper.features(first.samples)]))
-    result = hear(whisper, long_file)
-    assert len(used) > 10
-    assert set(used) == {language} == {result.language}
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_a_doubtful_window_follows_its_neighbours_in_any_batch(
+    polyglot: Path, long_file: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    def think(number: int, piece: int) -> dict[str, float]:
+        return UNSURE if number in (0, 5, 6) else ENGLISH if number < 8 else GERMAN
+
+    used, _ = spoken(polyglot, long_file, monkeypatch, think, batch_size=batch_size)
+    assert [code for _, code in used] == ["en"] * 8 + ["de"] * (len(used) - 8)
+
+
+def test_a_file_in_which_every_window_is_doubtful_ends(
+    polyglot: Path, long_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, _ = spoken(polyglot, long_file, monkeypatch, lambda *_: UNSURE)
+    assert {code for _, code in used} == {"de"}
+
+
+def test_a_window_is_cut_where_the_language_changes(
+    polyglot: Path, long_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def think(number: int, piece: int) -> dict[str, float]:
+        return ENGLISH if number < 3 or (number == 3 and piece < 3) else GERMAN
+
+    windows = list(Recording(long_file).windows())
+    used, result = spoken(polyglot, long_file, monkeypatch, think)
+    assert len(used) == len(windows) + 1
+    cut = languages.pieces(windows[3])[3].begin
+    assert used[3:5] == [
+        (windows[3].spans[0].start / SAMPLE_RATE, "en"), (windows[3].spans[cut].start / SAMPLE_RATE, "de"),
+    ]  # fmt: skip
+    assert_is_consistent(result)
 
 
 def test_a_given_language_is_used(polyglot: Path, opus: dict[str, Path]) -> None:
-    options = Options(beam_size=1, language="de", temperatures=(), max_new_tokens=4)
+    options = Options(beam_size=1, languages=("de",), guards=False, max_new_tokens=4)
     assert hear(Whisper(polyglot, "cpu", 0, "float32", 1, options), opus[SPOKEN[0]]).language == "de"
 
 
 def test_a_language_that_whisper_does_not_know_is_refused(polyglot: Path) -> None:
     with pytest.raises(ValueError, match="english"):
-        Whisper(polyglot, "cpu", 0, "float32", 1, Options(language="english"))
+        Whisper(polyglot, "cpu", 0, "float32", 1, Options(languages=("english",)))
 
 
 def test_segments_of_a_long_file_have_its_times(whisper: Whisper, long_file: Path) -> None:

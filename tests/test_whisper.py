@@ -1,4 +1,4 @@
-"""pipeline/whisper.py: a batch gives what its rows give alone and in faster-whisper; guards against inventions."""
+"""pipeline/whisper.py: a batch gives what its rows give alone and in faster-whisper; what looks invented."""
 
 import threading
 from pathlib import Path
@@ -10,7 +10,7 @@ from faster_whisper import BatchedInferencePipeline
 
 from pipeline import whisper as module
 from pipeline.audio import SAMPLE_RATE, Converter
-from pipeline.whisper import Options, Whisper, _Try, split_at_timestamps
+from pipeline.whisper import Options, SpokenWord, Try, Whisper
 from pipeline.windows import Recording, Window
 from tests import random_whisper
 from tests.fleet import MODELS, ffmpeg_program
@@ -41,10 +41,19 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> list[Window]:
     return found
 
 
+def encode(whisper: Whisper, windows: list[Window]) -> Any:
+    return whisper.encode([whisper.features(window.samples) for window in windows])
+
+
 def texts(whisper: Whisper, windows: list[Window], languages: list[str] | None = None) -> list[str]:
-    features = [whisper.features(window.samples) for window in windows]
-    heard = whisper.hear(features, languages or ["en"] * len(windows))
-    return [" ".join(passage.text for passage in passages) for passages in heard]
+    tries = whisper.decode(encode(whisper, windows), languages or ["en"] * len(windows))
+    return [tried.text for tried in tries]
+
+
+def align(whisper: Whisper, windows: list[Window], languages: list[str]) -> list[list[SpokenWord]]:
+    encoded = encode(whisper, windows)
+    tries = whisper.decode(encoded, languages)
+    return whisper.align(encoded, [window.seconds for window in windows], languages, tries)
 
 
 # --- the same as faster-whisper, and as alone --------------------------------------------------------------
@@ -66,7 +75,7 @@ def batched(whisper: Whisper, windows: list[Window], **options: Any) -> list[str
 
 @pytest.mark.parametrize("beam_size", [1, 5])
 def test_a_batch_gives_the_text_of_faster_whispers_batched_pipeline(speech: list[Window], beam_size: int) -> None:
-    whisper = load(beam_size=beam_size, timestamps=False, temperatures=())
+    whisper = load(beam_size=beam_size)
     expected = batched(whisper, speech, language="en", beam_size=beam_size)
     assert texts(whisper, speech) == expected
     assert expected[0] == WORDS[SHORT[0]]
@@ -74,7 +83,7 @@ def test_a_batch_gives_the_text_of_faster_whispers_batched_pipeline(speech: list
 
 @pytest.mark.parametrize("language", ["en", "de"])
 def test_a_multilingual_batch_gives_it_too(polyglot: Path, speech: list[Window], language: str) -> None:
-    whisper = load(polyglot, timestamps=False, temperatures=(), max_new_tokens=30, beam_size=2)
+    whisper = load(polyglot, max_new_tokens=30, beam_size=2)
     expected = batched(whisper, speech, language=language, beam_size=2, max_new_tokens=30)
     assert texts(whisper, speech, [language] * len(speech)) == expected
     assert len(set(expected)) > 1
@@ -82,7 +91,7 @@ def test_a_multilingual_batch_gives_it_too(polyglot: Path, speech: list[Window],
 
 @pytest.mark.parametrize("model", ["spoken-words", "polyglot"])
 def test_a_row_gives_the_same_alone_and_in_any_order(polyglot: Path, speech: list[Window], model: str) -> None:
-    whisper = load(polyglot if model == "polyglot" else MODEL, temperatures=(), max_new_tokens=40)
+    whisper = load(polyglot if model == "polyglot" else MODEL, max_new_tokens=40)
     codes = ["en", "de", "fr"] if model == "polyglot" else ["en"]
     languages = [codes[number % len(codes)] for number in range(len(speech))]
     alone = [texts(whisper, [window], [code])[0] for window, code in zip(speech, languages, strict=True)]
@@ -93,13 +102,39 @@ def test_a_row_gives_the_same_alone_and_in_any_order(polyglot: Path, speech: lis
 def test_each_row_has_the_language_that_faster_whisper_detects(polyglot: Path, speech: list[Window]) -> None:
     whisper = load(polyglot)
     features = [whisper.features(window.samples) for window in speech]
-    assert whisper.detect_languages(whisper.encode(features)) == [
-        whisper._model.detect_language(features=row)[0] for row in features
-    ]
+    odds = whisper.language_odds(whisper.encode(features), [[(0, 10)]] * len(speech))
+    for (found,), row in zip(odds, features, strict=True):
+        language, probability, _ = whisper._model.detect_language(features=row)
+        assert max(found, key=found.__getitem__) == language
+        assert found[language] == pytest.approx(probability, abs=1e-4)
+        assert sum(found.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_pieces_of_a_row_are_judged_apart(polyglot: Path, speech: list[Window]) -> None:
+    whisper = load(polyglot)
+    encoded = encode(whisper, speech[:2])
+    (whole,), pieces = whisper.language_odds(encoded, [[(0, 1500)], [(0, 100), (100, 250), (0, 100)]])
+    assert len(pieces) == 3
+    assert pieces[0] == pieces[2] != pieces[1]
+    assert whole != pieces[0]
+
+
+def test_only_the_languages_that_occur_are_detected(polyglot: Path, speech: list[Window]) -> None:
+    whisper = load(polyglot, languages=("de", "fr"))
+    assert whisper.language is None
+    ((found,),) = whisper.language_odds(encode(whisper, speech[:1]), [[(0, 10)]])
+    assert set(found) == {"de", "fr"}
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_a_single_language_is_that_of_all_windows(polyglot: Path) -> None:
+    assert load(polyglot, languages=("de",)).language == "de"
+    assert load(polyglot).language is None
+    assert load(MODEL, languages=("de", "fr")).language == "en"  # a model that knows no other
 
 
 def test_an_initial_prompt_reaches_every_row(polyglot: Path, speech: list[Window]) -> None:
-    options = {"timestamps": False, "temperatures": (), "max_new_tokens": 30}
+    options = {"max_new_tokens": 30}
     prompted = load(polyglot, initial_prompt="b c", **options)
     assert len(prompted._before) > 0
     expected = batched(prompted, speech, language="en", beam_size=1, max_new_tokens=30, initial_prompt="b c")
@@ -108,7 +143,7 @@ def test_an_initial_prompt_reaches_every_row(polyglot: Path, speech: list[Window
 
 
 def test_the_task_reaches_the_model(polyglot: Path, speech: list[Window]) -> None:
-    options = {"timestamps": False, "temperatures": (), "max_new_tokens": 30}
+    options = {"max_new_tokens": 30}
     assert texts(load(polyglot, task="translate", **options), speech) == batched(
         load(polyglot), speech, language="en", beam_size=1, max_new_tokens=30, task="translate"
     )
@@ -116,146 +151,98 @@ def test_the_task_reaches_the_model(polyglot: Path, speech: list[Window]) -> Non
 
 # --- times -------------------------------------------------------------------------------------------------
 
-T = 1000  # the token of 0.00 s; 50 to a second
-
-
-@pytest.mark.parametrize(
-    ("tokens", "parts"),
-    [
-        ([], []),
-        ([1, 2], [(0, 10, [1, 2])]),
-        ([T, 1, 2, T + 100], [(0, 2, [1, 2])]),
-        ([T + 50, 1, T + 100, T + 150, 2, T + 200], [(1, 2, [1]), (3, 4, [2])]),
-        ([T, 1, T + 100, T + 100, 2], [(0, 2, [1]), (2, 10, [2])]),  # faster-whisper's pipeline drops the 2
-        ([1, T + 100, 2], [(0, 2, [1]), (2, 10, [2])]),
-        ([T + 100, 1, T + 50], [(2, 10, [1])]),
-        ([T, 1, T + 1500], [(0, 10, [1])]),
-        ([T + 1500, 1], [(9.98, 10, [1])]),
-        ([T, T + 100], []),
-    ],
-)
-def test_text_is_cut_at_its_timestamps_and_none_is_lost(tokens: list[int], parts: list[Any]) -> None:
-    assert split_at_timestamps(tokens, T, 10.0) == [(pytest.approx(a), pytest.approx(b), t) for a, b, t in parts]
-
 
 def test_words_have_times_inside_their_window_and_make_up_the_text(speech: list[Window]) -> None:
-    whisper = load(word_timestamps=True)
-    features = [whisper.features(window.samples) for window in speech]
-    for window, passages in zip(speech, whisper.hear(features, ["en"] * len(speech)), strict=True):
-        for passage in passages:
-            assert passage.words
-            assert " ".join(word.word for word in passage.words) == passage.text
-            times = [time for word in passage.words for time in (word.start, word.end)]
-            assert times == sorted(times)
-            assert (times[0], times[-1]) == (passage.start, passage.end)
-            assert 0 <= times[0] < times[-1] <= window.seconds + 0.1
-            assert all(0 < word.probability <= 1 for word in passage.words)
+    whisper = load()
+    expected = texts(whisper, speech)
+    for window, text, words in zip(speech, expected, align(whisper, speech, ["en"] * len(speech)), strict=True):
+        assert "".join(word.text for word in words).strip() == text
+        times = [time for word in words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert 0 <= times[0] < times[-1] <= window.seconds + 0.1
+        assert all(0 < word.probability <= 1 for word in words)
 
 
 def test_words_are_as_faster_whisper_finds_them(speech: list[Window]) -> None:
-    whisper, window = load(word_timestamps=True, timestamps=False, temperatures=()), speech[:1]
-    ((passage,),) = whisper.hear([whisper.features(window[0].samples)], ["en"])
+    whisper, window = load(), speech[:1]
+    (found,) = align(whisper, window, ["en"])
     segments, _ = BatchedInferencePipeline(whisper._model).transcribe(
         window[0].samples, clip_timestamps=[{"start": 0, "end": window[0].seconds}], language="en", beam_size=1,
         word_timestamps=True, batch_size=1,
     )  # fmt: skip
     (expected,) = segments
-    found, wanted = passage.words or [], expected.words or []
-    assert [(w.word, w.start) for w in found] == [
-        (w.word.strip(), pytest.approx(w.start, abs=0.011)) for w in wanted
-    ]
+    wanted = expected.words or []
+    assert [(w.text, w.start) for w in found] == [(w.word, pytest.approx(w.start, abs=0.011)) for w in wanted]
     assert [w.end for w in found[:-1]] == [pytest.approx(w.end, abs=0.011) for w in wanted[:-1]]
     assert found[-1].end <= speech[0].seconds  # faster-whisper rounds the window up to whole seconds
 
 
 def test_words_of_rows_in_several_languages_are_those_of_each_alone(polyglot: Path, speech: list[Window]) -> None:
-    whisper = load(polyglot, word_timestamps=True, temperatures=(), max_new_tokens=20)
-    features = [whisper.features(window.samples) for window in speech[:3]]
+    whisper = load(polyglot, max_new_tokens=20)
     languages = ["en", "de", "en"]
-    together = whisper.hear(features, languages)
+    together = align(whisper, speech[:3], languages)
     for row in range(3):
-        (alone,) = whisper.hear([features[row]], [languages[row]])
-        assert [[w.word for w in p.words or []] for p in alone] == [
-            [w.word for w in p.words or []] for p in together[row]
-        ]
+        (alone,) = align(whisper, [speech[row]], [languages[row]])
+        assert [word.text for word in alone] == [word.text for word in together[row]]
+        assert [word.start for word in alone] == [word.start for word in together[row]]
 
 
-# --- guards ------------------------------------------------------------------------------------------------
+def test_rows_of_the_encoders_output_can_be_selected(speech: list[Window]) -> None:
+    whisper = load()
+    encoded = encode(whisper, speech[:3])
+    assert whisper.select(encoded, [0, 1, 2]) is encoded
+    assert np.array_equal(np.asarray(whisper.select(encoded, [2, 0])), np.asarray(encoded)[[2, 0]])
 
-GOOD = _Try([5], "good", -0.2, 0.1)
-UNSURE = _Try([6], "unsure", -1.5, 0.1)
-LESS_UNSURE = _Try([7], "less unsure", -1.2, 0.1)
-LOOP = _Try([8], "again and again " * 20, -0.1, 0.1)
-SILENCE = _Try([9], "thanks for watching", -1.5, 0.9)
+
+# --- what looks invented -----------------------------------------------------------------------------------
+
+GREETING = "Hello and welcome. " * 8
 
 
 @pytest.mark.parametrize(
-    ("tries", "asked", "text"),
+    ("tried", "seconds", "looks"),
     [
-        ([GOOD], [0.0], "good"),
-        ([UNSURE, GOOD], [0.0, 0.2], "good"),
-        ([LOOP, UNSURE, GOOD], [0.0, 0.2, 0.6], "good"),
-        ([UNSURE, LOOP, LESS_UNSURE, UNSURE], [0.0, 0.2, 0.6, 1.0], "less unsure"),
-        ([LOOP, LOOP, LOOP, LOOP], [0.0, 0.2, 0.6, 1.0], ""),
-        ([SILENCE], [0.0], ""),
-        ([UNSURE, SILENCE], [0.0, 0.2], ""),
-        ([LOOP, LOOP, UNSURE, LOOP], [0.0, 0.2, 0.6, 1.0], "unsure"),
+        (Try([5], "good", -0.2, 0.1), 3, False),
+        (Try([5], "unsure", -1.2, 0.1), 3, True),
+        (Try([5], "thanks for watching", -1.5, 0.9), 3, False),  # silence: it is not decoded again
+        (Try([5], GREETING, -0.1, 0.1), 11, False),  # eight times in 11 s: somebody says so
+        (Try([5], "hello " * 200, -0.1, 0.1), 3, True),  # two hundred times in 3 s: nobody does
+        (Try([5], GREETING, -0.1, 0.1, is_cut=True), 11, True),  # it did not end by itself
+        (Try([5], "all the good boys do fine always", -0.1, 0.1), 1, True),  # more than can be said in a second
+        (Try([5], "a long text that ends where the decoder has no more room", -0.1, 0.1, is_cut=True), 30, False),
     ],
 )
-def test_a_row_that_looks_invented_is_tried_again_and_dropped_where_that_does_not_help(
-    monkeypatch: pytest.MonkeyPatch, tries: list[_Try], asked: list[float], text: str
-) -> None:
-    whisper = load()
-    temperatures: list[float] = []
-
-    def generate(_: object, languages: list[str], temperature: float) -> list[_Try]:
-        assert len(languages) == (2 if temperature == 0 else 1), "a row that is sound was decoded again"
-        temperatures.append(temperature)
-        tried = tries[len(temperatures) - 1]
-        return [GOOD, tried] if temperature == 0 else [tried]
-
-    monkeypatch.setattr(whisper, "_generate", generate)
-    monkeypatch.setattr(whisper, "encode", lambda features: len(features))
-    monkeypatch.setattr(whisper, "_passages", lambda tried, *_: tried.text)
-    features = [np.zeros((80, 100), np.float32)] * 2
-    assert whisper.hear(features, ["en", "en"]) == ["good", text]
-    assert temperatures == asked
+def test_what_nobody_can_have_said_looks_invented(tried: Try, seconds: float, looks: bool) -> None:
+    assert tried.looks_invented(seconds) == looks
 
 
-def test_without_temperatures_what_comes_out_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    whisper = load(temperatures=())
-    monkeypatch.setattr(whisper, "_generate", lambda *_: [LOOP, SILENCE])
-    monkeypatch.setattr(whisper, "_passages", lambda tried, *_: tried.text)
-    assert whisper.hear([np.zeros((80, 100), np.float32)] * 2, ["en", "en"]) == [LOOP.text, SILENCE.text]
-
-
-def test_a_real_model_is_sampled_when_it_is_unsure(
-    polyglot: Path, speech: list[Window], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Random weights are never sure: every row goes through every temperature."""
+def test_a_text_that_fills_the_decoder_is_cut(polyglot: Path, speech: list[Window]) -> None:
     whisper = load(polyglot, max_new_tokens=20)
-    asked: list[tuple[float, int]] = []
-    original = whisper._generate
+    encoded = encode(whisper, speech[:1])
+    eot = whisper._tokenizer("en").eot
+    (tried,) = whisper.decode(encoded, ["en"], suppress_tokens=[*whisper._suppressed, eot])
+    assert tried.is_cut
+    assert not load().decode(encode(load(), speech[:1]), ["en"])[0].is_cut
 
-    def spy(encoded: Any, languages: list[str], temperature: float) -> Any:
-        asked.append((temperature, len(languages)))
-        return original(encoded, languages, temperature)
 
-    monkeypatch.setattr(whisper, "_generate", spy)
-    texts(whisper, speech[:2])
-    assert asked == [(0.0, 2), (0.2, 2), (0.6, 2), (1.0, 2)]
+def test_a_second_try_repeats_no_four_tokens(polyglot: Path, speech: list[Window]) -> None:
+    whisper = load(polyglot, max_new_tokens=200)
+    (tried,) = whisper.decode(encode(whisper, speech[:1]), ["en"], may_repeat=False)
+    fours = [tuple(tried.tokens[at : at + 4]) for at in range(len(tried.tokens) - 3)]
+    assert len(fours) > 10
+    assert len(set(fours)) == len(fours)
 
 
 def test_scores_are_faster_whispers(speech: list[Window]) -> None:
-    whisper = load(timestamps=False, temperatures=())
+    whisper = load()
     sound = speech[0].samples
-    ((passage,),) = whisper.hear([whisper.features(sound)], ["en"])
+    (tried,) = whisper.decode(encode(whisper, speech[:1]), ["en"])
     segments, _ = BatchedInferencePipeline(whisper._model).transcribe(
         sound, clip_timestamps=[{"start": 0, "end": speech[0].seconds}], language="en", beam_size=1
     )
     (expected,) = segments
-    assert passage.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
-    assert passage.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-4)
+    assert tried.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
+    assert tried.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-4)
 
 
 # --- the device --------------------------------------------------------------------------------------------
@@ -282,9 +269,9 @@ def test_the_longest_text_is_as_long_as_whisper_allows(polyglot: Path, monkeypat
     made: list[int] = []
     original = whisper._read
 
-    def read(result: Any, language: str) -> _Try:
+    def read(result: Any, *args: Any) -> Try:
         made.append(len(result.sequences_ids[0]))
-        return original(result, language)
+        return original(result, *args)
 
     monkeypatch.setattr(whisper, "_read", read)
     whisper._run_longest(2)

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from faster_whisper.vad import get_speech_timestamps
 
 from pipeline import windows
 from pipeline.audio import SAMPLE_RATE, UnreadableAudio
-from pipeline.windows import Recording, Window
+from pipeline.windows import Recording, Span
 from tests.fleet import PROJECT
 from tests.recordings import SAMPLES, SHORT
 
@@ -54,7 +55,7 @@ def talk(speech: list[np.ndarray], seconds: float, pause: float) -> np.ndarray:
     return noise
 
 
-def spans_of(recording: Recording) -> list[tuple[int, int]]:
+def spans_of(recording: Recording) -> list[Span]:
     """Read it through; the stretches of speech in all its windows."""
     return [span for window in recording.windows() for span in window.spans]
 
@@ -68,16 +69,19 @@ def test_windows_hold_the_speech_in_order_and_nothing_twice(
 ) -> None:
     path = write_wav(tmp_path / "x.wav", talk(speech, 400, pause))
     whole = decode_audio(str(path))
-    recording, at = Recording(path), 0
+    recording, at, overlaps = Recording(path), 0, 0
     for window in recording.windows():
         assert 0 < window.seconds <= 30
-        for start, end in window.spans:
-            assert at <= start < end <= len(whole)
-            at = end
-        parts = [whole[start:end] for start, end in window.spans]
+        at -= window.overlap
+        for span in window.spans:
+            assert at <= span.start <= span.first < span.last <= span.end <= len(whole)
+            at = span.end
+        parts = [whole[span.start : span.end] for span in window.spans]
         assert np.array_equal(np.concatenate(parts), window.samples)
+        overlaps += window.overlap
     assert recording.duration_seconds == len(whole) / RATE
-    assert recording.speech_seconds == pytest.approx(sum(b - a for a, b in spans_of(Recording(path))) / RATE)
+    kept = sum(map(len, spans_of(Recording(path)))) - overlaps
+    assert recording.speech_seconds == pytest.approx(kept / RATE)
 
 
 @pytest.mark.parametrize("block", [35, 50, 120])
@@ -89,29 +93,58 @@ def test_reading_in_blocks_finds_what_reading_at_once_finds(
     monkeypatch.setattr(windows, "_GATE_SECONDS", block)
     monkeypatch.setattr(windows, "_READ_FRAMES", 7 * RATE)
     found, expected = np.zeros(len(sound), bool), np.zeros(len(sound), bool)
-    for start, end in spans_of(Recording(path)):
-        found[start:end] = True
-    for span in get_speech_timestamps(decode_audio(str(path)), windows._GATE):
-        expected[span["start"] : span["end"]] = True
+    for span in spans_of(Recording(path)):
+        found[span.start : span.end] = True
+    padded = replace(windows._GATE, speech_pad_ms=400)
+    for voice in get_speech_timestamps(decode_audio(str(path)), padded):
+        expected[voice["start"] : voice["end"]] = True
     assert (found & expected).sum() > 0.995 * expected.sum(), "speech was lost where blocks meet"
     assert (found | expected).sum() < 1.02 * expected.sum()
 
 
-def test_speech_without_a_pause_is_cut_at_30_seconds_and_kept_whole(
+def test_speech_without_a_pause_is_cut_and_both_windows_hear_the_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = 400
     path = write_wav(tmp_path / "x.wav", np.random.default_rng(0).uniform(-0.5, 0.5, seconds * RATE))
     monkeypatch.setattr(windows, "get_speech_timestamps", endless_speech)
-    spans = spans_of(Recording(path))
-    assert spans[0][0] == 0
-    assert spans[-1][1] == seconds * RATE
-    assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+    found = list(Recording(path).windows())
+    assert found[0].spans[0].start == found[0].overlap == 0
+    assert found[-1].spans[-1].end == seconds * RATE
+    for before, after in itertools.pairwise(found):
+        assert after.overlap == windows.OVERLAP_SECONDS * RATE
+        assert after.spans[0].start == before.spans[-1].end - after.overlap
+        assert np.array_equal(after.samples[: after.overlap], before.samples[-after.overlap :])
+
+
+def test_a_window_ends_at_the_longest_pause_in_reach(
+    tmp_path: Path, speech: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the last one before its 30 s are over, which may be in the middle of a sentence."""
+    voiced = [(0, 10), (10.3, 23), (23.9, 26), (26.2, 29), (29.2, 38), (38.3, 45)]
+
+    def gate(sound: np.ndarray, _: object) -> list[dict[str, int]]:
+        return [{"start": int(start * RATE), "end": int(end * RATE)} for start, end in voiced]
+
+    monkeypatch.setattr(windows, "get_speech_timestamps", gate)
+    first, second = Recording(write_wav(tmp_path / "x.wav", np.zeros(45 * RATE))).windows()
+    assert [(span.first / RATE, span.last / RATE) for span in first.spans] == voiced[:2]
+    assert len(second.spans) == 4
+    assert (first.overlap, second.overlap) == (0, 0)
+
+
+def test_a_part_of_a_window_is_a_window(tmp_path: Path, speech: list[np.ndarray]) -> None:
+    window = next(Recording(write_wav(tmp_path / "x.wav", talk(speech, 60, 1.5))).windows())
+    assert len(window.spans) > 3
+    part = window.part(1, 3)
+    assert part.spans == window.spans[1:3]
+    assert np.array_equal(np.concatenate([window.part(0, 1).samples, part.samples]), window.part(0, 3).samples)
+    assert window.offsets()[-1] == len(window.samples)
 
 
 def endless_speech(sound: np.ndarray, _: object) -> list[dict[str, int]]:
     """A voice gate that hears nothing but speech, in stretches as long as they may be."""
-    step = 29 * RATE
+    step = 27 * RATE
     return [{"start": at, "end": min(at + step, len(sound))} for at in range(0, len(sound), step)]
 
 
@@ -119,15 +152,6 @@ def test_few_words_in_a_long_silence_share_a_window(tmp_path: Path, speech: list
     path = write_wav(tmp_path / "x.wav", talk(speech[:1], 300, 45))
     (window,) = Recording(path).windows()
     assert len(window.spans) >= 4
-
-
-def test_times_in_a_window_are_those_of_the_file() -> None:
-    window = Window([(10 * RATE, 12 * RATE), (100 * RATE, 103 * RATE)], np.zeros(5 * RATE, np.float32))
-    assert window.seconds == 5
-    times = {0.0: 10.0, 1.5: 11.5, 2.0: 100.0, 2.5: 100.5, 5.0: 103.0, 9.0: 103.0}
-    assert {time: window.in_file(time) for time in times} == times
-    ends = {1.5: 11.5, 2.0: 12.0, 2.5: 100.5, 5.0: 103.0, 30.0: 103.0}
-    assert {time: window.in_file(time, is_end=True) for time in ends} == ends
 
 
 # --- measures ----------------------------------------------------------------------------------------------
