@@ -208,7 +208,7 @@ ARCHIVE_MAX_MEMBERS = _whole("ARCHIVE_MAX_MEMBERS", 200_000, least=1)
 ARCHIVE_MAX_MB = _whole("ARCHIVE_MAX_MB", 204_800, least=1)
 ARCHIVE_MAX_FILE_MB = _whole("ARCHIVE_MAX_FILE_MB", 8192, least=1)
 CONVERT_JOBS = _whole("CONVERT_JOBS", 0) or len(os.sched_getaffinity(0))
-OPUS_BITRATE_KBPS = _whole("OPUS_BITRATE_KBPS", 32, least=6, most=256)  # what libopus takes for one channel
+OPUS_BITRATE_KBPS = _whole("OPUS_BITRATE_KBPS", 48, least=6, most=256)  # what libopus takes for one channel
 FFMPEG = _text("FFMPEG", "ffmpeg")
 FFMPEG_TIMEOUT_SECONDS = _whole("FFMPEG_TIMEOUT_SECONDS", 3600, least=1)
 FFMPEG_MAX_MEMORY_MB = _whole("FFMPEG_MAX_MEMORY_MB", 1024, least=128)

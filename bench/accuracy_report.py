@@ -64,7 +64,7 @@ def tables(
         f"Whisper {settings['model']}, float32, on {settings['threads']} cores of {report.processor()};"
         f" faster-whisper {settings['faster-whisper']}, CTranslate2 {settings['ctranslate2']}."
     )
-    yield "Ours reads the Opus (32 kb/s) that the unpack worker makes of a file, the others read the file."
+    yield "Ours reads the Opus (48 kb/s) that the unpack worker makes of a file, the others read the file."
     if settings["reused"]:
         yield "The others' texts are those of an earlier run."
     yield from _verdict(verdict)

@@ -143,7 +143,7 @@ def xargs(files: dict[str, bytes], folder: Path) -> dict[str, float]:
         (source / name).write_bytes(data)
     ffmpeg = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-threads", "1", "-i", f"{source}/{{}}"]
     options = ["-map", "0:a:0", "-map_metadata", "-1", "-ac", "1", "-ar", "16000", "-threads", "1"]
-    options += ["-c:a", "libopus", "-b:a", "32k", "-application", "voip", f"{target}/{{}}.opus"]
+    options += ["-c:a", "libopus", "-b:a", "48k", "-application", "voip", f"{target}/{{}}.opus"]
     start = time.perf_counter()
     subprocess.run(
         ["xargs", "-0", "-P", str(CORES), "-I{}", *ffmpeg, *options], input="\0".join(files), text=True, check=True

@@ -52,7 +52,7 @@ def _make(path: Path, seconds: float, seed: int) -> Path:
         "-ac",
         "1",
     ]
-    command += ["-i", "-", "-c:a", "libopus", "-b:a", "32k", "-application", "voip", str(path)]
+    command += ["-i", "-", "-c:a", "libopus", "-b:a", "48k", "-application", "voip", str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         left = int(seconds * RATE)

@@ -50,7 +50,7 @@ class Converter:
     for one file."""
 
     program: str = "ffmpeg"
-    bitrate_kbps: int = 32
+    bitrate_kbps: int = 48
     timeout_seconds: int = 3600
     memory_mb: int = 1024
     opus_mb: int = 1024
