@@ -2,7 +2,8 @@
 
 Whisper's decoder guesses a language for each piece of a window. A piece alone is often wrong: a change of language
 costs, so it is believed where it is confident and lasts. What comes out is the likeliest sequence of languages
-(Viterbi), where each change is as unlikely as `_CHANGE` says.
+(Viterbi), where each change is as unlikely as `_CHANGE` says. In speech of one language from clean to 5 dB above
+noise, one piece in 150 was so sure of another language that it would be believed (bench/accuracy).
 """
 
 import math
@@ -18,7 +19,8 @@ from pipeline.windows import Window
 CONTEXT = 4  # windows on either side that a doubtful one looks at
 _WHOLE_SECONDS = 8.0  # a shorter window is judged as a whole, and holds one language
 _LEAST_SECONDS = 2.0  # of a piece; in less, no language is heard
-_CHANGE = 4.0  # what a change costs, in units of log-probability (about 55 to 1)
+_CHANGE = 2.5  # what a change costs, in units of log-probability (12 to 1); a run in between costs two
+_CHANGE_AT_EDGE = 4.0  # the same for a single piece at either end (55 to 1)
 _SURE = 3.0  # by how much the best must beat the others (20 to 1) for a window to decide for itself
 _LEAST_ODDS = 1e-3  # a guess is never surer than that
 _USUAL_SECONDS = 2.5  # of speech that count as one guess
@@ -119,8 +121,8 @@ def _likeliest(guesses: Sequence[Guess]) -> tuple[list[str], float]:
         ]
     )
     best, back = score[0].copy(), []
-    for row in score[1:]:
-        change = best.max() - _CHANGE
+    for number, row in enumerate(score[1:], 1):
+        change = best.max() - (_CHANGE_AT_EDGE if number in (1, len(score) - 1) else _CHANGE)
         back.append(np.where(best >= change, np.arange(len(names)), best.argmax()))
         best = np.maximum(best, change) + row
     path = [int(best.argmax())]

@@ -85,9 +85,9 @@ def test_a_lone_window_takes_its_own_likeliest_language() -> None:
 
 
 def test_a_doubtful_window_looks_no_further_than_its_context() -> None:
-    file = {number: guesses(DOUBT) for number in range(CONTEXT, 2 * CONTEXT + 1)}
+    file = {number: guesses({"en": 0.45, "es": 0.55}) for number in range(CONTEXT, 2 * CONTEXT + 1)}
     assert decide(file, 2 * CONTEXT, None) is None
-    file |= {number: guesses(DOUBT) for number in range(2 * CONTEXT, 3 * CONTEXT + 1)}
+    file |= {number: guesses({"en": 0.45, "es": 0.55}) for number in range(2 * CONTEXT, 3 * CONTEXT + 1)}
     assert decide(file, 2 * CONTEXT, None) == [(0, 1, "es")]
     file[CONTEXT] = guesses(EN, EN)
     assert decide(file, 2 * CONTEXT, None) == [(0, 1, "en")]
