@@ -175,8 +175,8 @@ def main() -> int:
                 timings[name] = {**results[name], **bench.measure(corpora[name], peers, words=True)}
     settings = {
         "model": given.model, "compute_type": "float32", "threads": given.threads, "quick": given.quick,
-        "reused": given.reuse, "clips": len(spoken), "faster-whisper": version("faster-whisper"),
-        "ctranslate2": version("ctranslate2"),
+        "reused": given.reuse, "opus_kbps": Converter().bitrate_kbps, "clips": len(spoken),
+        "faster-whisper": version("faster-whisper"), "ctranslate2": version("ctranslate2"),
     }  # fmt: skip
     verdict = rules(results)
     print(accuracy_report.write(RESULTS, given.name, settings, corpora, results, timings, verdict))

@@ -13,6 +13,7 @@ from bench.accuracy_result import Result, spread, total
 from bench.accuracy_score import Words
 from bench.accuracy_verdict import Results, Rule
 from bench.report import Panel
+from pipeline.wording import count
 
 GROUPED = ("clips", "telephone", "noise", "repeated", "tones")  # corpora whose groups have a table
 MOST_WORDS = 12  # that nobody said, shown of a sound
@@ -64,7 +65,8 @@ def tables(
         f"Whisper {settings['model']}, float32, on {settings['threads']} cores of {report.processor()};"
         f" faster-whisper {settings['faster-whisper']}, CTranslate2 {settings['ctranslate2']}."
     )
-    yield "Ours reads the Opus (48 kb/s) that the unpack worker makes of a file, the others read the file."
+    opus = f"the Opus ({settings['opus_kbps']} kb/s) that the unpack worker makes of a file"
+    yield f"This pipeline's engine reads {opus}, the others read the file itself."
     if settings["reused"]:
         yield "The others' texts are those of an earlier run."
     yield from _verdict(verdict)
@@ -97,9 +99,10 @@ def _words(corpora: Mapping[str, Corpus], results: Results) -> Iterator[str]:
     for corpus, engines in results.items():
         about = corpora[corpus]
         minutes = sum(file.seconds for file in about.files) / 60
-        first = f"{corpus}: {about.what}; {len(about.files)} files, {minutes:.0f} min"
+        first = f"{corpus}: {about.what}; {count(len(about.files), 'file')}, {minutes:.0f} min"
         for engine, one in engines.items():
-            yield f"| {first} | {ENGINES[engine]} | {_counts(one.words)} | {one.files} | {one.speed:.1f} |"
+            languages = one.files if one.files.all else ""
+            yield f"| {first} | {ENGINES[engine]} | {_counts(one.words)} | {languages} | {one.speed:.1f} |"
             first = ""
     first = "all"
     for engine in ENGINES:
@@ -114,7 +117,7 @@ def _counts(words: Words) -> str:
     if not words.said:
         return f"| {words.substituted} | {words.deleted} | {words.lost} | {words.inserted}"
     kinds = (words.substituted, words.deleted, words.lost, words.inserted)
-    cells = [f"{count} ({count / words.said:.1%})" for count in kinds]
+    cells = [f"{kind} ({kind / words.said:.1%})" for kind in kinds]
     return f"{words.rate:.1%} of {words.said} | {' | '.join(cells)}"
 
 
@@ -123,7 +126,7 @@ def _groups(corpus: str, engines: Mapping[str, Result]) -> Iterator[str]:
     is_repeated = corpus == "repeated"
     yield from ("", f"{corpus}, {'words right' if is_repeated else 'word error rate'}:", "")
     yield "| | words | " + " | ".join(ENGINES[engine] for engine in engines) + " |"
-    yield "|---|---" * 1 + "|---" * len(engines) + "|"
+    yield "|---" * (len(engines) + 2) + "|"
     for group, words in next(iter(engines.values())).groups.items():
         found = [one.groups[group] for one in engines.values()]
         cells = [f"{one.right}" if is_repeated else f"{one.rate:.1%}" for one in found]

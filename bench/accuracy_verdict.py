@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.accuracy_result import Result, spread, total
-from bench.accuracy_score import Words
+from bench.accuracy_score import Cues, Words
 
 Results = Mapping[str, Mapping[str, Result]]  # by corpus and program
 SLACK = 0.002  # of the word error rate: what another seed may change
@@ -120,14 +120,17 @@ def _times(results: Results) -> Iterator[Rule]:
 
 
 def _cues(results: Results) -> Iterator[Rule]:
-    for corpus, engines in results.items():
-        if ours := engines.get("ours"):
-            cues = ours.cues
-            yield Rule(
-                f"{corpus}: no segment overlaps, is empty or ends after the recording",
-                not (cues.overlapping or cues.empty or cues.late),
-                f"{cues.overlapping}, {cues.empty} and {cues.late} of {cues.all}",
-            )
+    found = {corpus: engines["ours"].cues for corpus, engines in results.items() if "ours" in engines}
+    cues, wrong = Cues(), []
+    for corpus, one in found.items():
+        cues += one
+        if one.overlapping or one.empty or one.late:
+            wrong.append(corpus)
+    yield Rule(
+        "all corpora: no segment overlaps, is empty or ends after the recording",
+        not wrong,
+        ", ".join([f"{cues.overlapping}, {cues.empty} and {cues.late} of {cues.all}", *wrong]),
+    )
 
 
 def _languages(results: Results) -> Iterator[Rule]:

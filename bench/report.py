@@ -12,7 +12,7 @@ from bench.engine import PEERS
 
 @dataclass(frozen=True)
 class Panel:
-    """Speeds of several programs, a round each: bars of the medians, with the least and the most."""
+    """Speeds or error rates of programs, a round each: bars of the medians, with the least and the most."""
 
     title: str
     unit: str
@@ -93,8 +93,15 @@ def draw(path: Path, panels: list[Panel]) -> None:
             [medians[name] - min(speeds) for name, speeds in panel.speeds.items()],
             [max(speeds) - medians[name] for name, speeds in panel.speeds.items()],
         ]
+        one_round = all(len(speeds) == 1 for speeds in panel.speeds.values())
         colours = ["#1f6f8b" if name.startswith("ours") else "#b8b8b8" for name in medians]
-        axis.barh(list(medians), list(medians.values()), xerr=spread, color=colours, capsize=3)
+        bars = axis.barh(
+            list(medians), list(medians.values()), xerr=None if one_round else spread, color=colours, capsize=3
+        )
+        if one_round:
+            axis.bar_label(bars, fmt="%.3g", padding=3)
+            axis.margins(x=0.1)  # room for them
+        axis.set_xlim(0, None if any(medians.values()) else 1)
         axis.invert_yaxis()
         axis.set_title(panel.title)
         axis.set_xlabel(panel.unit)

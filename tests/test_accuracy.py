@@ -261,7 +261,14 @@ def test_a_report_has_a_table_for_everything(maker: Maker) -> None:
     assert [rule.text for rule in verdict if not rule.holds] == [
         "all corpora: fewer wrong words than the better peer"
     ]
-    settings = {"model": "base", "threads": 2, "faster-whisper": "1", "ctranslate2": "4", "reused": False}
+    settings = {
+        "model": "base",
+        "threads": 2,
+        "faster-whisper": "1",
+        "ctranslate2": "4",
+        "opus_kbps": 48,
+        "reused": False,
+    }
     text = "\n".join(tables(settings, corpora, results, {"long": results["long"]}, verdict))
     assert "does not hold" in text
     assert "0.0% of" in text
