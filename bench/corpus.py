@@ -2,12 +2,16 @@
 
 import random
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from faster_whisper.audio import decode_audio
 
+from bench.accuracy_speech import clips
+from bench.accuracy_track import Track, speak, write
+from pipeline.audio import Converter
 from tests.fleet import ffmpeg_program
 from tests.recordings import SAMPLES, SHORT
 
@@ -26,6 +30,32 @@ def short_clips(folder: Path, count: int) -> list[Path]:
 def long_recordings(folder: Path, minutes: list[int]) -> list[Path]:
     """A recording of each length in minutes, as Opus."""
     return [_make(folder / f"long{length:03}.opus", 60.0 * length, length) for length in minutes]
+
+
+def real_clips(folder: Path, count: int) -> list[Path]:
+    """Clips of real speech in many languages, as Opus; each as often as it takes."""
+    pool = clips()
+    return [_keep(folder / f"clip{number:05}.opus", pool[number % len(pool)].samples) for number in range(count)]
+
+
+def real_long(folder: Path, minutes: list[int]) -> list[Path]:
+    """A recording of real English speech of each length in minutes, as Opus."""
+    pool = [clip for clip in clips() if clip.language == "en"]
+    return [
+        _keep(folder / f"real{length:03}.opus", speak(Track(), pool, 60.0 * length, random.Random(length)).samples)
+        for length in minutes
+    ]
+
+
+def _keep(path: Path, samples: np.ndarray) -> Path:
+    """The samples as the unpack worker keeps them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = path.with_suffix(".wav")
+    write(source, samples)
+    Converter(ffmpeg_program()).to_opus(source, path, threading.Event())
+    source.unlink()
+    path.with_suffix(".seconds").write_text(str(round(len(samples) / RATE, 3)))
+    return path
 
 
 def seconds_of(path: Path) -> float:

@@ -111,13 +111,10 @@ def ours(run: SimpleNamespace, meter: Meter) -> Work:
     from pipeline.transcriber import Transcriber
     from pipeline.whisper import Whisper
 
-    options = replace(
-        config.whisper_options(),  # the worker's own
-        beam_size=run.beam_size,
-        languages=(run.language,) if run.language else (),
-        guards=run.guards,
-        max_new_tokens=_most_tokens(run),
-    )
+    languages = (run.language,) if run.language else ()
+    options = replace(config.whisper_options(), beam_size=run.beam_size, languages=languages)  # the worker's own
+    if run.tokens:
+        options = replace(options, guards=False, max_new_tokens=_most_tokens(run))
     whisper = Whisper(Path(run.model), run.device, 0, run.compute_type, run.threads, options)
     whisper._model.model = meter.around(whisper._model.model)
     prepare_threads = max(1, min(8, run.threads // 2))
@@ -148,10 +145,18 @@ def _faster_whisper(run: SimpleNamespace, meter: Meter, workers: int = 1) -> Any
 
 
 def _options(run: SimpleNamespace) -> dict[str, Any]:
+    """Word times as ours has them. With a real model the rest is as it comes, so that each does what it does for
+    its words; with random weights nothing is decoded twice."""
+    options = {
+        "beam_size": run.beam_size, "language": run.language, "vad_filter": True,
+        "word_timestamps": run.word_times,
+    }  # fmt: skip
+    if not run.tokens:
+        return options
     return {
-        "beam_size": run.beam_size, "language": run.language, "max_new_tokens": _most_tokens(run),
-        "vad_filter": True, "without_timestamps": True, "condition_on_previous_text": False, "temperature": 0.0,
-        "log_prob_threshold": None, "no_speech_threshold": None, "compression_ratio_threshold": None,
+        **options, "max_new_tokens": _most_tokens(run), "without_timestamps": True,
+        "condition_on_previous_text": False, "temperature": 0.0, "log_prob_threshold": None,
+        "no_speech_threshold": None, "compression_ratio_threshold": None,
     }  # fmt: skip
 
 

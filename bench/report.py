@@ -40,8 +40,8 @@ def table(settings: dict[str, Any], corpora: dict[str, Any]) -> str:
     where = "a GPU" if settings["device"] == "cuda" else f"{settings['threads']} cores of {processor()}"
     lines = [
         f"Whisper {settings['model']}, {settings['compute_type']}, on {where}; beam {settings['beam_size']}, "
-        f"{settings['tokens']} tokens a window, language {settings['language'] or 'detected'}, "
-        f"batches of {settings['batch_size']}; median of {settings['rounds']} rounds.",
+        f"{_how(settings)}, language {settings['language'] or 'detected'}, batches of {settings['batch_size']}; "
+        f"median of {settings['rounds']} rounds.",
     ]
     for kind, results in corpora.items():
         lines += [
@@ -62,6 +62,15 @@ def table(settings: dict[str, Any], corpora: dict[str, Any]) -> str:
                 f"{one['tokens']:.0f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _how(settings: dict[str, Any]) -> str:
+    """What is decoded, and for whom words have times."""
+    if settings["tokens"]:
+        decoded = f"{settings['tokens']} tokens a window"
+    else:
+        decoded = "real speech, guards on"
+    return f"{decoded}, word times in {'all' if settings['word_times'] else 'ours alone'}"
 
 
 def chart(path: Path, corpora: dict[str, Any]) -> None:
