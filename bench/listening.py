@@ -5,11 +5,11 @@
     bench/listening           random weights of Whisper tiny's shape, on this machine's CPU: about 15 minutes
     bench/listening --shape large-v3-turbo --compute-type float16 --batch-size 64 --clips 2000    on a GPU
 
-With a real model every program does what it does for its words: guards, languages and word times are on, as the GPU
-worker has them (config.whisper_options), and the others run with word_timestamps=True, unless --no-word-times leaves
-those to ours alone. With random weights speed depends on the shape alone: every program decodes the same number of
-tokens for a window of speech, once. A ratio is ours divided by the other's in the same round; the table gives the
-median round.
+With a real model every program does what it does for its words: guards, languages and word times are on, as the
+GPU worker has them (config.whisper_options), and the others run with word_timestamps=True, unless --no-word-times
+leaves those to ours alone. With random weights speed depends on the shape alone: every program decodes the same
+number of tokens for a window of speech, once. A ratio is ours divided by the other's in the same round; the table
+gives the median round.
 """
 
 import argparse

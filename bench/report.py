@@ -66,10 +66,7 @@ def table(settings: dict[str, Any], corpora: dict[str, Any]) -> str:
 
 def _how(settings: dict[str, Any]) -> str:
     """What is decoded, and for whom words have times."""
-    if settings["tokens"]:
-        decoded = f"{settings['tokens']} tokens a window"
-    else:
-        decoded = "real speech, guards on"
+    decoded = f"{settings['tokens']} tokens a window" if settings["tokens"] else "real speech, guards on"
     return f"{decoded}, word times in {'all' if settings['word_times'] else 'ours alone'}"
 
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Below this confidence a segment is shown as uncertain. In the corpora of bench/accuracy one word in three of such
-# segments is wrong, and one in thirty of the others.
-UNCERTAIN = 0.5
+# Below this confidence a segment is shown as uncertain. Measured with Whisper base on 3,100 words, clean, noisy and
+# in several languages: of such segments a third of the words is wrong, of the others one in thirteen, and of those
+# over 0.9 one in thirty.
+UNCERTAIN = 0.7
 
 # Why a stretch of speech has no text, or less than was decoded: `Segment.mark`.
 UNINTELLIGIBLE = "unintelligible"  # the text was dropped as invented; the segment says so in its place
