@@ -150,7 +150,7 @@ def _model(name: str) -> Path:
 
 def main() -> int:
     """Make the recordings, run every program on them, write the results; gives the exit status."""
-    given = arguments()
+    given, load = arguments(), os.getloadavg()[0]
     try:
         model, spoken = _model(given.model), clips(given.speech)
     except downloads.DownloadError as error:
@@ -175,7 +175,7 @@ def main() -> int:
                 timings[name] = {**results[name], **bench.measure(corpora[name], peers, words=True)}
     settings = {
         "model": given.model, "compute_type": "float32", "threads": given.threads, "quick": given.quick,
-        "reused": given.reuse, "opus_kbps": Converter().bitrate_kbps, "clips": len(spoken),
+        "load": round(load, 1), "reused": given.reuse, "opus_kbps": Converter().bitrate_kbps, "clips": len(spoken),
         "faster-whisper": version("faster-whisper"), "ctranslate2": version("ctranslate2"),
     }  # fmt: skip
     verdict = rules(results)

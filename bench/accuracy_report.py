@@ -63,7 +63,8 @@ def tables(
     """The results as Markdown, line by line."""
     yield (
         f"Whisper {settings['model']}, float32, on {settings['threads']} cores of {report.processor()};"
-        f" faster-whisper {settings['faster-whisper']}, CTranslate2 {settings['ctranslate2']}."
+        f" faster-whisper {settings['faster-whisper']}, CTranslate2 {settings['ctranslate2']};"
+        f" the load was {settings['load']} before."
     )
     opus = f"the Opus ({settings['opus_kbps']} kb/s) that the unpack worker makes of a file"
     yield f"This pipeline's engine reads {opus}, the others read the file itself."

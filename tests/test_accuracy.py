@@ -267,6 +267,7 @@ def test_a_report_has_a_table_for_everything(maker: Maker) -> None:
         "faster-whisper": "1",
         "ctranslate2": "4",
         "opus_kbps": 48,
+        "load": 0.1,
         "reused": False,
     }
     text = "\n".join(tables(settings, corpora, results, {"long": results["long"]}, verdict))
