@@ -1,13 +1,13 @@
 """One batch of windows: decoded, judged, decoded again where the text looks invented, aligned.
 
-Nothing that the voice gate has let through ends without a word about it. A window that fails is cut at its longest
-pause, and its halves are heard alone; what fails even so is heard once more without repetitions. Of what still
-fails, a loop is kept once and marked, and what nobody can have said is marked as unintelligible. A stretch that
-has no word though its window has is heard alone too. A second try is never drawn at random: the same sound gives
-the same text.
+Nothing that the voice gate has let through ends without a word about it. A window that fails is cut at pauses, and
+its parts are heard alone; what fails even so is heard once more without repetitions. Of what still fails, a loop
+is kept once and marked, and what nobody can have said is marked as unintelligible. A stretch that has no word
+though its window has is heard alone too. A second try is never drawn at random: the same sound gives the same
+text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,43 +52,49 @@ class _Batch:
         tries = self.whisper.decode(self.encoded, self.languages)
         if not self.whisper.options.guards:
             return [[one] for one in self.aligned(tries)]
-        failed = [row for row, tried in enumerate(tries) if tried.looks_invented(self.windows[row].seconds)]
-        repeated = [row for row, tried in enumerate(tries) if tried.repeats and row not in failed]
-        found = [[one] for one in self.aligned(tries, without=failed)]
-        parts = [
-            (row, begin, end)
-            for row, (one,) in enumerate(found)
-            if row not in failed and row not in repeated and one.words
-            for run in left_out(one.window, one.words)
-            for begin, end in _parts(one.window, _PART_SECONDS, *run)
-        ]
-        parts += [(row, *part) for row in failed for part in _parts(self.windows[row], _PART_SECONDS)]
-        parts += [(row, *part) for row in repeated for part in _parts(self.windows[row], _COUNTED_SECONDS)]
-        if not parts:
-            return found
-        again = self._of(parts).heard_at_last()
-        for row in sorted({row for row, _, _ in parts}):
-            pieces = [one for (of, _, _), one in zip(parts, again, strict=True) if of == row]
+        windows = self.windows
+        failed = [row for row, tried in enumerate(tries) if tried.fails(windows[row].seconds)]
+        parts = {row: _parts(windows[row], _PART_SECONDS) for row in failed}
+        self._without_repetitions(tries, [row for row in failed if len(parts[row]) == 1])
+        parts = {row: runs for row, runs in parts.items() if len(runs) > 1}
+        found = [[one] for one in self.aligned(tries, without=list(parts))]
+        for row in range(len(tries)):
+            if row not in failed and tries[row].repeats:
+                parts[row] = _parts(windows[row], _COUNTED_SECONDS)
+            elif row not in failed:
+                runs = left_out(windows[row], found[row][0].words)
+                parts[row] = [part for run in runs for part in _parts(windows[row], _PART_SECONDS, *run)]
+        again = self._of([(row, *run) for row, runs in parts.items() for run in runs])
+        for row, runs in parts.items():
+            pieces = [next(again) for _ in runs]
             if row in failed:
                 found[row] = pieces
-            elif row in repeated:
-                found[row] = pieces if _says_more(pieces, found[row]) else found[row]
-            else:
-                found[row] = _filled(
-                    found[row][0], [(begin, end) for of, begin, end in parts if of == row], pieces
-                )
+            elif not tries[row].repeats:
+                found[row] = _filled(found[row][0], runs, pieces)
+            elif _says_more(pieces, found[row]):
+                found[row] = pieces
         return found
 
-    def heard_at_last(self) -> list[Heard]:
-        """What is heard in each window; what looks invented is tried without repetitions, then marked."""
-        tries = self.whisper.decode(self.encoded, self.languages)
-        failed = [row for row, tried in enumerate(tries) if tried.looks_invented(self.windows[row].seconds)]
-        if failed:
-            languages = [self.languages[row] for row in failed]
-            again = self.whisper.decode(self.whisper.select(self.encoded, failed), languages, may_repeat=False)
-            for row, tried in zip(failed, again, strict=True):
-                tries[row] = _better(tries[row], tried, self.windows[row].seconds)
-        return self.aligned(tries)
+    def _of(self, parts: list[tuple[int, int, int]]) -> Iterator[Heard]:
+        """What is heard in parts of the windows: row, first span, behind the last span."""
+        if not parts:
+            return iter([])
+        windows = [self.windows[row].part(begin, end) for row, begin, end in parts]
+        batch = _Batch(self.whisper, windows, [self.languages[row] for row, _, _ in parts])
+        tries = self.whisper.decode(batch.encoded, batch.languages)
+        failed = [row for row, tried in enumerate(tries) if tried.fails(windows[row].seconds)]
+        batch._without_repetitions(tries, failed)
+        return iter(batch.aligned(tries))
+
+    def _without_repetitions(self, tries: list[Try], rows: list[int]) -> None:
+        """Decode these rows again, and take what is better; one that the model takes for silence stays so."""
+        rows = [row for row in rows if tries[row].text and not tries[row].is_silence]
+        if not rows:
+            return
+        languages = [self.languages[row] for row in rows]
+        again = self.whisper.decode(self.whisper.select(self.encoded, rows), languages, may_repeat=False)
+        for row, tried in zip(rows, again, strict=True):
+            tries[row] = _better(tries[row], tried, self.windows[row].seconds)
 
     def aligned(self, tries: list[Try], without: Sequence[int] = ()) -> list[Heard]:
         """The tries with the times of their words, and with a mark where they cannot stand as they are."""
@@ -110,11 +116,6 @@ class _Batch:
             for row, window in enumerate(self.windows)
         ]  # fmt: skip
 
-    def _of(self, parts: list[tuple[int, int, int]]) -> "_Batch":
-        """A batch of parts of the windows: row, first span, behind the last span."""
-        windows = [self.windows[row].part(begin, end) for row, begin, end in parts]
-        return _Batch(self.whisper, windows, [self.languages[row] for row, _, _ in parts])
-
 
 def _mark(tried: Try, seconds: float) -> tuple[str, str] | None:
     """The mark of a text that cannot stand as it is, and the reason."""
@@ -132,7 +133,7 @@ def _mark(tried: Try, seconds: float) -> tuple[str, str] | None:
 def _better(failed: Try, again: Try, seconds: float) -> Try:
     """Of two tries the one that passes; of two that fail, one that is no loop and not too fast, then the
     likelier."""
-    if not again.looks_invented(seconds):
+    if not again.fails(seconds):
         return again
 
     def merit(tried: Try) -> tuple[bool, bool, float]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Below this confidence a segment is shown as uncertain. Measured with Whisper base on 3,100 words, clean, noisy and
-# in several languages: of such segments a third of the words is wrong, of the others one in thirteen, and of those
+# Below this confidence a segment is shown as uncertain. Measured with Whisper base on 3,100 words, clean, noisy
+# and in several languages: a third of the words of such segments is wrong; of the others one in thirteen; of those
 # over 0.9 one in thirty.
 UNCERTAIN = 0.7
 

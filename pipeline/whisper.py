@@ -92,13 +92,24 @@ class Try:
         return len(self.text) > _FASTEST * seconds
 
     def is_loop(self, seconds: float) -> bool:
-        """Whether the decoder went round in circles. A text that repeats itself, ends by itself and could have
-        been said in that time is taken for what was said: greetings, alarms and announcements are like that."""
+        """Whether the decoder went round in circles.
+
+        A text that repeats itself, ends by itself and could have been said in that time is taken for what was
+        said: greetings, alarms and announcements are like that.
+        """
         return self.repeats and (self.is_cut or self.is_too_fast(seconds))
 
     def looks_invented(self, seconds: float) -> bool:
-        """Whether the window should be decoded again; `seconds` is how long it is."""
-        return not self.is_silence and (self.is_unlikely or self.is_too_fast(seconds) or self.is_loop(seconds))
+        """Whether the decoder has made the text up; `seconds` is how long the window is."""
+        return self.is_unlikely or self.is_too_fast(seconds) or self.is_loop(seconds)
+
+    def fails(self, seconds: float) -> bool:
+        """Whether the window should be heard again: what the voice gate let through has no text, or a doubtful
+        one.
+
+        So a window of 25 s in which the decoder finds one unlikely word is not taken for silence.
+        """
+        return not self.text or self.looks_invented(seconds)
 
 
 class Whisper:

@@ -100,6 +100,22 @@ def test_a_window_that_fails_is_heard_in_parts() -> None:
     assert [heard.mark for heard in found] == [None, None]
 
 
+def test_one_unlikely_word_in_a_long_window_is_no_silence() -> None:
+    """Whisper ended a window of 25 s of Spanish so, and called it sound without speech."""
+    decoder = Decoder(
+        {
+            (0, 3, True): ("Tola mundo", SILENCE),
+            (0, 1, True): "uno dos tres cuatro",
+            (1, 2, True): ("mmm", SILENCE),
+            (2, 3, True): "cinco seis siete ocho",
+        }
+    )
+    found = hear(decoder, window(5, 5, 5))
+    assert said(found) == "uno dos tres cuatro cinco seis siete ocho"
+    assert [heard.mark for heard in found] == [None, UNINTELLIGIBLE, None]
+    assert len(decoder.asked) == 4, "silence is silence, however often it is heard"
+
+
 def test_what_stays_unlikely_is_kept_with_its_scores() -> None:
     """Its confidence says so; the words may be right."""
     decoder = Decoder({(0, 1, True): ("mumble mumble", UNSURE), (0, 1, False): ("mutter mutter", (-1.6, 0.1))})

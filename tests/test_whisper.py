@@ -204,7 +204,8 @@ GREETING = "Hello and welcome. " * 8
     [
         (Try([5], "good", -0.2, 0.1), 3, False),
         (Try([5], "unsure", -1.2, 0.1), 3, True),
-        (Try([5], "thanks for watching", -1.5, 0.9), 3, False),  # silence: it is not decoded again
+        (Try([5], "thanks for watching", -1.5, 0.9), 3, True),
+        (Try([], "", -0.2, 0.1), 3, True),  # the voice gate has heard somebody
         (Try([5], GREETING, -0.1, 0.1), 11, False),  # eight times in 11 s: somebody says so
         (Try([5], "hello " * 200, -0.1, 0.1), 3, True),  # two hundred times in 3 s: nobody does
         (Try([5], GREETING, -0.1, 0.1, is_cut=True), 11, True),  # it did not end by itself
@@ -212,8 +213,8 @@ GREETING = "Hello and welcome. " * 8
         (Try([5], "a long text that ends where the decoder has no more room", -0.1, 0.1, is_cut=True), 30, False),
     ],
 )
-def test_what_nobody_can_have_said_looks_invented(tried: Try, seconds: float, looks: bool) -> None:
-    assert tried.looks_invented(seconds) == looks
+def test_what_has_no_text_or_what_nobody_can_have_said_fails(tried: Try, seconds: float, looks: bool) -> None:
+    assert tried.fails(seconds) == looks
 
 
 def test_a_text_that_fills_the_decoder_is_cut(polyglot: Path, speech: list[Window]) -> None:
