@@ -62,12 +62,16 @@ need flock util-linux
 id -un >/dev/null 2>&1 || stop "user $(id -u) has no name, which ssh asks for: run this as a user of /etc/passwd"
 python=$(find_python) || stop "Python 3.11 or later is needed (Debian, Ubuntu: apt install python3 python3-venv)"
 
+if [ "$(id -u)" = 0 ]; then # with sudo it may be another user's, and libraries would leave files of root there
+    HOME=$("$python" -I -B "$here/tests/places.py" home) || exit 2
+fi
+
 # Where this checkout's virtual environments and caches go: into it, or to the user's cache folder.
 state=$("$python" -I -B "$here/tests/places.py" state) || exit 2
 if [ "$state" != "$here" ]; then
     [ "${elsewhere:-}" = yes ] || stop "$here cannot be written by $(id -un): use a checkout of your own"
     mkdir -p "$state" || stop "$state cannot be made: name another cache folder in AUDIO_PIPELINE_CACHE"
-    export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$state/pycache}"
+    export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX-$state/pycache}"
     export RUFF_CACHE_DIR="$state/ruff" MYPY_CACHE_DIR="$state/mypy" HYPOTHESIS_STORAGE_DIRECTORY="$state/hypothesis"
     export PYTEST_ADDOPTS="-o 'cache_dir=$state/pytest' ${PYTEST_ADDOPTS:-}"
 fi

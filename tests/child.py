@@ -195,7 +195,7 @@ class Server:
                 self.children = self._set_up()
             for child in self.children:
                 child.start()
-            wait_until(self._answers, "no answer")
+            wait_until(self._answers, "no answer", START_SECONDS)
         return self
 
     @contextmanager

@@ -2,6 +2,7 @@
 
     python3 tests/places.py cache     prints the cache folder
     python3 tests/places.py state     prints the folder of virtual environments and the tools' caches
+    python3 tests/places.py home      prints the user's home
 
 It needs the standard library only, and makes no folder.
 """
@@ -39,20 +40,25 @@ def state_folder(project: Path = PROJECT) -> Path:
     """The checkout, where this user may write to it; else a folder of its own in the cache folder."""
     if may_write(project):
         return project
-    digest = hashlib.sha256(os.fsencode(project)).hexdigest()[:8]
-    return cache_folder(project) / "checkouts" / f"{project.name}-{digest}"
+    return cache_folder(project) / "checkouts" / name_of(project)
+
+
+def name_of(project: Path) -> str:
+    """The name of the checkout's folder there."""
+    return f"{project.name}-{hashlib.sha256(os.fsencode(project)).hexdigest()[:8]}"
+
+
+def home_folder() -> Path:
+    """HOME, where it is this user's; sudo may leave it as that of another."""
+    home = Path(os.environ.get("HOME", ""))
+    return home if home.is_absolute() and may_write(home) else Path(pwd.getpwuid(os.geteuid()).pw_dir)
 
 
 def _user_cache() -> Path:
-    """XDG_CACHE_HOME or .cache at home, as it is this user's: sudo may leave both as those of another."""
+    """XDG_CACHE_HOME, where it is this user's, or .cache at home."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if named.is_absolute() and may_write(named):
-        return named
-    home = Path(os.environ.get("HOME", ""))
-    if not home.is_absolute() or not may_write(home):
-        home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
-    return home / ".cache"
+    return named if named.is_absolute() and may_write(named) else home_folder() / ".cache"
 
 
 if __name__ == "__main__":
-    print({"cache": cache_folder, "state": state_folder}[sys.argv[1]]())
+    print({"cache": cache_folder, "state": state_folder, "home": home_folder}[sys.argv[1]]())
