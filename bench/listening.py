@@ -139,7 +139,7 @@ def main() -> int:
             if not (model / "preprocessor_config.json").exists():
                 random_whisper.make(model, given.shape)
         run["model"], run["programs"] = str(model.absolute()), str(folder / "bin")
-        (folder / "bin").mkdir(exist_ok=True)
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             (folder / "bin" / "ffmpeg").symlink_to(ffmpeg_program())  # WhisperS2T looks for this name
         corpora = {}

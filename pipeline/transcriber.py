@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -66,6 +66,7 @@ class _Row(Generic[Key]):
     features: np.ndarray
     language: str | None  # None: to be detected
     part: int = 0
+    has_left: bool = False  # its batch: it waits for its neighbours, or its parts took its place
 
 
 class Transcriber(Generic[Key]):
@@ -96,7 +97,7 @@ class Transcriber(Generic[Key]):
         self._changed = threading.Condition()
         self._submitted: deque[_File[Key]] = deque()
         self._ready: list[_Row[Key]] = []
-        self._preparing = self._undelivered = 0
+        self._preparing = self._computing = self._undelivered = 0
         self._ending = False
         self._failure: BaseException | None = None
         self._preparers = prepare_threads
@@ -226,6 +227,8 @@ class Transcriber(Generic[Key]):
         while rows := self._next_rows():
             with self._metrics.batch(len(rows), self.batch_size):
                 self._hear(rows)
+            with self._changed:
+                self._computing -= 1
             self._progress()
             for row in rows:
                 self._end_if_complete(row.file)
@@ -245,10 +248,18 @@ class Transcriber(Generic[Key]):
             else:
                 return []
             length = rows[0].window.seconds
-            rows = sorted(rows, key=lambda row: abs(row.window.seconds - length))[: self.batch_size]
+            rows = sorted(rows, key=lambda row: abs(row.window.seconds - length))[: self._share(len(rows))]
             self._ready = [row for row in self._ready if row not in rows]
+            self._computing += 1
             self._changed.notify_all()
             return rows
+
+    def _share(self, ready: int) -> int:
+        """How many of the rows that are ready to take: the last ones are shared with the threads that have none."""
+        if self._more_is_coming():
+            return self.batch_size
+        idle = self._whisper.batches_at_once - self._computing
+        return min(self.batch_size, -(-ready // max(1, idle)))
 
     def _more_is_coming(self) -> bool:
         return bool(self._submitted or self._preparing)
@@ -272,6 +283,9 @@ class Transcriber(Generic[Key]):
         self._hear(rows[middle:])
 
     def _hear_at_once(self, rows: list[_Row[Key]]) -> None:
+        rows = [row for row in rows if not row.has_left]  # in a try before, which failed after that
+        if not rows:
+            return
         encoded = self._whisper.encode([row.features for row in rows])
         unknown = [number for number, row in enumerate(rows) if row.language is None]
         if unknown:
@@ -309,12 +323,14 @@ class Transcriber(Generic[Key]):
         file = row.file
         with self._changed:
             runs = languages.decide(file.guesses, row.index, file.windows)
+            row.has_left = row.has_left or runs is None or len(runs) > 1
             if runs is None:
                 file.doubtful.append(row)
             elif len(runs) == 1:
-                row.language = runs[0][2]
-                if not is_in_batch:
-                    self._ready.append(row)
+                if is_in_batch:
+                    row.language = runs[0][2]
+                else:
+                    self._ready.append(replace(row, language=runs[0][2], has_left=False))
             else:
                 file.more_parts += len(runs) - 1
                 self._ready += [self._part(row, number, *run) for number, run in enumerate(runs)]

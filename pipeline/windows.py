@@ -22,7 +22,7 @@ OVERLAP_SECONDS = 2.0  # heard by both windows, where speech without a pause has
 _READ_FRAMES = 500_000  # at the file's own rate, resampled in one go: about 10 s
 _GATE_SECONDS = 120  # judged by the voice gate in one go
 _PAD_SECONDS = 0.4  # of sound kept around speech; pauses under twice that are kept whole
-_REACH_SECONDS = 8.0  # a window may end so much earlier than it has to, where a longer pause is
+_REACH_SECONDS = 5.0  # a window may end so much earlier than it has to, where a longer pause is
 _LEAST_PAUSE_SECONDS = 0.098  # a shorter gap between two stretches is a cut that the gate made in speech
 # Pauses from 0.16 s on are places to cut, as in faster-whisper's batched pipeline. The gate pads nothing itself:
 # where the voice begins and ends, a segment may begin and end.

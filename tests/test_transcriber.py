@@ -355,6 +355,20 @@ def test_rows_of_similar_length_share_a_batch(whisper: Whisper) -> None:
     assert batches == [[2.0, 3.0, 4.0], [28.0, 29.0, 30.0]]
 
 
+@pytest.mark.parametrize(
+    ("threads", "computing", "taken"), [(1, 0, 6), (2, 0, 3), (2, 1, 6), (4, 2, 3), (8, 0, 1)]
+)
+def test_the_last_rows_are_shared_with_threads_that_have_none(
+    whisper: Whisper, monkeypatch: pytest.MonkeyPatch, threads: int, computing: int, taken: int
+) -> None:
+    monkeypatch.setattr(whisper, "batches_at_once", threads)
+    running = engine(whisper, lambda *_: None, batch_size=8)
+    running._computing = computing
+    assert running._share(6) == taken
+    running._preparing = 1  # more is coming: a full batch is better
+    assert running._share(6) == 8
+
+
 def test_a_full_engine_makes_its_caller_wait(whisper: Whisper, opus: dict[str, Path]) -> None:
     """Finished files that nobody takes hold back everything before them, at a bounded number."""
     go_on, taken = threading.Event(), []
@@ -609,6 +623,29 @@ def test_a_doubtful_window_follows_its_neighbours_in_any_batch(
 
     used, _ = spoken(polyglot, long_file, monkeypatch, think, batch_size=batch_size)
     assert [code for _, code in used] == ["en"] * 8 + ["de"] * (len(used) - 8)
+
+
+def test_a_window_that_was_cut_or_waits_is_not_taken_again_when_the_rest_of_its_batch_fails(
+    polyglot: Path, long_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch does not fit on the GPU, and its halves are tried: what has left it has left it."""
+
+    def think(number: int, piece: int) -> dict[str, float]:
+        return UNSURE if number in (0, 5) else ENGLISH if number < 3 or (number == 3 and piece < 3) else GERMAN
+
+    listen, failures, done = module.listen, [], []
+
+    def full(whisper: Any, windows: Any, *rest: Any) -> Any:
+        if len(windows) > 2:
+            failures.append(len(windows))
+            raise RuntimeError("CUDA failed with error out of memory")
+        done.extend(window.spans[0].start for window in windows)
+        return listen(whisper, windows, *rest)
+
+    monkeypatch.setattr(module, "listen", full)
+    spoken(polyglot, long_file, monkeypatch, think, batch_size=8, batch_wait_seconds=60)
+    assert failures
+    assert len(done) == len(set(done)) == len(list(Recording(long_file).windows())) + 1
 
 
 def test_a_file_in_which_every_window_is_doubtful_ends(

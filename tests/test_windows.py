@@ -121,7 +121,7 @@ def test_a_window_ends_at_the_longest_pause_in_reach(
     tmp_path: Path, speech: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not at the last one before its 30 s are over, which may be in the middle of a sentence."""
-    voiced = [(0, 10), (10.3, 23), (23.9, 26), (26.2, 29), (29.2, 38), (38.3, 45)]
+    voiced = [(0, 10), (10.3, 25), (25.9, 27), (27.2, 29), (29.2, 38), (38.3, 45)]
 
     def gate(sound: np.ndarray, _: object) -> list[dict[str, int]]:
         return [{"start": int(start * RATE), "end": int(end * RATE)} for start, end in voiced]
