@@ -248,14 +248,15 @@ class Transcriber(Generic[Key]):
             else:
                 return []
             length = rows[0].window.seconds
-            rows = sorted(rows, key=lambda row: abs(row.window.seconds - length))[: self._share(len(rows))]
+            nearest = sorted(rows, key=lambda row: abs(row.window.seconds - length))
+            rows = nearest[: self._share(len(rows))]
             self._ready = [row for row in self._ready if row not in rows]
             self._computing += 1
             self._changed.notify_all()
             return rows
 
     def _share(self, ready: int) -> int:
-        """How many of the rows that are ready to take: the last ones are shared with the threads that have none."""
+        """How many of the rows that are ready to take; the last ones are shared with the threads that have none."""
         if self._more_is_coming():
             return self.batch_size
         idle = self._whisper.batches_at_once - self._computing

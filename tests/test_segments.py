@@ -23,7 +23,8 @@ def window(*voices: tuple[float, float], overlap: float = 0.0) -> Window:
         before = voices[at - 1][1] if at else -9e9
         after = voices[at + 1][0] if at + 1 < len(voices) else 9e9
         start, end = max(0, first - PAD, (before + first) / 2), min(last + PAD, (last + after) / 2)
-        spans.append(Span(*(round(second * SAMPLE_RATE) for second in (start, end, first, last))))
+        places = [round(second * SAMPLE_RATE) for second in (start, end, first, last)]
+        spans.append(Span(places[0], places[1], places[2], places[3]))
     samples = np.zeros(sum(map(len, spans)), np.float32)
     return Window(spans, samples, int(overlap * SAMPLE_RATE))
 

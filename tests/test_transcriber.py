@@ -17,6 +17,7 @@ from pipeline import transcriber as module
 from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio
 from pipeline.classifiers import Classifiers, content
 from pipeline.errors import Stopping
+from pipeline.listening import listen
 from pipeline.transcriber import Transcriber, _File, _Row
 from pipeline.transcript import Label, Transcript
 from pipeline.whisper import MODEL_FILES, Options, Whisper, model_problem
@@ -409,7 +410,7 @@ def test_closing_delivers_what_is_on_the_device_and_drops_the_rest(
     whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computing, go_on = threading.Event(), threading.Event()
-    original = module.listen
+    original = listen
 
     def slowly(*args: Any) -> Any:
         computing.set()
@@ -576,14 +577,14 @@ def spoken(
     whisper = Whisper(polyglot, "cpu", 0, "float32", 1, Options(beam_size=1, guards=False, max_new_tokens=4))
     used: list[tuple[float, str]] = []
     begins = [window.spans[0].start for window in Recording(path).windows()]
-    listen, guess = module.listen, Transcriber._guess_languages
+    guess, inner = Transcriber._guess_languages, vars(module)["listen"]
 
     def spy(whisper: Whisper, windows: Any, languages: Any, encoded: Any) -> Any:
         assert encoded.shape[0] == len(windows) == len(languages)
         used.extend(
             (window.spans[0].start / SAMPLE_RATE, code) for window, code in zip(windows, languages, strict=True)
         )
-        return listen(whisper, windows, languages, encoded)
+        return inner(whisper, windows, languages, encoded)
 
     def guess_for(running: Any, rows: list[Any], encoded: Any) -> None:
         numbers = [begins.index(row.window.spans[0].start) for row in rows]
@@ -633,7 +634,8 @@ def test_a_window_that_was_cut_or_waits_is_not_taken_again_when_the_rest_of_its_
     def think(number: int, piece: int) -> dict[str, float]:
         return UNSURE if number in (0, 5) else ENGLISH if number < 3 or (number == 3 and piece < 3) else GERMAN
 
-    listen, failures, done = module.listen, [], []
+    failures: list[int] = []
+    done: list[int] = []
 
     def full(whisper: Any, windows: Any, *rest: Any) -> Any:
         if len(windows) > 2:
