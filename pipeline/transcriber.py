@@ -256,7 +256,7 @@ class Transcriber(Generic[Key]):
             return rows
 
     def _share(self, ready: int) -> int:
-        """How many of the rows that are ready to take; the last ones are shared with the threads that have none."""
+        """How many of the rows that are ready to take: the last ones are shared with idle threads."""
         if self._more_is_coming():
             return self.batch_size
         idle = self._whisper.batches_at_once - self._computing
