@@ -3,6 +3,7 @@
     bench/accuracy --quick                     a few minutes: a little of everything
     bench/accuracy                             everything: more than an hour on two cores
     bench/accuracy --corpora long,repeated     only these
+    bench/accuracy --quick --long 5,5,5,5,5,5,5,5,5,5 --no-peer-times      ten long recordings in half an hour
     bench/accuracy --model tiny.en --quick     a model for English alone: only English clips
     bench/accuracy --folder /var/tmp/accuracy --reuse      the others' texts of an earlier run with that folder
 
@@ -34,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,8 @@ def arguments() -> argparse.Namespace:
     add("--corpora", default=",".join(CORPORA), help="which, with commas (default: all)")
     add("--engines", default=",".join(ENGINES), help="which, with commas (default: %(default)s)")
     add("--quick", action="store_true", help="a small dose of each corpus")
+    add("--long", metavar="MINUTES", help="lengths of the long recordings, with commas, as 5,5,5,10")
+    add("--no-peer-times", action="store_true", help="do not run the others again for the times of their segments")
     add("--model", default="base", help="base, tiny.en, or a folder in CTranslate2 format (default: %(default)s)")
     add("--threads", type=int, default=2, help="cores for each program (default: %(default)s)")
     add("--speech", type=Path, help="a folder with more clips, and their words in its references.json")
@@ -74,6 +78,10 @@ def arguments() -> argparse.Namespace:
         setattr(given, option, names)
         if unknown := [name for name in names if name not in known]:
             parser.error(f"--{option}: {unknown[0]} is not one of {', '.join(known)}")
+    try:
+        given.long = given.long and tuple(map(float, given.long.split(",")))
+    except ValueError:
+        parser.error(f"--long is {given.long!r}: give minutes with commas between them, as 5,5,10")
     if given.reuse and not given.folder:
         parser.error("--reuse needs the --folder of the earlier run")
     return given
@@ -163,7 +171,8 @@ def main() -> int:
     timings: dict[str, dict[str, Result]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-accuracy-") as temporary:
         folder = (given.folder or Path(temporary)).absolute()
-        maker = Maker(spoken, QUICK if given.quick else FULL, folder / "recordings")
+        dose = QUICK if given.quick else FULL
+        maker = Maker(spoken, replace(dose, long=given.long or dose.long), folder / "recordings")
         bench = Bench(folder, model, given.threads, given.reuse)
         for name in given.corpora:
             corpora[name] = maker.make(name)
@@ -171,8 +180,9 @@ def main() -> int:
                 continue
             results[name] = bench.measure(corpora[name], given.engines)
             if corpora[name].timed:
-                peers = [engine for engine in given.engines if engine != "ours"]
-                timings[name] = {**results[name], **bench.measure(corpora[name], peers, words=True)}
+                peers = [engine for engine in given.engines if engine != "ours" and not given.no_peer_times]
+                timings[name] = {"ours": results[name]["ours"]} if "ours" in results[name] else {}
+                timings[name] |= bench.measure(corpora[name], peers, words=True)
     settings = {
         "model": given.model, "compute_type": "float32", "threads": given.threads, "quick": given.quick,
         "load": round(load, 1), "reused": given.reuse, "opus_kbps": Converter().bitrate_kbps, "clips": len(spoken),
