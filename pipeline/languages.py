@@ -26,6 +26,9 @@ _LEAST_ODDS = 1e-3  # a guess is never surer than that
 _USUAL_SECONDS = 2.5  # of speech that count as one guess
 
 
+Run = tuple[int, int, str]  # of a window's spans: the first, behind the last, their language
+
+
 @dataclass(frozen=True)
 class Piece:
     """A part of a window that is judged at once: its spans (first, behind the last), its frames in the encoder's
@@ -66,25 +69,40 @@ def _piece(offsets: list[int], begin: int, end: int) -> Piece:
     return Piece(begin, end, (first, max(last, first + 1)), min(2.0, seconds / _USUAL_SECONDS))
 
 
-def decide(guesses: dict[int, list[Guess]], number: int, windows: int | None) -> list[tuple[int, int, str]] | None:
+@dataclass(frozen=True)
+class Guesses:
+    """Those for the pieces of a window, what is likeliest for it alone, and by how much."""
+
+    all: list[Guess]
+    path: list[str]
+    margin: float
+
+
+def guesses(parts: Sequence[Piece], odds: Sequence[dict[str, float]]) -> Guesses:
+    """What the decoder thinks of a window: the probability of each language, for each of its pieces."""
+    likely = [{code: chance for code, chance in one.items() if chance >= _LEAST_ODDS} for one in odds]
+    found = [Guess(piece, one) for piece, one in zip(parts, likely, strict=True)]
+    return Guesses(found, *_likeliest(found))
+
+
+def decide(found: dict[int, Guesses], number: int, windows: int | None) -> list[Run] | None:
     """The languages of a file's window: runs of its spans (first, behind the last) with the language of each.
 
-    `guesses`: by number of the window, those that are there; `windows`: how many the file has, None while that is
-    not known. None where the window is doubtful and has to wait for the guesses of one beside it.
+    `found`: the guesses by number of the window, those that are there; `windows`: how many the file has, None
+    while that is not known. None where the window is doubtful and has to wait for the guesses of one beside it.
     """
-    own = guesses[number]
-    path, margin = _likeliest(own)
-    if margin < _SURE:
+    own, path = found[number].all, found[number].path
+    if found[number].margin < _SURE:
         around = []
         for step in (-1, 1):
-            near = _nearest_sure(guesses, number, step, windows)
+            near = _nearest_sure(found, number, step, windows)
             if near is None:
                 return None
             around.append(near)
         before, after = around
         joined = [*before, *own, *after]
         path = _likeliest(joined)[0][len(before) : len(before) + len(own)]
-    runs: list[tuple[int, int, str]] = []
+    runs: list[Run] = []
     for guess, language in zip(own, path, strict=True):
         if runs and runs[-1][2] == language:
             runs[-1] = (runs[-1][0], guess.piece.end, language)
@@ -93,21 +111,19 @@ def decide(guesses: dict[int, list[Guess]], number: int, windows: int | None) ->
     return runs
 
 
-def _nearest_sure(
-    guesses: dict[int, list[Guess]], number: int, step: int, windows: int | None
-) -> list[Guess] | None:
+def _nearest_sure(found: dict[int, Guesses], number: int, step: int, windows: int | None) -> list[Guess] | None:
     """The guesses of the windows from the nearest one that is sure of itself up to this one, in order; None where
     one of those is still missing."""
-    found: list[list[Guess]] = []
+    near: list[list[Guess]] = []
     for at in range(number + step, number + step * (CONTEXT + 1), step):
         if at < 0 or (windows is not None and at >= windows):
             break
-        if at not in guesses:
+        if at not in found:
             return None
-        found.append(guesses[at])
-        if _likeliest(guesses[at])[1] >= _SURE:
+        near.append(found[at].all)
+        if found[at].margin >= _SURE:
             break
-    return [guess for window in (found[::-1] if step < 0 else found) for guess in window]
+    return [guess for window in (near[::-1] if step < 0 else near) for guess in window]
 
 
 def _likeliest(guesses: Sequence[Guess]) -> tuple[list[str], float]:

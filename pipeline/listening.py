@@ -18,7 +18,7 @@ from pipeline.whisper import Try, Whisper
 from pipeline.windows import Window
 
 _PART_SECONDS = 7.0  # a shorter part of a window is not cut further
-_COUNTED_SECONDS = 4.0  # the same where a phrase is repeated: the model counts to three, but not to twenty
+_COUNTED_SECONDS = 5.0  # the same where a phrase is repeated: the model counts to three, but not to twenty
 _LEAST_ALONE = -0.7  # average log-probability: a text for a stretch that had none has to be likelier than others
 _MOST_UNIT = 60  # tokens of a phrase that is repeated
 _LEAST_TIMES = 3  # that a phrase stands in a row, where it is a loop
@@ -26,6 +26,9 @@ _NOT_SPEECH = "the model takes it for sound without speech"
 _NO_WORDS = "no words were recognised"
 _TOO_FAST = "more words than anybody can say in that time"
 _LOOP = "the model repeated itself more often than the sound allows"
+
+
+_Part = tuple[int, int, int]  # of a window: its row, the first span, behind the last one
 
 
 def listen(
@@ -75,16 +78,15 @@ class _Batch:
                 found[row] = pieces
         return found
 
-    def _of(self, parts: list[tuple[int, int, int]]) -> Iterator[Heard]:
-        """What is heard in parts of the windows: row, first span, behind the last span."""
-        if not parts:
-            return iter([])
-        windows = [self.windows[row].part(begin, end) for row, begin, end in parts]
-        batch = _Batch(self.whisper, windows, [self.languages[row] for row, _, _ in parts])
-        tries = self.whisper.decode(batch.encoded, batch.languages)
-        failed = [row for row, tried in enumerate(tries) if tried.fails(windows[row].seconds)]
-        batch._without_repetitions(tries, failed)
-        return iter(batch.aligned(tries))
+    def _of(self, parts: list[_Part]) -> Iterator[Heard]:
+        """What is heard in parts of the windows."""
+        for some in batched(parts, len(self.windows)):  # so many have just found room on the device
+            windows = [self.windows[row].part(begin, end) for row, begin, end in some]
+            batch = _Batch(self.whisper, windows, [self.languages[row] for row, _, _ in some])
+            tries = self.whisper.decode(batch.encoded, batch.languages)
+            failed = [row for row, tried in enumerate(tries) if tried.fails(windows[row].seconds)]
+            batch._without_repetitions(tries, failed)
+            yield from batch.aligned(tries)
 
     def _without_repetitions(self, tries: list[Try], rows: list[int]) -> None:
         """Decode these rows again, and take what is better; one that the model takes for silence stays so."""
@@ -115,6 +117,11 @@ class _Batch:
             )
             for row, window in enumerate(self.windows)
         ]  # fmt: skip
+
+
+def batched(parts: list[_Part], size: int) -> Iterator[list[_Part]]:
+    """The parts, so many at a time."""
+    return (parts[at : at + size] for at in range(0, len(parts), size))
 
 
 def _mark(tried: Try, seconds: float) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, takewhile
 
 import numpy as np
 
@@ -27,8 +27,10 @@ _SLACK_SECONDS = 0.12  # by so much the voice gate hears a soft begin late and a
 _SENTENCE_ENDS, _CLAUSE_ENDS = ".?!。？！।…", ",;:，、；："
 _TITLES = {"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "sr.", "jr."}
 _CLOSING = "\"'”’)]}»"
+_MOST_WORDS = 200  # of a sentence; a text without full stops has some all the same
 _NEAR_SECONDS = 0.5  # the aligner's usual error
 _LEAST_WORD = 0.02  # seconds
+_NO_SOUND = np.empty(0, np.float32)
 _LEAST_LEFT_OUT_SECONDS = 1.0  # of voice with hardly a word, that is worth a second look
 _THIN = 4  # letters in a second of voice: people say three times as many
 _DENSE = 25  # letters in a second of voice: the aligner has put words of another stretch here
@@ -49,6 +51,10 @@ class Heard:
     no_speech_prob: float
     mark: str | None = None
     reason: str | None = None
+
+    def without_sound(self) -> "Heard":
+        """The same without the samples of its window, which are heard already: an hour of them is 220 MB."""
+        return replace(self, window=replace(self.window, samples=_NO_SOUND))
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def text_of(found: Sequence[Segment]) -> str:
     """The text of a file: what was said, without what only stands for it."""
     text = ""
     for segment in found:
-        if segment.is_spoken:
+        if segment.is_spoken and segment.text:
             joined = text[-1:] and _is_wide(text[-1]) and _is_wide(segment.text[0])
             text += segment.text if joined or not text else f" {segment.text}"
     return text
@@ -157,7 +163,10 @@ def _joined(left: list[_Placed], right: list[_Placed], begin: float, end: float)
 
     They are joined in the longest run of words that both have there; without one, in the middle of it.
     """
-    tail = [number for number, placed in enumerate(left) if placed.word.end > begin - _NEAR_SECONDS]
+    if not left or not right:
+        return left + right
+    near = sum(1 for _ in takewhile(lambda placed: placed.word.end > begin - _NEAR_SECONDS, reversed(left)))
+    tail = list(range(len(left) - near, len(left)))
     head = [number for number, placed in enumerate(right) if placed.word.start < end + _NEAR_SECONDS]
     before = [_bare(left[number].word.word) for number in tail]
     after = [_bare(right[number].word.word) for number in head]
@@ -165,7 +174,8 @@ def _joined(left: list[_Placed], right: list[_Placed], begin: float, end: float)
     if match.size:
         return left[: tail[match.a] + match.size] + right[head[match.b] + match.size :]
     middle = (begin + end) / 2
-    kept = [placed for placed in left if _middle(placed) < middle]
+    kept = left[: tail[0]] if tail else left
+    kept = kept + [left[number] for number in tail if _middle(left[number]) < middle]
     return kept + [placed for placed in right if _middle(placed) >= middle]
 
 
@@ -184,7 +194,7 @@ def _cut(words: list[_Placed]) -> list[Segment]:
     for number, placed in enumerate(words):
         sentence.append(placed)
         following = words[number + 1] if number + 1 < len(words) else None
-        if following is None or _ends(placed, following):
+        if following is None or _ends(placed, following) or len(sentence) >= _MOST_WORDS:
             found += _short_enough(sentence)
             sentence = []
     return found
@@ -215,15 +225,19 @@ def _short_enough(words: list[_Placed]) -> list[Segment]:
     seconds = words[-1].word.end - words[0].word.start
     if len(words) == 1 or (_width(text) <= MOST_CHARACTERS and seconds <= MOST_SECONDS):
         return [_segment(words, text)]
-    at = max(range(1, len(words)), key=lambda number: _fitness(words, number))
+    widths = [0, *accumulate(_width(placed.text) for placed in words)]
+    at = max(range(1, len(words)), key=lambda number: _fitness(words, widths, number))
     return _short_enough(words[:at]) + _short_enough(words[at:])
 
 
-def _fitness(words: list[_Placed], at: int) -> float:
-    """How well a sentence may be cut before word number `at`: behind a comma, at a pause, near its middle."""
+def _fitness(words: list[_Placed], widths: list[int], at: int) -> float:
+    """How well a sentence may be cut before word number `at`: behind a comma, at a pause, near its middle.
+
+    `widths`: how wide the words before each one are.
+    """
     before, after = words[at - 1], words[at]
-    left, right = _width(_text(words[:at])), _width(_text(words[at:]))
-    balance = min(left, right) / max(left, right)
+    left, right = widths[at], widths[-1] - widths[at]
+    balance = min(left, right) / max(left, right, 1)
     comma = 0.7 if before.word.word.rstrip(_CLOSING)[-1:] in _CLAUSE_ENDS else 0.0
     silence = min(1.0, 2 * max(_pause(before, after), after.word.start - before.word.end))
     return balance + comma + silence

@@ -25,7 +25,7 @@ import numpy as np
 from pipeline import device, languages
 from pipeline.audio_tags import AudioTags, SoundOfFile
 from pipeline.errors import Stop, Stopping
-from pipeline.languages import Guess
+from pipeline.languages import Guesses
 from pipeline.listening import listen
 from pipeline.metrics import Metrics
 from pipeline.segments import Heard, segments, text_of
@@ -50,7 +50,7 @@ class _File(Generic[Key]):
     heard: dict[tuple[int, int], list[Heard]] = field(default_factory=dict)  # by window and part of it
     windows: int | None = None  # how many there are; None while it is read
     more_parts: int = 0  # than windows: some were cut where the language changes
-    guesses: dict[int, list[Guess]] = field(default_factory=dict)  # of languages, by window
+    guesses: dict[int, Guesses] = field(default_factory=dict)  # of languages, by window
     doubtful: "list[_Row[Key]]" = field(default_factory=list)  # windows that wait for the guesses of others
     sound: SoundOfFile | None = None
     over: bool = False  # delivered, or failed
@@ -297,7 +297,7 @@ class Transcriber(Generic[Key]):
             spoken = [row.language or "" for row in rows]
             heard = listen(self._whisper, [row.window for row in rows], spoken, encoded)
             for row, found in zip(rows, heard, strict=True):
-                row.file.heard[row.index, row.part] = found
+                row.file.heard[row.index, row.part] = [one.without_sound() for one in found]
 
     def _guess_languages(self, rows: list[_Row[Key]], encoded: Any) -> None:
         """Detect the languages of these windows: each has its language then, or has gone back among those that are
@@ -306,7 +306,7 @@ class Transcriber(Generic[Key]):
         odds = self._whisper.language_odds(encoded, [[piece.frames for piece in parts] for parts in pieces])
         with self._changed:
             for row, parts, found in zip(rows, pieces, odds, strict=True):
-                row.file.guesses[row.index] = [Guess(*pair) for pair in zip(parts, found, strict=True)]
+                row.file.guesses[row.index] = languages.guesses(parts, found)
         for row in rows:
             self._decide(row)
         for file in {id(row.file): row.file for row in rows}.values():
@@ -317,24 +317,34 @@ class Transcriber(Generic[Key]):
         with self._changed:
             waiting, file.doubtful = file.doubtful, []
         for row in waiting:
-            self._decide(row, is_in_batch=False)
+            try:
+                self._decide(row, is_in_batch=False)
+            except Exception as error:
+                if device.is_broken(error):
+                    raise
+                self._end_file(file, error)
 
     def _decide(self, row: _Row[Key], is_in_batch: bool = True) -> None:
         """Give the window its language; `is_in_batch`: it is encoded already, and may be heard at once."""
         file = row.file
         with self._changed:
             runs = languages.decide(file.guesses, row.index, file.windows)
-            row.has_left = row.has_left or runs is None or len(runs) > 1
             if runs is None:
+                row.has_left = True
                 file.doubtful.append(row)
-            elif len(runs) == 1:
-                if is_in_batch:
-                    row.language = runs[0][2]
-                else:
-                    self._ready.append(replace(row, language=runs[0][2], has_left=False))
-            else:
-                file.more_parts += len(runs) - 1
-                self._ready += [self._part(row, number, *run) for number, run in enumerate(runs)]
+                return
+            if len(runs) == 1 and is_in_batch:
+                row.language = runs[0][2]
+                return
+        if len(runs) == 1:
+            parts = [replace(row, language=runs[0][2], has_left=False)]
+        else:
+            parts = [self._part(row, number, *run) for number, run in enumerate(runs)]
+        with self._changed:
+            row.has_left = True
+            if not file.over:
+                file.more_parts += len(parts) - 1
+                self._ready += parts
             self._changed.notify_all()
 
     def _part(self, row: _Row[Key], number: int, begin: int, end: int, language: str) -> _Row[Key]:
@@ -347,7 +357,11 @@ class Transcriber(Generic[Key]):
         with self._changed:
             if file.windows is None or len(file.heard) < file.windows + file.more_parts:
                 return
-        self._end_file(file, self._transcript(file))
+        try:
+            result: Transcript | Exception = self._transcript(file)
+        except Exception as error:  # noqa: BLE001 - of this file's words; the others are not to blame
+            result = error
+        self._end_file(file, result)
 
     def _end_file(self, file: _File[Key], result: Transcript | Exception) -> None:
         with self._changed:

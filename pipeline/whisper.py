@@ -8,6 +8,7 @@ as each window waits for the one before; without timestamps 3.8 %. CTranslate2 a
 on the host, row by row, for which a GPU waits. So times come from alignment: the decoder's cross-attention.
 """
 
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 from pipeline.audio import SAMPLE_RATE
 from pipeline.device import is_out_of_memory
 from pipeline.options import Options
+from pipeline.windows import WINDOW_SECONDS
 
 __all__ = ["MODEL_FILES", "Options", "SpokenWord", "Try", "Whisper", "model_problem"]
 
@@ -173,14 +175,18 @@ class Whisper:
         return size
 
     def _warm_up(self) -> None:
+        """Run everything once: what is missing, of CUDA or of the model, shows now and not at the first file."""
         encoded = self.encode([self.features(np.zeros(SAMPLE_RATE, np.float32))])
         self.decode(encoded, ["en"])
+        word = self._tokenizer("en").encode(" so")
+        self.align(encoded, [1.0], ["en"], [Try(word, "so", 0.0, 0.0)])
 
     def _run_longest(self, rows: int) -> None:
         """Compute a batch that decodes as many tokens as Whisper can: its end of text is forbidden."""
         encoded = self.encode([np.zeros((self._model.feat_kwargs.get("feature_size", 80), 1), np.float32)] * rows)
         tokenizer = self._tokenizer("en")
-        self.decode(encoded, ["en"] * rows, suppress_tokens=[*self._suppressed, tokenizer.eot])
+        tries = self.decode(encoded, ["en"] * rows, suppress_tokens=[*self._suppressed, tokenizer.eot])
+        self.align(encoded, [float(WINDOW_SECONDS)] * rows, ["en"] * rows, tries)
 
     def encode(self, features: list[np.ndarray]) -> Any:
         """The encoder's output for these windows, on the device."""
@@ -200,7 +206,7 @@ class Whisper:
         return ctranslate2.StorageView.from_array(self._on_host(encoded)[rows])
 
     def _on_host(self, encoded: Any) -> np.ndarray:
-        if self.on_gpu:
+        if encoded.device != "cpu":
             encoded = encoded.to_device(ctranslate2.Device.cpu)
         if encoded.dtype == ctranslate2.DataType.bfloat16:  # numpy has none
             encoded = encoded.to(ctranslate2.DataType.float32)
@@ -287,7 +293,7 @@ class Whisper:
             part = self.select(encoded, rows)
             for row, words in zip(rows, self._model.find_alignment(tokenizer, texts, part, frames), strict=True):
                 merge_punctuations(words, _PREPENDED, _APPENDED)
-                aligned[row] = [_spoken(word) for word in words if word["word"]]  # the rest was merged
+                aligned[row] = [_spoken(word) for word in words if word["word"].strip()]  # the rest was merged
         return aligned
 
     def _tokenizer(self, language: str) -> Tokenizer:
@@ -299,4 +305,6 @@ class Whisper:
 
 
 def _spoken(word: dict[str, Any]) -> SpokenWord:
-    return SpokenWord(float(word["start"]), float(word["end"]), word["word"], float(word["probability"]))
+    probability = float(word["probability"])
+    known = probability if math.isfinite(probability) else 0.0  # a model whose numbers overflow
+    return SpokenWord(float(word["start"]), float(word["end"]), word["word"], known)

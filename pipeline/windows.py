@@ -109,8 +109,7 @@ class Recording:
         held: list[tuple[Span, np.ndarray]] = []
         overlap: np.ndarray | None = None
         for span, sound in self._speech():
-            kept = 0 if overlap is None else len(overlap)
-            if kept + sum(len(sound) for _, sound in held) + len(sound) > _MOST_SAMPLES:
+            while held and _samples(held, overlap) + len(sound) > _MOST_SAMPLES:
                 count = _longest_pause([span for span, _ in held], span)
                 yield _window(held[:count], overlap)
                 follower = held[count][0] if count < len(held) else span
@@ -192,6 +191,11 @@ def _longest_pause(spans: list[Span], following: Span) -> int:
         if length < _MOST_SAMPLES - _REACH_SECONDS * SAMPLE_RATE:
             break
     return best
+
+
+def _samples(held: list[tuple[Span, np.ndarray]], overlap: np.ndarray | None) -> int:
+    """How much sound a window of these holds."""
+    return sum(len(sound) for _, sound in held) + (0 if overlap is None else len(overlap))
 
 
 def _window(held: list[tuple[Span, np.ndarray]], overlap: np.ndarray | None) -> Window:

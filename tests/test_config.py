@@ -90,7 +90,7 @@ WRONG = {
     "WHISPER_BEAM_SIZE": "x", "SCRATCH_ROOT": "relative", "LOG_LEVEL": "foo", "MAX_ATTEMPTS": "0",
     "HOST_NAME": "my host", "EC2_PORT": "-1", "RETRY_SECONDS": "1.5", "HEARTBEAT_SECONDS": "1",
     "WHISPER_DEVICE": "gpu", "WHISPER_COMPUTE_TYPE": "float17", "WHISPER_TASK": "summarise",
-    "WHISPER_BATCH_SIZE": "all", "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models",
+    "WHISPER_BATCH_SIZE": "all", "WHISPER_LANGUAGE": "English, German", "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models",
     "OPUS_BITRATE_KBPS": "257", "STALL_SECONDS": "", "WORKER_ID": "../others", "S3_BUCKET": "my bucket",
     "S3_REGION": "bad region", "CLOCK_SKEW_SECONDS": "0", "REQUIRE_SCRATCH_MOUNT": "yes",
 }  # fmt: skip
@@ -266,7 +266,7 @@ def example() -> dict[str, str]:
 
 def code_settings() -> set[str]:
     """Every environment variable that a file of the product names as one."""
-    readers = "text|path|url|whole|name|choice|device|listen"
+    readers = "text|path|url|whole|name|choice|device|languages|listen"
     read = rf"""_(?:{readers})\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
     sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/*.py")]
     found = {name for path in sources for pair in re.findall(read, path.read_text()) for name in pair if name}

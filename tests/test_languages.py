@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import languages
 from pipeline.audio import SAMPLE_RATE
-from pipeline.languages import CONTEXT, Guess, Piece, decide, pieces
+from pipeline.languages import CONTEXT, Guesses, Piece, decide, pieces
 from pipeline.windows import Span, Window
 
 EN, ES, DOUBT = {"en": 0.98, "es": 0.02}, {"en": 0.02, "es": 0.98}, {"en": 0.4, "es": 0.6}
@@ -22,8 +23,8 @@ def window(*seconds: float) -> Window:
     return Window(spans, np.zeros(sum(map(len, spans)), np.float32))
 
 
-def guesses(*odds: dict[str, float], weight: float = 1.0) -> list[Guess]:
-    return [Guess(Piece(at, at + 1, (0, 1), weight), one) for at, one in enumerate(odds)]
+def guesses(*odds: dict[str, float]) -> Guesses:
+    return languages.guesses([Piece(at, at + 1, (0, 1), 1.0) for at in range(len(odds))], odds)
 
 
 def test_a_short_window_is_judged_as_a_whole() -> None:
@@ -38,8 +39,14 @@ def test_pieces_are_runs_of_stretches_of_some_seconds() -> None:
     assert [piece.weight for piece in found] == [1.0, 2.0, 2.0]
 
 
+def test_of_a_hundred_languages_those_that_may_be_are_kept() -> None:
+    """A guess is kept for each piece of a recording of many hours."""
+    (guess,) = guesses({"en": 0.9, "es": 0.0995, "la": 0.0005}).all
+    assert guess.odds == {"en": 0.9, "es": 0.0995}
+
+
 @pytest.mark.parametrize(
-    ("odds", "languages"),
+    ("odds", "spoken"),
     [
         ([EN, EN, EN], ["en"]),
         ([EN, EN, ES, ES], ["en", "es"]),
@@ -50,11 +57,11 @@ def test_pieces_are_runs_of_stretches_of_some_seconds() -> None:
     ],
 )
 def test_a_change_within_a_window_is_believed_where_it_is_confident_and_lasts(
-    odds: Any, languages: list[str]
+    odds: Any, spoken: list[str]
 ) -> None:
     found = decide({0: guesses(*odds)}, 0, 1)
     assert found is not None
-    assert [language for _, _, language in found] == languages
+    assert [language for _, _, language in found] == spoken
     assert [begin for begin, _, _ in found] == [0, *(end for _, end, _ in found[:-1])]
     assert found[-1][1] == len(odds)
 

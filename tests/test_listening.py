@@ -189,6 +189,25 @@ def test_a_phrase_that_repeats_is_counted_in_short_parts() -> None:
     assert said(hear(Decoder({(0, 4, True): greeting * 6, **fewer}), window(3, 3, 3, 3))) == (greeting * 6).strip()
 
 
+def test_no_more_windows_are_computed_at_a_time_than_fit() -> None:
+    """Every window fails and is heard in parts: those may be many more than there is room for."""
+    decoder = Decoder({(4 * row, 4 * row + 4, True): ("what is this", UNSURE) for row in range(3)})
+    sizes, encode = [], decoder.encode
+
+    def count(features: list[np.ndarray]) -> Any:
+        sizes.append(len(features))
+        return encode(features)
+
+    decoder.encode = count  # type: ignore[method-assign]
+    one = window(6, 6, 6, 6)
+    windows = [replace(one, samples=one.samples + 4 * row) for row in range(3)]
+    whisper: Any = decoder
+    found = listen(whisper, windows, ["en"] * 3, encode([where.samples for where in windows]))
+    assert sum(sizes) == 12
+    assert max(sizes) == 3
+    assert [len(parts) for parts in found] == [4, 4, 4]
+
+
 def test_without_guards_what_comes_out_stands() -> None:
     loop = "again and again " * 50
     decoder = Decoder({(0, 1, True): loop}, guards=False)

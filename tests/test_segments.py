@@ -1,6 +1,7 @@
 """pipeline/segments.py: sentences in their stretches of speech, and what stands for speech without text."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -135,6 +136,27 @@ def test_windows_that_agree_on_no_word_are_joined_in_the_middle() -> None:
     assert only.text == "aa bb gg hh"
 
 
+def test_words_beside_a_window_without_text_are_kept() -> None:
+    left = hear(window((0.0, 28.0)), "not an ill disposed", [25, 25.5, 26, 27, 27.9])
+    nothing = hear(window((26.0, 54.0), overlap=2.0), "", [0.0], UNINTELLIGIBLE)
+    right = hear(window((52.0, 70.0), overlap=2.0), "young man he was", [0.1, 0.6, 1.2, 1.9, 2.5])
+    assert text_of(segments([left, nothing, right])) == "not an ill disposed young man he was"
+
+
+def test_a_text_without_full_stops_is_cut_in_no_time() -> None:
+    """An hour without a pause: the windows overlap, and nothing ends a sentence."""
+    parts = []
+    for number in range(130):
+        first = 26.0 * number
+        where = window((first, first + 28), overlap=2.0 if number else 0.0)
+        said = " ".join(f"w{number + at // 56}x{at % 56 if at < 56 else at - 56}" for at in range(60))
+        parts.append(hear(where, said, [28 * at / 60 for at in range(61)]))
+    begun = time.process_time()
+    found = segments(parts)
+    assert time.process_time() - begun < 5  # it took minutes
+    assert all(len(segment.text) <= MOST_CHARACTERS for segment in found)
+
+
 # --- what stands for speech without text -------------------------------------------------------------------
 
 
@@ -148,6 +170,12 @@ def test_speech_without_text_is_noted_with_its_times_and_is_no_part_of_the_text(
     assert {segment.reason for segment in found[:2]} == {"it says why"}
     assert [segment.confidence for segment in found] == [None, None, 0.9]
     assert text_of(found) == "Hello."
+
+
+def test_the_sound_of_a_window_need_not_be_kept() -> None:
+    heard = hear(window((10, 12), (14, 16)), "One two. Six seven.", [0.4, 1.5, 2.5, 4, 5.0])
+    assert len(heard.without_sound().window.samples) == 0
+    assert segments([heard.without_sound()]) == segments([heard])
 
 
 def test_a_loop_that_stands_once_has_its_mark() -> None:

@@ -650,6 +650,24 @@ def test_a_window_that_was_cut_or_waits_is_not_taken_again_when_the_rest_of_its_
     assert len(done) == len(set(done)) == len(list(Recording(long_file).windows())) + 1
 
 
+def test_a_file_whose_words_make_no_transcript_fails_alone(
+    whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Transcriber._transcript
+
+    def odd(running: Any, file: Any) -> Transcript:
+        if file.key == SPOKEN[2]:
+            raise IndexError("nobody foresaw this")
+        return original(running, file)
+
+    monkeypatch.setattr(Transcriber, "_transcript", odd)
+    results = transcribe(whisper, [(name, opus[name]) for name in SPOKEN])
+    assert isinstance(results.pop(SPOKEN[2]), IndexError)
+    assert {name: getattr(result, "text", result) for name, result in results.items()} == {
+        name: WORDS[name] for name in SPOKEN if name != SPOKEN[2]
+    }
+
+
 def test_a_file_in_which_every_window_is_doubtful_ends(
     polyglot: Path, long_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """pipeline/whisper.py: a batch gives what its rows give alone and in faster-whisper; what looks invented."""
 
+import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,28 @@ def test_words_of_rows_in_several_languages_are_those_of_each_alone(polyglot: Pa
         (alone,) = align(whisper, [speech[row]], [languages[row]])
         assert [word.text for word in alone] == [word.text for word in together[row]]
         assert [word.start for word in alone] == [word.start for word in together[row]]
+
+
+def test_a_model_that_cannot_align_is_refused_at_start(tmp_path: Path) -> None:
+    """Its conversion is too old: every file with speech would fail."""
+    shutil.copytree(MODEL, tmp_path / "model")
+    about = tmp_path / "model" / "config.json"
+    settings = json.loads(about.read_text())
+    del settings["alignment_heads"]
+    about.write_text(json.dumps(settings))
+    with pytest.raises(RuntimeError, match="alignment_heads"):
+        load(tmp_path / "model")
+
+
+def test_words_of_blanks_and_odds_that_overflow_are_harmless(
+    speech: list[Window], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whisper = load()
+    blank = {"word": " \u3000", "tokens": [1], "start": 0.4, "end": 0.5, "probability": 0.5}
+    wild = {"word": " so", "tokens": [2], "start": 0.2, "end": 0.4, "probability": float("nan")}
+    monkeypatch.setattr(whisper._model, "find_alignment", lambda *_: [[wild, blank]])
+    (found,) = align(whisper, speech[:1], ["en"])
+    assert found == [SpokenWord(0.2, 0.4, " so", 0.0)]
 
 
 def test_rows_of_the_encoders_output_can_be_selected(speech: list[Window]) -> None:

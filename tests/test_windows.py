@@ -133,6 +133,21 @@ def test_a_window_ends_at_the_longest_pause_in_reach(
     assert (first.overlap, second.overlap) == (0, 0)
 
 
+def test_what_is_left_of_a_window_and_the_next_stretch_fit_into_30_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whisper would be silent about the rest."""
+    voiced = [(0, 12), (12.3, 25.4), (26.4, 29.8), (30, 57.9), (58.1, 70)]
+
+    def gate(sound: np.ndarray, _: object) -> list[dict[str, int]]:
+        return [{"start": int(start * RATE), "end": int(end * RATE)} for start, end in voiced]
+
+    monkeypatch.setattr(windows, "get_speech_timestamps", gate)
+    found = list(Recording(write_wav(tmp_path / "x.wav", np.zeros(70 * RATE))).windows())
+    assert [round(window.seconds, 1) for window in found if window.seconds > 30] == []
+    assert [span.first / RATE for window in found for span in window.spans] == [start for start, _ in voiced]
+
+
 def test_a_part_of_a_window_is_a_window(tmp_path: Path, speech: list[np.ndarray]) -> None:
     window = next(Recording(write_wav(tmp_path / "x.wav", talk(speech, 60, 1.5))).windows())
     assert len(window.spans) > 3

@@ -90,7 +90,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.batches:Batches.check_queue",
         "pipeline.batches:Batches.enter_queue",
         "pipeline.database:Database.start_file",
-        "pipeline.whisper:Whisper.hear",
+        "pipeline.whisper:Whisper.decode",
         "pipeline.transcriber:Transcriber._end_file",
         "pipeline.database:Database.save_result",
         "s3_utils:upload_opus",

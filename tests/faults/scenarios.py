@@ -299,7 +299,7 @@ STOPPED_AT = {
         "after pipeline.job_queue:JobQueue._count batch_id",
         "before pipeline.database:Database.start_file",
         "after pipeline.database:Database.start_file",
-        "before pipeline.whisper:Whisper.hear 2",
+        "before pipeline.whisper:Whisper.decode 2",
         "before pipeline.database:Database.save_result",
         "after pipeline.database:Database.save_result",
         "before s3_utils:upload_opus",
