@@ -27,7 +27,6 @@ _NO_WORDS = "no words were recognised"
 _TOO_FAST = "more words than anybody can say in that time"
 _LOOP = "the model repeated itself more often than the sound allows"
 
-
 _Part = tuple[int, int, int]  # of a window: its row, the first span, behind the last one
 
 
@@ -60,7 +59,8 @@ class _Batch:
         parts = {row: _parts(windows[row], _PART_SECONDS) for row in failed}
         self._without_repetitions(tries, [row for row in failed if len(parts[row]) == 1])
         parts = {row: runs for row, runs in parts.items() if len(runs) > 1}
-        found = [[one] for one in self.aligned(tries, without=list(parts))]
+        useless = [row for row in parts if _mark(tries[row], windows[row].seconds)]
+        found = [[one] for one in self.aligned(tries, without=useless)]
         for row in range(len(tries)):
             if row not in failed and tries[row].repeats:
                 parts[row] = _parts(windows[row], _COUNTED_SECONDS)
@@ -70,8 +70,9 @@ class _Batch:
         again = self._of([(row, *run) for row, runs in parts.items() for run in runs])
         for row, runs in parts.items():
             pieces = [next(again) for _ in runs]
-            if row in failed:
-                found[row] = pieces
+            if row in failed:  # an unlikely text is better than hardly any
+                is_kept = row not in useless and 2 * _weight(pieces) < _weight(found[row])
+                found[row] = found[row] if is_kept else pieces
             elif not tries[row].repeats:
                 found[row] = _filled(found[row][0], runs, pieces)
             elif _says_more(pieces, found[row]):
@@ -80,7 +81,7 @@ class _Batch:
 
     def _of(self, parts: list[_Part]) -> Iterator[Heard]:
         """What is heard in parts of the windows."""
-        for some in batched(parts, len(self.windows)):  # so many have just found room on the device
+        for some in _chunks(parts, len(self.windows)):  # so many have just found room on the device
             windows = [self.windows[row].part(begin, end) for row, begin, end in some]
             batch = _Batch(self.whisper, windows, [self.languages[row] for row, _, _ in some])
             tries = self.whisper.decode(batch.encoded, batch.languages)
@@ -119,7 +120,7 @@ class _Batch:
         ]  # fmt: skip
 
 
-def batched(parts: list[_Part], size: int) -> Iterator[list[_Part]]:
+def _chunks(parts: list[_Part], size: int) -> Iterator[list[_Part]]:
     """The parts, so many at a time."""
     return (parts[at : at + size] for at in range(0, len(parts), size))
 

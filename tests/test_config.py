@@ -90,7 +90,8 @@ WRONG = {
     "WHISPER_BEAM_SIZE": "x", "SCRATCH_ROOT": "relative", "LOG_LEVEL": "foo", "MAX_ATTEMPTS": "0",
     "HOST_NAME": "my host", "EC2_PORT": "-1", "RETRY_SECONDS": "1.5", "HEARTBEAT_SECONDS": "1",
     "WHISPER_DEVICE": "gpu", "WHISPER_COMPUTE_TYPE": "float17", "WHISPER_TASK": "summarise",
-    "WHISPER_BATCH_SIZE": "all", "WHISPER_LANGUAGE": "English, German", "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models",
+    "WHISPER_BATCH_SIZE": "all", "WHISPER_LANGUAGE": "English, German",
+    "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models",
     "OPUS_BITRATE_KBPS": "257", "STALL_SECONDS": "", "WORKER_ID": "../others", "S3_BUCKET": "my bucket",
     "S3_REGION": "bad region", "CLOCK_SKEW_SECONDS": "0", "REQUIRE_SCRATCH_MOUNT": "yes",
 }  # fmt: skip

@@ -116,6 +116,15 @@ def test_one_unlikely_word_in_a_long_window_is_no_silence() -> None:
     assert len(decoder.asked) == 4, "silence is silence, however often it is heard"
 
 
+def test_an_unlikely_text_is_kept_where_its_parts_have_hardly_any() -> None:
+    text = "words in the noise that may well be right"
+    decoder = Decoder(
+        {(0, 2, True): (text, UNSURE), (0, 1, True): ("mmm", SILENCE), (1, 2, True): ("right", GOOD)}
+    )
+    (heard,) = hear(decoder, window(5, 5))
+    assert (said([heard]), heard.mark) == (text, None)
+
+
 def test_what_stays_unlikely_is_kept_with_its_scores() -> None:
     """Its confidence says so; the words may be right."""
     decoder = Decoder({(0, 1, True): ("mumble mumble", UNSURE), (0, 1, False): ("mutter mutter", (-1.6, 0.1))})
@@ -191,7 +200,7 @@ def test_a_phrase_that_repeats_is_counted_in_short_parts() -> None:
 
 def test_no_more_windows_are_computed_at_a_time_than_fit() -> None:
     """Every window fails and is heard in parts: those may be many more than there is room for."""
-    decoder = Decoder({(4 * row, 4 * row + 4, True): ("what is this", UNSURE) for row in range(3)})
+    decoder = Decoder({(4 * row, 4 * row + 4, True): ("what is this", SILENCE) for row in range(3)})
     sizes, encode = [], decoder.encode
 
     def count(features: list[np.ndarray]) -> Any:
