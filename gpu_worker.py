@@ -26,7 +26,7 @@ from pipeline.gpu import Gpu
 from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
-from pipeline.whisper import Whisper, model_problem
+from pipeline.whisper import Whisper, language_problem, model_problem
 from pipeline.wording import count
 from pipeline.worker import Worker
 
@@ -323,6 +323,8 @@ def main() -> int:
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
     if problem := model_problem(config.MODELS_ROOT / config.WHISPER_MODEL):
         config.refuse(f"WHISPER_MODEL: {problem}")
+    if problem := language_problem(config.WHISPER_LANGUAGE):
+        config.refuse(f"WHISPER_LANGUAGE: {problem}")
     logs.set_up(config.LOG_LEVEL, given.log_format or config.LOG_FORMAT, config.worker_id("gpu"), "gpu")
     try:
         run()

@@ -19,6 +19,7 @@ from pipeline.windows import Window
 
 _PART_SECONDS = 7.0  # a shorter part of a window is not cut further
 _COUNTED_SECONDS = 5.0  # the same where a phrase is repeated: the model counts to three, but not to twenty
+_AS_MUCH = 0.98  # but for a comma or a spelling
 _LEAST_ALONE = -0.7  # average log-probability: a text for a stretch that had none has to be likelier than others
 _MOST_UNIT = 60  # tokens of a phrase that is repeated
 _LEAST_TIMES = 3  # that a phrase stands in a row, where it is a loop
@@ -61,11 +62,15 @@ class _Batch:
         parts = {row: runs for row, runs in parts.items() if len(runs) > 1}
         useless = [row for row in parts if _mark(tries[row], windows[row].seconds)]
         found = [[one] for one in self.aligned(tries, without=useless)]
+        counted = []  # of these the parts replace the whole, where they say as much
         for row in range(len(tries)):
-            if row not in failed and tries[row].repeats:
+            if row in failed:
+                continue
+            runs, is_misplaced = left_out(windows[row], found[row][0].words)
+            if tries[row].repeats or is_misplaced:
+                counted.append(row)
                 parts[row] = _parts(windows[row], _COUNTED_SECONDS)
-            elif row not in failed:
-                runs = left_out(windows[row], found[row][0].words)
+            else:
                 parts[row] = [part for run in runs for part in _parts(windows[row], _PART_SECONDS, *run)]
         again = self._of([(row, *run) for row, runs in parts.items() for run in runs])
         for row, runs in parts.items():
@@ -73,9 +78,9 @@ class _Batch:
             if row in failed:  # an unlikely text is better than hardly any
                 is_kept = row not in useless and 2 * _weight(pieces) < _weight(found[row])
                 found[row] = found[row] if is_kept else pieces
-            elif not tries[row].repeats:
+            elif row not in counted:
                 found[row] = _filled(found[row][0], runs, pieces)
-            elif _says_more(pieces, found[row]):
+            elif _says_as_much(pieces, found[row]):
                 found[row] = pieces
         return found
 
@@ -166,9 +171,10 @@ def _weight(heard: Sequence[Heard]) -> int:
     return sum(weight_of(word.text) for one in heard for word in one.words)
 
 
-def _says_more(pieces: list[Heard], whole: list[Heard]) -> bool:
-    """Whether the parts of a window say more than it did as a whole, and all of it passes."""
-    return all(piece.mark is None for piece in pieces) and _weight(pieces) > _weight(whole)
+def _says_as_much(pieces: list[Heard], whole: list[Heard]) -> bool:
+    """Whether the parts of a window say as much as it did as a whole, and all of it passes: then their times are
+    the better ones, as the aligner loses its place among words that repeat."""
+    return all(piece.mark is None for piece in pieces) and _weight(pieces) >= _AS_MUCH * _weight(whole)
 
 
 def _filled(heard: Heard, runs: list[tuple[int, int]], pieces: list[Heard]) -> list[Heard]:

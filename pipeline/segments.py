@@ -30,6 +30,8 @@ _CLOSING = "\"'”’)]}»"
 _MOST_WORDS = 200  # of a sentence; a text without full stops has some all the same
 _NEAR_SECONDS = 0.5  # the aligner's usual error
 _LEAST_WORD = 0.02  # seconds
+_MARK_PAUSE_SECONDS = 1.0  # a pause that what stands for speech without text goes across
+_LEAST_MARK_SECONDS = 0.25  # shorter than a syllable: a click
 _NO_SOUND = np.empty(0, np.float32)
 _LEAST_LEFT_OUT_SECONDS = 1.0  # of voice with hardly a word, that is worth a second look
 _THIN = 4  # letters in a second of voice: people say three times as many
@@ -68,16 +70,17 @@ class _Placed:
     heard: Heard
 
 
-def left_out(window: Window, words: list[SpokenWord]) -> list[tuple[int, int]]:
+def left_out(window: Window, words: list[SpokenWord]) -> tuple[list[tuple[int, int]], bool]:
     """Runs of the window's spans (first, behind the last) that hold a second of voice or more, and hardly a word.
 
-    One whose neighbour holds more words than anybody says in that time is not left out: its words are there.
+    One whose neighbour holds more words than anybody says in that time is not left out: its words are there. The
+    second value says whether there is such a one, because the aligner has misplaced words.
     """
     letters = [0] * len(window.spans)
     for word in words:
         letters[_stretch_of(window, word)] += weight_of(word.text)
     voice = [_voice_seconds(window, number, number + 1) for number in range(len(letters))]
-    runs: list[tuple[int, int]] = []
+    runs, is_misplaced = [], False
     for is_thin, numbers in groupby(range(len(letters)), lambda number: letters[number] <= _THIN * voice[number]):
         run = list(numbers)
         begin, end = run[0], run[-1] + 1
@@ -86,7 +89,9 @@ def left_out(window: Window, words: list[SpokenWord]) -> list[tuple[int, int]]:
         beside = [number for number in (begin - 1, end) if 0 <= number < len(letters)]
         if all(letters[number] <= _DENSE * voice[number] for number in beside):
             runs.append((begin, end))
-    return runs
+        else:
+            is_misplaced = True
+    return runs, is_misplaced
 
 
 def weight_of(text: str) -> int:
@@ -258,7 +263,7 @@ def _unintelligible(heard: Heard) -> list[Segment]:
     found: list[Segment] = []
     for span in heard.window.spans:
         start, end = round(span.first / SAMPLE_RATE, 2), round(span.last / SAMPLE_RATE, 2)
-        if found and start - found[-1].end < PAUSE_SECONDS:
+        if found and start - found[-1].end < _MARK_PAUSE_SECONDS:
             start = found.pop().start
         found.append(
             Segment(
@@ -272,7 +277,11 @@ def _unintelligible(heard: Heard) -> list[Segment]:
                 reason=heard.reason,
             )
         )
-    return [replace(one, text=f"[{UNINTELLIGIBLE}, {max(1, round(one.end - one.start))} s]") for one in found]
+    return [
+        replace(one, text=f"[{UNINTELLIGIBLE}, {max(1, round(one.end - one.start))} s]")
+        for one in found
+        if one.end - one.start >= _LEAST_MARK_SECONDS
+    ]
 
 
 def _in_order(found: list[Segment]) -> list[Segment]:

@@ -18,7 +18,7 @@ MOST_ON_A_LINE = 42  # characters, as subtitle guides have it; a cue with more h
 UNCERTAIN_SIGN, REPEATED_SIGN = "[?]", "[repeated]"
 _LEGEND = {
     REPEATED: f"{REPEATED_SIGN}: Whisper repeated this, it is shown once",
-    UNINTELLIGIBLE: "[unintelligible]: speech, its text was dropped as invented",
+    UNINTELLIGIBLE: "[unintelligible]: speech without text, for the reason beside it",
 }
 
 

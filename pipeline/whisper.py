@@ -11,6 +11,7 @@ on the host, row by row, for which a GPU waits. So times come from alignment: th
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import ctranslate2
 import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.audio import pad_or_trim
-from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
 from pipeline.audio import SAMPLE_RATE
@@ -27,7 +28,7 @@ from pipeline.device import is_out_of_memory
 from pipeline.options import Options
 from pipeline.windows import WINDOW_SECONDS
 
-__all__ = ["MODEL_FILES", "Options", "SpokenWord", "Try", "Whisper", "model_problem"]
+__all__ = ["MODEL_FILES", "Options", "SpokenWord", "Try", "Whisper", "language_problem", "model_problem"]
 
 MODEL_FILES = ("config.json", "model.bin", "tokenizer.json", "preprocessor_config.json")
 MOST_CPU_BATCHES = 8
@@ -50,6 +51,12 @@ def model_problem(folder: Path) -> str | None:
     if missing:
         return f"{folder} is not a Whisper model in CTranslate2 format: {', '.join(missing)} missing"
     return None
+
+
+def language_problem(languages: Sequence[str]) -> str | None:
+    """Which of the codes Whisper does not know, in one line; None where it knows them all."""
+    unknown = sorted(set(languages) - set(_LANGUAGE_CODES))
+    return f"Whisper knows no language {', '.join(unknown)}: give ISO 639-1 codes, as en" if unknown else None
 
 
 @dataclass(frozen=True)

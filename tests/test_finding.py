@@ -140,7 +140,7 @@ def test_show_tells_doubtful_text_and_languages_apart(fleet: Fleet) -> None:
         "    0:40       from an older row",
         "",
         f"{UNSURE}; [repeated]: Whisper repeated this, it is shown once;"
-        " [unintelligible]: speech, its text was dropped as invented",
+        " [unintelligible]: speech without text, for the reason beside it",
     ]
     coloured = printed(control(fleet, "show", str(audio_id), FORCE_COLOR="1", TERM="xterm"))
     assert "\x1b[2m    0:10? en   the river road\x1b[0m\n" in coloured

@@ -189,23 +189,23 @@ def test_a_loop_that_stands_once_has_its_mark() -> None:
 def test_stretches_of_speech_with_hardly_a_word_are_left_out() -> None:
     where = window((1, 3), (5, 8), (10, 10.5), (12, 15))
     heard = hear(where, "one two three", [0.4, 1, 1.6, 2.2])
-    assert left_out(where, heard.words) == [(1, 4)]
+    assert left_out(where, heard.words) == ([(1, 4)], False)
     thin = hear(
         where, "one two three I and so we go on and on", [0.4, 1, 1.6, 2.2, 3.9, 8.5, 8.8, 9, 9.2, 9.5, 9.8, 10]
     )
-    assert left_out(where, thin.words) == [(1, 3)]
+    assert left_out(where, thin.words) == ([(1, 3)], False)
 
 
 def test_short_stretches_and_digits_are_not_left_out() -> None:
     where = window((1, 3), (5, 5.8), (7, 9))
     heard = hear(where, "one two three 123", [0.4, 1, 1.6, 3.2, 7])
-    assert left_out(where, heard.words) == []
+    assert left_out(where, heard.words) == ([], False)
 
 
 def test_words_that_the_aligner_put_into_the_stretch_beside_it_are_not_left_out() -> None:
     where = window((1, 2), (4, 6))
     heard = hear(where, "one two three four five six seven eight nine ten", [0.4 + at / 10 for at in range(11)])
-    assert left_out(where, heard.words) == []
+    assert left_out(where, heard.words) == ([], True)
 
 
 # --- whatever the decoder says -----------------------------------------------------------------------------
