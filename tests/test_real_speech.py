@@ -200,6 +200,10 @@ def test_what_was_said_again_and_again_is_written_so(
     (heard,) = hear(english, sound)
     (word,) = {"hello_world": ["hello"], "0880": ["man"]}[name]
     assert words(heard.text).count(word) == times
+    if name == "0880":  # the aligner lost its place among sentences that are all the same
+        for one in said:
+            spoken = [w.word for s in heard.segments for w in s.words if one.start - 0.3 <= w.start <= one.end]
+            assert abs(len(spoken) - len(one.words)) <= 1, one
     assert missing(said_words(said), words(heard.text)) == []
 
 
