@@ -9,7 +9,7 @@ text.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.audio import SAMPLE_RATE
 from pipeline.segments import Heard, left_out, weight_of
@@ -28,6 +28,7 @@ _NO_WORDS = "no words were recognised"
 _TOO_FAST = "more words than anybody can say in that time"
 _LOOP = "the model repeated itself more often than the sound allows"
 
+_T = TypeVar("_T")
 _Part = tuple[int, int, int]  # of a window: its row, the first span, behind the last one
 
 
@@ -67,7 +68,7 @@ class _Batch:
             if row in failed:
                 continue
             runs, is_misplaced = left_out(windows[row], found[row][0].words)
-            if tries[row].repeats or is_misplaced:
+            if is_misplaced or _is_litany(tries[row]):
                 counted.append(row)
                 parts[row] = _parts(windows[row], _COUNTED_SECONDS)
             else:
@@ -208,9 +209,16 @@ def _share(heard: Heard, begin: int, end: int, offsets: list[int]) -> Heard:
     return replace(heard, window=heard.window.part(begin, end), words=words)
 
 
-def _once(tokens: list[int]) -> list[int]:
+def _is_litany(tried: Try) -> bool:
+    """Whether most of the text is one phrase again and again, of which the decoder easily loses count. A sentence
+    that comes back later does not make one."""
+    words = ["".join(filter(str.isalnum, word)) for word in tried.text.lower().split()]
+    return tried.repeats and 3 * len(_once(words)) <= 2 * len(words)
+
+
+def _once(tokens: list[_T]) -> list[_T]:
     """The tokens, with each phrase that stands three times or more in a row standing once."""
-    kept: list[int] = []
+    kept: list[_T] = []
     at = 0
     while at < len(tokens):
         unit, times = _repetition(tokens, at)
@@ -219,7 +227,7 @@ def _once(tokens: list[int]) -> list[int]:
     return kept
 
 
-def _repetition(tokens: list[int], at: int) -> tuple[int, int]:
+def _repetition(tokens: list[_T], at: int) -> tuple[int, int]:
     """The shortest phrase that stands there several times in a row: its length and how often; else one token,
     once."""
     for unit in range(1, min(_MOST_UNIT, (len(tokens) - at) // _LEAST_TIMES) + 1):

@@ -198,6 +198,13 @@ def test_a_phrase_that_repeats_is_counted_in_short_parts() -> None:
     assert said(hear(Decoder({(0, 4, True): greeting * 6, **fewer}), window(3, 3, 3, 3))) == (greeting * 6).strip()
 
 
+def test_a_sentence_that_comes_back_is_no_reason_to_listen_again() -> None:
+    text = " ".join(f"and this is sentence {number} of a long recording of them." for number in (1, 2, 1, 3, 2, 1))
+    decoder = Decoder({(0, 4, True): text})
+    assert said(hear(decoder, window(4, 4, 4, 4))) == text
+    assert len(decoder.asked) == 1
+
+
 def test_no_more_windows_are_computed_at_a_time_than_fit() -> None:
     """Every window fails and is heard in parts: those may be many more than there is room for."""
     decoder = Decoder({(4 * row, 4 * row + 4, True): ("what is this", SILENCE) for row in range(3)})
