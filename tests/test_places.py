@@ -128,6 +128,8 @@ def area() -> Iterator[Path]:
     folder.chmod(0o755)
     (folder / "opt").mkdir(mode=0o755)
     yield folder
+    for path in folder.glob("*"):
+        path.chmod(0o700)
     shutil.rmtree(folder)
 
 
