@@ -1,0 +1,40 @@
+"""What is damaged or missing in a recording that could be read: `audio_files.warnings`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MISSING_END = "missing_end"  # it ends before the time that it declares
+DECODE_ERRORS = "decode_errors"  # parts of it could not be decoded
+GAP = "gap"  # its timestamps leave time out, which is silence now
+WRONG_HEADER = "wrong_header"  # its header says something else than is there
+IGNORED_TRACK = "ignored_track"  # it has a second track, which was not read
+INVERTED_CHANNEL = "inverted_channel"  # a channel was the other one turned over
+SILENT_CHANNEL = "silent_channel"  # a channel without any sound was left out
+CODES = (MISSING_END, DECODE_ERRORS, GAP, WRONG_HEADER, IGNORED_TRACK, INVERTED_CHANNEL, SILENT_CHANNEL)
+
+
+@dataclass(frozen=True)
+class FileWarning:
+    """One thing that is wrong with a recording.
+
+    `code` is one of `CODES`, `seconds` how much sound is lost (None: none, or nobody can tell), `message` a sentence
+    for people.
+    """
+
+    code: str
+    seconds: float | None
+    message: str
+
+
+def as_json(warnings: Iterable[FileWarning]) -> list[dict[str, Any]]:
+    """The warnings as `audio_files.warnings` has them: [{code, seconds, message}]."""
+    return [dict(vars(warning)) for warning in warnings]
+
+
+def from_json(warnings: Iterable[Mapping[str, Any]] | None) -> list[FileWarning]:
+    """The warnings of a row; none where it is NULL. Codes and fields that this release does not know are read too."""
+    return [
+        FileWarning(warning["code"], warning.get("seconds"), warning.get("message", ""))
+        for warning in warnings or ()
+    ]
