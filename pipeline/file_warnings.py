@@ -18,8 +18,7 @@ CODES = (MISSING_END, DECODE_ERRORS, GAP, WRONG_HEADER, IGNORED_TRACK, INVERTED_
 class FileWarning:
     """One thing that is wrong with a recording.
 
-    `code` is one of `CODES`, `seconds` how much sound is lost (None: none, or nobody can tell), `message` a sentence
-    for people.
+    `code` is one of `CODES`, `seconds` how much sound is lost (None: none, or unknown), `message` a sentence.
     """
 
     code: str
@@ -33,7 +32,7 @@ def as_json(warnings: Iterable[FileWarning]) -> list[dict[str, Any]]:
 
 
 def from_json(warnings: Iterable[Mapping[str, Any]] | None) -> list[FileWarning]:
-    """The warnings of a row; none where it is NULL. Codes and fields that this release does not know are read too."""
+    """The warnings of a row; none where it is NULL. Other fields, of a later release, are not read."""
     return [
         FileWarning(warning["code"], warning.get("seconds"), warning.get("message", ""))
         for warning in warnings or ()
