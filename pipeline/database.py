@@ -15,6 +15,7 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from pipeline.errors import Outage, away, certificate_problem
+from pipeline.file_warnings import FileWarning, as_json
 from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
@@ -27,6 +28,7 @@ NAMES_AT_A_TIME = 5000  # rows of a statement, which a slow server must end in t
 LOCK_SECONDS = 15  # that `migrate` waits for a table that is in use: whoever asks for it meanwhile waits behind it
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 _REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted")
+_OPTIONAL = ("mark", "reason", "channel")  # fields of a segment that are not stored where they are None
 _LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
 
 
@@ -137,13 +139,13 @@ class Database:
             return AudioRow(*cursor.fetchone())
 
     def save_result(self, audio_id: int, transcript: Transcript, labels: list[Label]) -> None:
-        """Write what was heard: the row's duration and languages, the transcript, the labels."""
+        """Write what was heard: the row's duration, channels and languages, the transcript, the labels."""
         with self.transaction() as cursor:
             languages = transcript.languages or None
             cursor.execute(
-                "UPDATE audio_files SET duration_seconds = %s, language = %s, languages = %s, updated_at = now()"
-                " WHERE audio_id = %s",
-                (transcript.duration_seconds, transcript.language, languages, audio_id),
+                "UPDATE audio_files SET duration_seconds = %s, channels = %s, language = %s, languages = %s,"
+                " updated_at = now() WHERE audio_id = %s",
+                (transcript.duration_seconds, transcript.channels, transcript.language, languages, audio_id),
             )
             row = {"audio_id": audio_id, "text": _storable(transcript.text), "model": transcript.model}
             segments = [_segment(part) for part in transcript.segments]
@@ -152,6 +154,17 @@ class Database:
             cursor.executemany(
                 "INSERT INTO classifications (audio_id, classifier, label, score) VALUES (%s, %s, %s, %s)",
                 [(audio_id, label.classifier, label.name, label.score) for label in labels],
+            )
+
+    def note_warnings(self, batch_id: str, original_filename: str, warnings: list[FileWarning]) -> None:
+        """Replace the warnings of a file that has a row. They tell of the recording, not of when it was settled:
+        the row's time of change stays."""
+        stored = json.dumps([_storable_fields(warning) for warning in as_json(warnings)]) if warnings else None
+        with self.transaction() as cursor:
+            cursor.execute(
+                "UPDATE audio_files SET warnings = %(warnings)s::jsonb WHERE batch_id = %(batch_id)s"
+                " AND original_filename = %(name)s AND warnings IS DISTINCT FROM %(warnings)s::jsonb",
+                {"batch_id": batch_id, "name": original_filename, "warnings": stored},
             )
 
     def update_audio_s3_path(self, audio_id: int, s3_opus_path: str) -> None:
@@ -273,10 +286,10 @@ class Database:
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
-    """The segment as it stands in `transcripts`; `mark` and `reason` only where it has them."""
+    """The segment as it stands in `transcripts`; `mark`, `reason` and `channel` only where it has them."""
     words = [_storable_fields(vars(word)) for word in segment.words or ()]
     fields = _storable_fields({**vars(segment), "words": words})
-    return {name: value for name, value in fields.items() if name not in ("mark", "reason") or value is not None}
+    return {name: value for name, value in fields.items() if name not in _OPTIONAL or value is not None}
 
 
 def _storable_fields(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What is damaged or missing in a recording that could be read: `audio_files.warnings`."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class FileWarning:
 
 def as_json(warnings: Iterable[FileWarning]) -> list[dict[str, Any]]:
     """The warnings as `audio_files.warnings` has them: [{code, seconds, message}]."""
-    return [dict(vars(warning)) for warning in warnings]
+    return [{**vars(warning), "seconds": _finite(warning.seconds)} for warning in warnings]
 
 
 def from_json(warnings: Iterable[Mapping[str, Any]] | None) -> list[FileWarning]:
@@ -37,3 +38,8 @@ def from_json(warnings: Iterable[Mapping[str, Any]] | None) -> list[FileWarning]
         FileWarning(warning["code"], warning.get("seconds"), warning.get("message", ""))
         for warning in warnings or ()
     ]
+
+
+def _finite(seconds: float | None) -> float | None:
+    """The seconds where JSON has a number for them."""
+    return seconds if seconds is not None and math.isfinite(seconds) else None

@@ -1,6 +1,6 @@
 """What was heard in one file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ class Segment:
     window that it was heard in; a score that is not a number is None. `language` is an ISO 639-1 code. A segment
     with a `mark` is not just what was said: `reason` says why. One marked as unintelligible stands for speech
     without text: its `text` says so, it has no words and no confidence, and it is no part of the file's text.
+    `channel` counts from 1; it is None where the recording has one channel.
     """
 
     start: float
@@ -53,6 +54,7 @@ class Segment:
     confidence: float | None = None
     mark: str | None = None
     reason: str | None = None
+    channel: int | None = None
 
     @property
     def is_spoken(self) -> bool:
@@ -67,7 +69,7 @@ class Transcript:
     `language` is the one most spoken, None where nothing was said; `languages` are all of them, the most spoken
     first; `speech_seconds` is what the voice gate let through; `loudness_db` is the level of the whole file in dB
     below full scale (-inf for digital silence); `tags` are the labels of its sound, where there is a model for
-    them.
+    them; `channels` is how many the Opus has. The segments of all channels are in the order of their start.
     """
 
     text: str
@@ -79,6 +81,7 @@ class Transcript:
     model: str
     tags: list[Label] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
+    channels: int = 1
 
     @property
     def unintelligible_seconds(self) -> float:
@@ -91,3 +94,12 @@ def is_uncertain(segment: Mapping[str, Any]) -> bool:
     segments had a confidence is not."""
     confidence = segment.get("confidence")
     return confidence is not None and confidence < UNCERTAIN
+
+
+def speaker_of(segment: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Who speaks in a segment of `transcripts.segments`: the name of its channel, "Channel 2" where `names` has
+    none for it, "" where the recording has one channel."""
+    channel = segment.get("channel")
+    if channel is None:
+        return ""
+    return names[channel - 1] if 1 <= channel <= len(names) else f"Channel {channel}"

@@ -7,14 +7,16 @@ asked for all.
 
 import datetime
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.archive import is_storable
 from pipeline.database import Database
 from pipeline.errors import Permanent
+from pipeline.file_warnings import FileWarning, as_json, from_json
+from pipeline.transcript import speaker_of
 
 MOST_SEARCH_BYTES = 1000
 _SQL = Path(__file__).parent / "sql"
@@ -23,7 +25,7 @@ _MOST_AROUND = 2000  # characters of a text of which no segment holds a hit
 _BEFORE, _EXCERPT = 60, 200  # characters of an excerpt: before the first hit, in all
 _SHOWN = (  # the columns of search_hits.sql
     "audio_id", "batch_id", "original_filename", "created_at", "language", "languages", "duration_seconds",
-    "labels", "start", "segment", "around",
+    "labels", "warnings", "start", "segment", "around",
 )  # fmt: skip
 # An index has the language that is most spoken; those of the few files with several have one of their own.
 _SPOKEN = (
@@ -55,7 +57,7 @@ class Query:
 class Hit:
     """A file that was found. `excerpt` is its text around the first hit, in pieces: True where a word was searched
     for; `segment` is that of the hit, without its words, and `start` where it begins, in seconds; they are empty
-    and None where the hit is in none."""
+    and None where the hit is in none. `warnings` are the codes of what is wrong with the recording."""
 
     audio_id: int
     batch_id: str
@@ -65,6 +67,7 @@ class Hit:
     languages: list[str]
     duration_seconds: float | None
     labels: list[str]
+    warnings: list[str]
     excerpt: list[tuple[str, bool]]
     start: float | None
     segment: dict[str, Any]
@@ -75,7 +78,8 @@ class AudioFile:
     """A file's row with its transcript and labels; without a transcript `text` and `model` are empty.
 
     Times are in UTC. A segment is what `pipeline.transcript.Segment` says (one of an older row has no language and
-    no confidence), a label {classifier, label, score}. `languages` are all that are spoken, the most spoken first.
+    no confidence), a label {classifier, label, score}. `languages` are all that are spoken, the most spoken first;
+    `channels` is how many the Opus has, `warnings` what is damaged or missing in the recording.
     """
 
     audio_id: int
@@ -93,6 +97,19 @@ class AudioFile:
     segments: list[dict[str, Any]]
     model: str
     labels: list[dict[str, Any]]
+    channels: int = 1
+    warnings: list[FileWarning] = field(default_factory=list)
+
+    def as_dict(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """The file for JSON; `names` are those of the speakers of its channels."""
+        segments = [with_speaker(segment, names) for segment in self.segments]
+        return {**vars(self), "segments": segments, "warnings": as_json(self.warnings)}
+
+
+def with_speaker(segment: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The segment with its `speaker`, where the recording has several channels."""
+    speaker = speaker_of(segment, names)
+    return {**segment, "speaker": speaker} if speaker else segment
 
 
 def search(database: Database, query: Query) -> list[Hit]:
@@ -269,7 +286,7 @@ def _excerpt(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, bool
 def _file(row: tuple[Any, ...]) -> AudioFile:
     file = AudioFile(*row)
     utc = {name: getattr(file, name).astimezone(datetime.UTC) for name in ("created_at", "updated_at")}
-    return AudioFile(**{**vars(file), **utc})
+    return AudioFile(**{**vars(file), **utc, "warnings": from_json(row[-1])})
 
 
 def _query(name: str) -> str:

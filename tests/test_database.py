@@ -16,6 +16,7 @@ import pytest
 from pipeline import database as database_module
 from pipeline.database import Database
 from pipeline.errors import Outage, away
+from pipeline.file_warnings import FileWarning
 from pipeline.transcript import Label, Segment, Transcript, Word
 from pipeline.transcripts import find_files
 from tests.child import wait_until
@@ -114,6 +115,17 @@ def test_code_from_before_the_languages_works_on_beside_them(empty_url: str, emp
     assert (file.language, file.languages) == ("de", ["de"])
     run(empty_url, "UPDATE audio_files SET language = NULL")
     assert find_files(empty, "b")[0].languages == []
+
+
+def test_code_from_before_the_channels_works_on_beside_them(empty_url: str, empty: Database) -> None:
+    empty.migrate()
+    run(empty_url, "INSERT INTO audio_files (batch_id, original_filename, language) VALUES ('b', 'a.mp3', 'de')")
+    segments = '[{"start": 0, "end": 1, "text": "hello"}]'
+    run(empty_url, "INSERT INTO transcripts (audio_id, text, segments, model)"
+                   " SELECT audio_id, 'hello', %s, 'tiny' FROM audio_files", segments)  # fmt: skip
+    (file,) = find_files(empty, "b")
+    assert (file.channels, file.warnings) == (1, [])
+    assert file.segments == [{"start": 0, "end": 1, "text": "hello"}]
 
 
 def test_it_does_not_keep_the_workers_waiting_behind_a_long_reader(
@@ -302,6 +314,72 @@ def test_it_keeps_every_language(
     database.save_result(audio_id, replace(transcript(), languages=["fr", "en"]), [])
     database.save_result(audio_id, replace(transcript(), languages=given), [])
     assert fleet.query("SELECT language, languages FROM audio_files") == [("en", kept)]
+
+
+def test_it_keeps_the_channels_of_a_file_and_of_its_segments(fleet: Fleet, database: Database) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript(), [])
+    assert fleet.query("SELECT channels FROM audio_files") == [(1,)]
+    assert "channel" not in fleet.query("SELECT segments FROM transcripts")[0][0][0]
+    segments = [replace(Segment(0.0, 1.5, "hello", -0.2, 0.01), channel=channel) for channel in (1, 2)]
+    database.save_result(audio_id, replace(transcript("hello hello", segments), channels=2), [])
+    assert fleet.query("SELECT channels FROM audio_files") == [(2,)]
+    ((stored,),) = fleet.query("SELECT segments FROM transcripts")
+    assert [segment["channel"] for segment in stored] == [1, 2]
+
+
+CUT = FileWarning("missing_end", 5.5, "It ends 5.5 s before the end that it declares.")
+TURNED = FileWarning("inverted_channel", None, "Channel 2 was channel 1 turned over.")
+
+
+def test_it_keeps_the_warnings_of_the_last_delivery(fleet: Fleet, database: Database) -> None:
+    for name in ("a.mp3", "b.mp3"):
+        database.start_file(BATCH, name)
+    database.start_file("other", "a.mp3")
+    database.note_warnings(BATCH, "a.mp3", [TURNED])
+    database.note_warnings(BATCH, "a.mp3", [CUT, TURNED])
+    noted = "SELECT warnings FROM audio_files WHERE warnings IS NOT NULL"
+    assert fleet.query(noted) == [
+        (
+            [
+                {"code": "missing_end", "seconds": 5.5, "message": CUT.message},
+                {"code": "inverted_channel", "seconds": None, "message": TURNED.message},
+            ],
+        )
+    ]
+    assert find_files(database, BATCH, "a.mp3")[0].warnings == [CUT, TURNED]
+    database.note_warnings(BATCH, "a.mp3", [])
+    assert fleet.query(noted) == []
+
+
+def test_warnings_change_nothing_else_and_nothing_else_changes_them(fleet: Fleet, database: Database) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    before = fleet.query("SELECT status, updated_at FROM audio_files")
+    database.note_warnings(BATCH, "a.mp3", [CUT])
+    database.note_warnings(BATCH, "no such.mp3", [CUT])
+    assert fleet.query("SELECT status, updated_at FROM audio_files") == before
+    database.save_result(audio_id, transcript(), [])
+    database.update_audio_s3_path(audio_id, "key")
+    database.fail_file(BATCH, "a.mp3", "too late")
+    database.open_batch(BATCH, "archives/x.tar", ["a.mp3"], "here")
+    assert find_files(database, BATCH)[0].warnings == [CUT]
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -float("inf")])
+def test_every_warning_can_be_stored(fleet: Fleet, database: Database, seconds: float) -> None:
+    database.start_file(BATCH, "a.mp3")
+    database.note_warnings(BATCH, "a.mp3", [FileWarning("gap", seconds, "a\0b\ud800")])
+    assert find_files(database, BATCH)[0].warnings == [FileWarning("gap", None, "ab\\ud800")]
+
+
+def test_the_newest_files_with_warnings_are_found_by_an_index(fleet: Fleet) -> None:
+    fleet.query("SET enable_seqscan = off")
+    plan = fleet.query(
+        "EXPLAIN SELECT audio_id FROM audio_files WHERE warnings IS NOT NULL"
+        " ORDER BY updated_at DESC, audio_id DESC LIMIT 50"
+    )
+    assert "audio_files_warned" in str(plan)
+    assert "Sort" not in str(plan)
 
 
 def test_it_keeps_the_old_result_whole_where_a_new_one_fails(fleet: Fleet, database: Database) -> None:

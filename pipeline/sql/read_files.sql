@@ -4,6 +4,7 @@ SELECT f.audio_id, f.batch_id, f.original_filename, f.status, f.error, f.duratio
        coalesce(t.text, '') AS text, coalesce(t.segments, '[]') AS segments, coalesce(t.model, '') AS model,
        coalesce((SELECT json_agg(json_build_object('classifier', classifier, 'label', label, 'score', score)
                                  ORDER BY classifier, score DESC, label)
-                 FROM classifications AS c WHERE c.audio_id = f.audio_id), '[]') AS labels
+                 FROM classifications AS c WHERE c.audio_id = f.audio_id), '[]') AS labels,
+       coalesce(f.channels, 1) AS channels, f.warnings
 FROM audio_files AS f
 LEFT JOIN transcripts AS t USING (audio_id)

@@ -6,6 +6,8 @@ SELECT f.audio_id, f.batch_id, f.original_filename, f.created_at, f.language,
        coalesce(f.languages, array_remove(ARRAY[f.language], NULL)) AS languages, f.duration_seconds,
        ARRAY(SELECT label FROM classifications AS c WHERE c.audio_id = f.audio_id
              GROUP BY label ORDER BY max(score) DESC, label) AS labels,
+       ARRAY(SELECT DISTINCT warning ->> 'code' FROM jsonb_array_elements(f.warnings) AS warning
+             ORDER BY 1) AS warnings,
        (coalesce(best.part, second.part) ->> 'start')::float8 AS start,
        coalesce(best.part, second.part, '{}') - 'words' AS segment,
        coalesce(best.around, second.around, left(t.text, %(most)s)) AS around
