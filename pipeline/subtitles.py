@@ -4,13 +4,14 @@
 """
 
 import html
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.transcript import REPEATED, UNCERTAIN, UNINTELLIGIBLE, is_uncertain
+from pipeline.transcript import REPEATED, UNCERTAIN, UNINTELLIGIBLE, is_uncertain, speaker_of
 from pipeline.transcripts import AudioFile
 
 LEAST_MS = 1  # of a cue: it must end after it begins
@@ -29,7 +30,8 @@ class Reading:
     `text` is as it stands in the row, `line` in one line. `signs` follow it where no style tells that it is
     uncertain or repeated. `note` says why it is to be read with doubt, "uncertain: confidence 41 %", and is ""
     where it is not; `reason` is that of its `mark`. `language` is given where the file has several and this was
-    said; `lang` is the language of `text` for HTML, "" where it is the file's.
+    said; `lang` is the language of `text` for HTML, "" where it is the file's. `speaker` and `channel` are "" and
+    None where the recording has one channel.
     """
 
     start: float
@@ -40,6 +42,8 @@ class Reading:
     reason: str = ""
     note: str = ""
     language: str | None = None
+    speaker: str = ""
+    channel: int | None = None
 
     @property
     def line(self) -> str:
@@ -62,8 +66,9 @@ class Reading:
         return "en" if self.mark == UNINTELLIGIBLE else html_language(self.language)
 
 
-def reading(segment: Mapping[str, Any], has_several_languages: bool = False) -> Reading:
-    """How a segment of `transcripts` reads, also one from before segments had a language and a confidence."""
+def reading(segment: Mapping[str, Any], names: Sequence[str] = (), has_several_languages: bool = False) -> Reading:
+    """How a segment of `transcripts` reads, also one from before segments had a language and a confidence. `names`
+    are those of the speakers of its channels."""
     mark = segment.get("mark")
     return Reading(
         start=float(segment["start"]),
@@ -74,13 +79,15 @@ def reading(segment: Mapping[str, Any], has_several_languages: bool = False) -> 
         reason=one_line(segment.get("reason") or ""),
         note=_note(segment),
         language=segment.get("language") if has_several_languages and mark != UNINTELLIGIBLE else None,
+        speaker=speaker_of(segment, names),
+        channel=segment.get("channel"),
     )
 
 
-def readings(file: AudioFile) -> Iterator[Reading]:
+def readings(file: AudioFile, names: Sequence[str] = ()) -> Iterator[Reading]:
     """How the file's segments read, in their order; with the language of each where there are several."""
     for segment in file.segments:
-        yield reading(segment, len(file.languages) > 1)
+        yield reading(segment, names, len(file.languages) > 1)
 
 
 def legend(shown: Sequence[Reading], uncertain_sign: str) -> str:
@@ -98,29 +105,47 @@ def html_language(language: str | None) -> str:
     return language if language and re.fullmatch("[a-z]{2,3}", language) else ""
 
 
-def vtt(file: AudioFile) -> Iterator[str]:
-    """The transcript as WebVTT, in pieces."""
+def vtt(file: AudioFile, names: Sequence[str] = ()) -> Iterator[str]:
+    """The transcript as WebVTT, in pieces; a cue has its speaker as its voice."""
     yield "WEBVTT\n"
-    for start, end, text in _cues(file):
-        yield f"\n{_time(start, '.')} --> {_time(end, '.')}\n{html.escape(text, quote=False)}\n"
+    for start, end, found in _cues(file, names):
+        voice = f"<v {html.escape(found.speaker, quote=False)}>" if found.speaker else ""
+        text = html.escape(_two_lines(found.line + found.signs), quote=False)
+        yield f"\n{_time(start, '.')} --> {_time(end, '.')}\n{voice}{text}\n"
 
 
-def srt(file: AudioFile) -> Iterator[str]:
-    """The transcript as SubRip, in pieces. It knows no escapes: < stays, and a player may take it for a mark."""
-    for number, (start, end, text) in enumerate(_cues(file), 1):
+def srt(file: AudioFile, names: Sequence[str] = ()) -> Iterator[str]:
+    """The transcript as SubRip, in pieces; a cue begins with its speaker. It knows no escapes: < stays, and a
+    player may take it for a mark."""
+    for number, (start, end, found) in enumerate(_cues(file, names), 1):
+        text = _two_lines(_with_speaker(found))
         yield f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text}\n\n"
 
 
-def txt(file: AudioFile) -> Iterator[str]:
-    """The transcript as text, a line for each segment, in pieces."""
-    for line in [found.line and found.line + found.signs for found in readings(file)] or [one_line(file.text)]:
+def txt(file: AudioFile, names: Sequence[str] = ()) -> Iterator[str]:
+    """The transcript as text, a line for each segment, in pieces; a line begins with its speaker."""
+    lines = [found.line and _with_speaker(found) for found in readings(file, names)]
+    for line in lines or [one_line(file.text)]:
         if line:
             yield f"{line}\n"
+
+
+def turns(file: AudioFile, names: Sequence[str] = ()) -> str:
+    """What the speakers of a recording with several channels said in turn, in one line: "caller: Hello. | agent:
+    Yes?"; "" where it has one channel."""
+    said = ((found.speaker, f"{found.line}{found.signs}") for found in readings(file, names) if found.line)
+    spoken = itertools.groupby((pair for pair in said if pair[0]), key=lambda pair: pair[0])
+    return " | ".join(f"{speaker}: {' '.join(text for _, text in pairs)}" for speaker, pairs in spoken)
 
 
 def one_line(text: str) -> str:
     """The text in one line, without what a terminal or a player would obey."""
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text).split())
+
+
+def _with_speaker(found: Reading) -> str:
+    """What was said, in one line, by whom where there are several, with its signs."""
+    return f"{found.speaker}: {found.line}{found.signs}" if found.speaker else f"{found.line}{found.signs}"
 
 
 def _note(segment: Mapping[str, Any]) -> str:
@@ -137,9 +162,20 @@ def _note(segment: Mapping[str, Any]) -> str:
 # --- cues --------------------------------------------------------------------------------------------------
 
 
-def _cues(file: AudioFile) -> Iterator[tuple[int, int, str]]:
-    """Start, end (milliseconds) and text of each cue, in the order of its start; none overlap."""
-    shown = sorted((found for found in readings(file) if found.line), key=lambda found: found.start)
+def _cues(file: AudioFile, names: Sequence[str]) -> list[tuple[int, int, Reading]]:
+    """Start and end (milliseconds) of each cue and how it reads, in the order of its start. Those of one channel
+    do not overlap; of two channels they do where both speak at once."""
+    spoken: dict[int | None, list[Reading]] = {}
+    for found in readings(file, names):
+        if found.line:
+            spoken.setdefault(found.channel, []).append(found)
+    cues = [cue for channel in spoken.values() for cue in _cues_of_channel(channel)]
+    return sorted(cues, key=lambda cue: cue[:2])
+
+
+def _cues_of_channel(spoken: list[Reading]) -> Iterator[tuple[int, int, Reading]]:
+    """The cues of one channel, in the order of their start; none overlap."""
+    shown = sorted(spoken, key=lambda found: found.start)
     starts, earliest = [], 0
     for found in shown:
         starts.append(max(earliest, round(1000 * found.start)))
@@ -149,7 +185,7 @@ def _cues(file: AudioFile) -> Iterator[tuple[int, int, str]]:
         end = max(start + LEAST_MS, round(1000 * found.end))
         if number + 1 < len(shown):
             end = min(end, starts[number + 1])
-        yield start, end, _two_lines(found.line + found.signs)
+        yield start, end, found
 
 
 def _two_lines(text: str) -> str:

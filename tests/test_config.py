@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import config
-from tests.fleet import MODELS, PROJECT, ffmpeg_program
+from tests.ffmpegs import PINNED
+from tests.fleet import MODELS, PROJECT
 
 EXAMPLE = PROJECT / "example.env"
 REQUIRED = {
@@ -32,7 +33,6 @@ READY = {
     "EC2_USER": "user",
     "EC2_KEY_FILE": str(EXAMPLE),
     "EC2_KNOWN_HOSTS": str(EXAMPLE),
-    "FFMPEG": ffmpeg_program(),
     "MODELS_ROOT": str(MODELS),
     "WHISPER_MODEL": "spoken-words",
 }
@@ -94,6 +94,7 @@ WRONG = {
     "UNPACK_QUEUE": "queue unpack", "MODELS_ROOT": "models",
     "OPUS_BITRATE_KBPS": "257", "STALL_SECONDS": "", "WORKER_ID": "../others", "S3_BUCKET": "my bucket",
     "S3_REGION": "bad region", "CLOCK_SKEW_SECONDS": "0", "REQUIRE_SCRATCH_MOUNT": "yes",
+    "CHANNEL_NAMES": "caller,,agent",
 }  # fmt: skip
 
 
@@ -131,6 +132,38 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 def test_a_missing_ffmpeg_is_named(tmp_path: Path, program: str) -> None:
     (line,) = complaints(run("unpack", tmp_path, **{**READY, "FFMPEG": program}))
     assert line.startswith(f"FFMPEG is {program!r}")
+
+
+def ffmpeg_of(folder: Path, **settings: str) -> str:
+    """The ffmpeg that config finds with these settings, from another folder."""
+    command = [sys.executable, "-c", "import config; config.require('FFMPEG'); print(config.FFMPEG)"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), **settings}
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.rstrip("\n")
+
+
+@pytest.mark.parametrize("settings", [{}, {"FFMPEG": " "}, {"IMAGEIO_FFMPEG_EXE": "/bin/false", "PATH": "/none"}])
+def test_the_pinned_ffmpeg_is_the_one_unless_another_is_named(tmp_path: Path, settings: dict[str, str]) -> None:
+    assert ffmpeg_of(tmp_path, **settings) == str(PINNED)
+
+
+def test_an_ffmpeg_that_is_named_is_found_as_a_shell_finds_it(tmp_path: Path) -> None:
+    (tmp_path / "my ffmpeg").symlink_to("/bin/true")
+    for name in ("my ffmpeg", "./my ffmpeg", f"{tmp_path}/my ffmpeg"):
+        assert ffmpeg_of(tmp_path, FFMPEG=name, PATH=str(tmp_path)) == f"{tmp_path}/my ffmpeg"
+
+
+def test_a_machine_without_a_pinned_ffmpeg_is_told_so(tmp_path: Path) -> None:
+    """Where there is no wheel for it, pip installs imageio-ffmpeg without a program."""
+    package = PINNED.parent.parent
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("ffmpeg-*", "__pycache__"))
+    (line,) = complaints(run("unpack", tmp_path, **READY, PYTHONPATH=str(tmp_path)))
+    assert line.startswith("FFMPEG is not set, and imageio-ffmpeg has none for linux on ")
+
+
+def test_who_runs_no_ffmpeg_needs_none(tmp_path: Path) -> None:
+    (line,) = complaints(run("transfer", tmp_path, **{**READY, "FFMPEG": "/none", "S3_BUCKET": ""}))
+    assert line == "S3_BUCKET is not set"
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/bin/true"])
@@ -188,6 +221,28 @@ def test_each_gpu_has_a_worker_id_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         ids.append(config.worker_id("gpu"))
     assert ids == ["gpu-04-gpu", "gpu-04-gpu1", "gpu-04-gpu7"]
     assert config.worker_id("unpack") == "gpu-04-unpack"
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("caller,agent", "('caller', 'agent')"),
+        (" caller , the agent,ü ", "('caller', 'the agent', 'ü')"),
+        ("", "()"),
+        ("caller,caller", None),
+        ("caller,", None),
+        ("a\x1b[2J,b", None),
+    ],
+)
+def test_names_of_channels_are_read(tmp_path: Path, given: str, names: str | None) -> None:
+    code = "import config; config.require(); print(config.CHANNEL_NAMES)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "CHANNEL_NAMES": given},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == ("" if names is None else f"{names}\n")
+    assert ("CHANNEL_NAMES is " in done.stderr) == (names is None)
 
 
 def test_a_missing_scp_is_named(tmp_path: Path) -> None:
@@ -267,7 +322,7 @@ def example() -> dict[str, str]:
 
 def code_settings() -> set[str]:
     """Every environment variable that a file of the product names as one."""
-    readers = "text|path|url|whole|name|choice|device|languages|listen"
+    readers = "text|path|url|whole|name|names|ffmpeg|choice|device|languages|listen"
     read = rf"""_(?:{readers})\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
     sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/*.py")]
     found = {name for path in sources for pair in re.findall(read, path.read_text()) for name in pair if name}
