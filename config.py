@@ -139,6 +139,16 @@ def _languages(name: str) -> tuple[str, ...]:
     return ()
 
 
+def _names(name: str) -> tuple[str, ...]:
+    """The variable as names with commas between them; none where it is empty."""
+    text = _text(name)
+    names = tuple(part.strip() for part in text.split(",")) if text else ()
+    if all(part and part.isprintable() for part in names) and len(set(names)) == len(names):
+        return names
+    _wrong.append(f"{name} is {text!r}: give names with commas between them, each of its own, as caller,agent")
+    return ()
+
+
 def address(text: str) -> tuple[str, int] | None:
     """The address and the port of 127.0.0.1:9101 or [::1]:9101; None where the text is no such."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", text)
@@ -236,6 +246,7 @@ LOG_LEVEL = _choice("LOG_LEVEL", "INFO", "DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMAT = _choice("LOG_FORMAT", "text", *logs.FORMATS)
 METRICS_LISTEN = _listen("METRICS_LISTEN")
 WEB_TOKEN = _text("WEB_TOKEN")
+CHANNEL_NAMES = _names("CHANNEL_NAMES")
 
 for _secret in SECRETS:  # ffmpeg and ssh, which inherit the rest, have no use for them
     os.environ.pop(_secret, None)
