@@ -4,8 +4,10 @@ Import the module, never a name from it (`config.S3_BUCKET`), so that a test can
 A value that cannot be read, and a required one that is missing, are reported together by `require`.
 """
 
+import importlib.util
 import os
 import re
+import shutil
 import socket
 import ssl
 import sys
@@ -120,6 +122,25 @@ def _choice(name: str, default: str, *values: str) -> str:
     return default
 
 
+def _ffmpeg(name: str) -> str:
+    """The variable as the path of a program, or as it is where there is no such; empty: the pinned ffmpeg."""
+    if not (text := _text(name)):
+        return pinned_ffmpeg()
+    found = shutil.which(text)
+    return str(Path(found).absolute()) if found else text
+
+
+def pinned_ffmpeg() -> str:
+    """The path of the ffmpeg that imageio-ffmpeg brings; empty where it has none for this machine.
+
+    Its own `get_ffmpeg_exe` would take another program where a variable or PATH names one, and start it to see.
+    """
+    package = importlib.util.find_spec("imageio_ffmpeg")
+    folders = (package.submodule_search_locations if package else None) or []
+    programs = [str(path) for folder in folders for path in Path(folder, "binaries").glob("ffmpeg-*")]
+    return next(filter(shutil.which, programs), "")
+
+
 def _device(name: str, default: str) -> tuple[str, int]:
     """The variable as a device and its number: auto, cpu, cuda, or cuda:1 for the second GPU."""
     text = _text(name, default)
@@ -219,7 +240,7 @@ ARCHIVE_MAX_MB = _whole("ARCHIVE_MAX_MB", 204_800, least=1)
 ARCHIVE_MAX_FILE_MB = _whole("ARCHIVE_MAX_FILE_MB", 8192, least=1)
 CONVERT_JOBS = _whole("CONVERT_JOBS", 0) or len(os.sched_getaffinity(0))
 OPUS_BITRATE_KBPS = _whole("OPUS_BITRATE_KBPS", 48, least=6, most=256)  # what libopus takes for one channel
-FFMPEG = _text("FFMPEG", "ffmpeg")
+FFMPEG = _ffmpeg("FFMPEG")
 FFMPEG_TIMEOUT_SECONDS = _whole("FFMPEG_TIMEOUT_SECONDS", 3600, least=1)
 FFMPEG_MAX_MEMORY_MB = _whole("FFMPEG_MAX_MEMORY_MB", 1024, least=128)
 OPUS_MAX_MB = _whole("OPUS_MAX_MB", 1024, least=1)
@@ -269,7 +290,7 @@ def worker_id(role: str) -> str:
 
 def require(*names: str) -> None:
     """End the process with status 2 and one line for each setting that is missing or cannot be read."""
-    missing = [f"{name} is not set" for name in names if not globals()[name]]
+    missing = [f"{name} is not set" for name in names if name != "FFMPEG" and not globals()[name]]
     foreign = [
         f"{name} is {str(globals()[name])!r}: it belongs to another user, who could read and change what is in it"
         for name in FOLDERS
@@ -296,8 +317,19 @@ def require(*names: str) -> None:
             f"SCRATCH_ROOT is {str(SCRATCH_ROOT)!r}, on the file system of /: no folder on the way to it is a"
             " mount point, and REQUIRE_SCRATCH_MOUNT asks for one"
         ]
-    if problems := [*missing, *unreadable, *unwritable, *foreign, *unusable, *unmounted, *_wrong]:
+    absent = [lack] if "FFMPEG" in names and (lack := _lack_of_ffmpeg()) else []
+    if problems := [*missing, *unreadable, *unwritable, *foreign, *unusable, *unmounted, *absent, *_wrong]:
         refuse(*problems)
+
+
+def _lack_of_ffmpeg() -> str | None:
+    """Why there is no ffmpeg to run; None where there is one."""
+    if not FFMPEG:
+        machine = f"{sys.platform} on {os.uname().machine}"
+        return f"FFMPEG is not set, and imageio-ffmpeg has none for {machine}: install one and name it"
+    if shutil.which(FFMPEG) is None:
+        return f"FFMPEG is {FFMPEG!r}: there is no such program; leave it empty for that of imageio-ffmpeg"
+    return None
 
 
 def _certificates() -> list[tuple[str, str, str]]:

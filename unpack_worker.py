@@ -274,9 +274,7 @@ def main() -> int:
     """Check the settings, then work until SIGTERM."""
     given = worker.arguments(__doc__)
     os.umask(0o077)  # recordings are nobody else's
-    config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
-    if shutil.which(config.FFMPEG) is None:
-        config.refuse(f"FFMPEG is {config.FFMPEG!r}: there is no such program; install ffmpeg")
+    config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT", "FFMPEG")
     if problem := converter().problem():
         config.refuse(f"FFMPEG is {config.FFMPEG!r} and makes no Opus: {problem}")
     logs.set_up(config.LOG_LEVEL, given.log_format or config.LOG_FORMAT, config.worker_id("unpack"), "unpack")

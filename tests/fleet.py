@@ -10,10 +10,10 @@ import uuid
 from pathlib import Path
 from typing import Any, Self
 
-import imageio_ffmpeg
 import psycopg2
 import redis
 
+import config
 from tests.child import STOP_SECONDS, Child, end_all, free_port, wait_until
 from tests.nursery import Nursery
 from tests.servers import HUSH, MotoS3, Postgres, SshHost, Valkey
@@ -24,11 +24,9 @@ SCRIPT_SECONDS = 60  # the longest that pipelinectl may take
 
 
 def ffmpeg_program() -> str:
-    """imageio-ffmpeg's static ffmpeg; where it has none for this machine, the one that is installed."""
-    try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError:
-        raise SystemExit("ffmpeg is needed (Debian, Ubuntu: apt install ffmpeg)") from None
+    """The ffmpeg that the workers run: the pinned one, or what FFMPEG names."""
+    config.require("FFMPEG")
+    return config.FFMPEG
 
 
 def refuse_secrets(where: str, text: str) -> None:
@@ -118,7 +116,6 @@ class Fleet:
             "EC2_KEY_FILE": str(self.ssh.key_file),
             "EC2_KNOWN_HOSTS": str(self.ssh.known_hosts),
             "EC2_REMOTE_DIR": str(self.ssh.folder),
-            "FFMPEG": ffmpeg_program(),
             "SCRATCH_MIN_FREE_MB": "200",
             "WHISPER_MODEL": "spoken-words",
             "WHISPER_DEVICE": "cpu",

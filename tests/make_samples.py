@@ -1,7 +1,7 @@
 """Make the sample recordings, and prove that each one transcribes to exactly the words spoken in it.
 
-    python tests/make_samples.py          make samples/ anew (needs espeak-ng), then check it
-    python tests/make_samples.py check    only check what is there
+    python -m tests.make_samples          make samples/ anew (needs espeak-ng), then check it
+    python -m tests.make_samples check    only check what is there
 
 samples/words.json gives, for each recording, the words in it: "" where nothing is said, null where the
 file is damaged. A recording that the small model in models/ mishears is made again with other words.
@@ -16,8 +16,9 @@ import wave
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 from faster_whisper import WhisperModel
+
+from tests.ffmpegs import PINNED
 
 HERE = Path(__file__).parent
 SAMPLES = HERE / "samples"
@@ -39,7 +40,7 @@ NOTES = "monday/notes.txt"
 
 
 def ffmpeg(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-loglevel", "error", *arguments]
+    command = [str(PINNED), "-nostdin", "-y", "-loglevel", "error", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
