@@ -69,13 +69,21 @@ _MAGICS = tuple(
 )
 _TEXTS = ("nistsphere",)  # the only ones whose head may be plain text
 
-# Kinds that hold other files, in which the frames of a recording might be found: they are none themselves.
+# Kinds that hold other files, in which the frames of a recording may be found: they are none themselves.
 _OTHERS = re.compile(
-    rb"PK[\x01\x03\x05\x07]|\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|MSCF|\xd0\xcf\x11\xe0|%PDF|!<arch>"
-    rb"|\x89PNG|\xff\xd8\xff|GIF8|BM....\x00\x00\x00\x00|II\x2a\x00|MM\x00\x2a|RIFF....WEBP|\x00\x00\x01\x00|\x7fELF|MZ.\x00|SQLite|MThd"
-    rb"|\x00\x05\x16[\x00\x07]|.{257}ustar",
+    rb"PK[\x01\x03\x05\x07]|\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|MSCF|!<arch>|.{257}ustar"
+    rb"|\xd0\xcf\x11\xe0|%PDF|\x7fELF|MZ.\x00|SQLite|FWS|\xff\xd8\xff|\x89PNG|GIF8",
     re.DOTALL,
 )
+# Magics that settle it whatever the name of the file says; the shorter and the rarer ones need an audio suffix.
+_SURE = re.compile(
+    rb"RIFF....(?:WAVE|AVI |XWMA|QLCM)|RIFX....WAVE|(?:RF64|BW64)....WAVEds64|riff\x2e\x91\xcf\x11|FORM....AIF[FC]"
+    rb"|\.snd\x00\x00|caff\x00\x01|fLaC[\x00\x80]\x00|OggS\x00[\x02\x06]|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66"
+    rb"|FLV\x01[\x01\x04\x05]|#!AMR|#!iLBC|wvpk|MAC |TTA1|MPCK|tBaK|DSD \x1c|Creative Voice File\x1a|NIST_1A\n"
+    rb"|....ftyp|ID3[\x02-\x04]",
+    re.DOTALL,
+)
+SURE_BYTES = 32  # of the content, in which they are
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")  # not in a text
 _ID3 = re.compile(rb"ID3[\x02-\x04][^\xff].[\x00-\x7f]{4}", re.DOTALL)  # id3.org, ID3v2.4.0, section 3.1
 _BOX_TYPES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp", b"moof", b"sidx", b"uuid"}
@@ -92,19 +100,26 @@ def recognise(head: bytes, read_at: ReadAt, size: int) -> str | None:
     (fewer at the end), `MOST_READ` in all at most; `size` is that of the whole file.
     """
     content = _Content(head, read_at, size)
-    start = content.at(0, HEAD_BYTES)
-    if _is_text(start):
-        name = _by_magic(start)
-        return name if name in _TEXTS else None
     begin = _after_tags(content)
-    start = content.at(begin, HEAD_BYTES)
-    if name := _by_magic(start):
+    if name := _by_header(content, begin):
         return name
-    if _is_text(start) or _OTHERS.match(start):
-        return None
-    if _is_mov(content, begin):
-        return "mov"
-    return _by_frames(content, begin)
+    start = content.at(begin, HEAD_BYTES)
+    return None if _is_text(start) or _OTHERS.match(start) else _by_frames(content, begin)
+
+
+def is_surely_one(start: bytes, read_at: ReadAt, size: int) -> bool:
+    """Whether the content alone makes a file a recording, so that its name may be any.
+
+    `start` is its first `SURE_BYTES`. Frames without a header count only behind an ID3 tag, and at once: anything
+    may begin with something like a sync word.
+    """
+    if not _SURE.match(start):
+        return False
+    content = _Content(start, read_at, size)
+    begin = _after_tags(content)
+    if _by_header(content, begin):
+        return True
+    return begin > 0 and _first_frames(content.at(begin, _LARGEST_FRAME), whole=False) is not None
 
 
 def recognise_file(file: BinaryIO) -> str | None:
@@ -147,6 +162,14 @@ def _is_text(start: bytes) -> bool:
     return True
 
 
+def _by_header(content: _Content, begin: int) -> str | None:
+    start = content.at(begin, HEAD_BYTES)
+    name = _by_magic(start)
+    if _is_text(start):
+        return name if name in _TEXTS else None
+    return name or ("mov" if _is_mov(content, begin) else None)
+
+
 def _by_magic(start: bytes) -> str | None:
     return next((demuxer for demuxer, magic in _MAGICS if magic.match(start)), None)
 
@@ -182,14 +205,18 @@ def _by_frames(content: _Content, begin: int) -> str | None:
     """Streams without a header: each frame begins with a sync word, and says where the next one begins."""
     window = content.at(begin, _WINDOW + _LARGEST_FRAME)
     whole = begin + len(window) >= content.size
-    for demuxer, frame in CHAINED:
-        if _follow(window, 0, frame, 2, whole):
-            return demuxer
+    if name := _first_frames(window, whole):
+        return name
     if is_transport_stream(window):
         return "mpegts"
     if is_gsm(window):
         return "gsm"
     return _behind_junk(_behind_zeros(content, begin, window))
+
+
+def _first_frames(window: bytes, whole: bool) -> str | None:
+    """The kind of the frames that follow one another from the beginning."""
+    return next((demuxer for demuxer, frame in CHAINED if _follow(window, 0, frame, 2, whole)), None)
 
 
 def _behind_zeros(content: _Content, begin: int, window: bytes) -> bytes:

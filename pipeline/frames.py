@@ -16,7 +16,7 @@ _MPEG_KBPS = {  # ISO 11172-3, 2.4.2.3 and 13818-3, 2.4.2.3: of (MPEG-1?, layer)
 _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 _PACKETS, _LEAST_PACKETS = (188, 192, 204), 5  # of a transport stream: plain, with a time stamp, with FEC
 _GSM_BYTES, _LEAST_GSM, _MOST_GSM = 33, 16, 500
-_TAGS_BEHIND = re.compile(rb"\0*(?:TAG|APETAGEX|LYRICSBEGIN|ID3|$)", re.DOTALL)
+_TAGS_BEHIND = re.compile(rb"\0*(?:TAG|APETAGEX|LYRICSBEGIN|ID3|\Z)")
 
 
 class Found(NamedTuple):
@@ -96,14 +96,14 @@ CHAINED: tuple[tuple[str, Frame], ...] = (
 )  # fmt: skip
 # Those that begin somewhere behind junk: recorders that were started in the middle of a stream, broken tags.
 SEARCHED: tuple[tuple[str, re.Pattern[bytes], Frame], ...] = (
-    ("mp3", re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]"), mpeg_audio),
-    ("aac", re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"), adts),
+    ("mp3", re.compile(rb"\xff(?=[\xe2-\xe7\xf2-\xf7\xfa-\xff])"), mpeg_audio),
+    ("aac", re.compile(rb"\xff(?=[\xf0\xf1\xf8\xf9])"), adts),
 )
 
 
 def ends_here(window: bytes, at: int) -> bool:
-    """Whether a stream ends there: nothing follows but a tag or zeros, or the last frame is cut."""
-    return at >= len(window) or _TAGS_BEHIND.match(window, at) is not None
+    """Whether a stream ends exactly there: nothing follows but a tag or zeros."""
+    return at <= len(window) and _TAGS_BEHIND.match(window, at) is not None
 
 
 def is_transport_stream(window: bytes) -> bool:
