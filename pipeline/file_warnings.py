@@ -26,6 +26,14 @@ class FileWarning:
     seconds: float | None
     message: str
 
+    @property
+    def lost(self) -> str:
+        """How much sound is lost, for people; "" where that is none, or unknown."""
+        return "" if self.seconds is None else f"{self.seconds:.1f} s lost"
+
+    def __str__(self) -> str:
+        return f"{', '.join(filter(None, (self.code, self.lost)))}: {self.message}"
+
 
 def as_json(warnings: Iterable[FileWarning]) -> list[dict[str, Any]]:
     """The warnings as `audio_files.warnings` has them: [{code, seconds, message}]."""

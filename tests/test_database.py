@@ -21,6 +21,7 @@ from pipeline.transcript import Label, Segment, Transcript, Word
 from pipeline.transcripts import find_files
 from tests.child import wait_until
 from tests.fleet import Fleet
+from tests.test_transcripts import CUT, TURNED
 
 BATCH = "20250622-143052"
 OURS = sorted(path.name for path in database_module.SCHEMA.glob("*.sql"))
@@ -326,10 +327,6 @@ def test_it_keeps_the_channels_of_a_file_and_of_its_segments(fleet: Fleet, datab
     assert fleet.query("SELECT channels FROM audio_files") == [(2,)]
     ((stored,),) = fleet.query("SELECT segments FROM transcripts")
     assert [segment["channel"] for segment in stored] == [1, 2]
-
-
-CUT = FileWarning("missing_end", 5.5, "It ends 5.5 s before the end that it declares.")
-TURNED = FileWarning("inverted_channel", None, "Channel 2 was channel 1 turned over.")
 
 
 def test_it_keeps_the_warnings_of_the_last_delivery(fleet: Fleet, database: Database) -> None:

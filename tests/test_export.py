@@ -19,7 +19,7 @@ from tests.fleet import PROJECT, Fleet
 from tests.steps import BATCH, add_file
 from tests.test_finding import HOSTILE
 from tests.test_pipelinectl import complaint, control, printed
-from tests.test_transcripts import day, hear
+from tests.test_transcripts import CUT, TURNED, day, hear
 
 # What would end a cue, begin one, mark text up or drive a terminal.
 SAID = [
@@ -143,6 +143,68 @@ def test_long_cues_have_two_lines(fleet: Fleet, tmp_path: Path, text: str, lines
     assert [cue.text for cue in cues] == ["\n".join(lines), "b"]
 
 
+# A call: both speak at once, and what they say means harm to a parser. Times in seconds.
+CALL: list[dict[str, Any]] = [
+    {"start": 0.0, "end": 7.0, "text": "Is there a <fire> & where is it, I have to know", "channel": 1},
+    {"start": 1.0, "end": 1.5, "text": "Yes.", "channel": 2, "confidence": 0.3},
+    {"start": 6.0, "end": 9.0, "text": "a --> b", "channel": 1},
+    {"start": 9.0, "end": 9.5, "text": "Oh", "channel": 1},
+    {"start": 9.0, "end": 9.6, "text": "7", "channel": 3},
+]
+NAMES = "the <caller> & co,agent"
+TIMES = [(0, 6000), (1000, 1500), (6000, 9000), (9000, 9500), (9000, 9600)]
+WHO = ["the <caller> & co", "agent", "the <caller> & co", "the <caller> & co", "Channel 3"]
+
+
+def test_vtt_has_speakers_as_voices(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", *CALL, channels=3)
+    path = tmp_path / "a.vtt"
+    asked = ["export", str(audio_id), "--format", "vtt", "--output", str(path)]
+    printed(control(fleet, *asked, CHANNEL_NAMES=NAMES))
+    cues = webvtt.read(str(path)).captions
+    assert [(cue.start_time.in_milliseconds(), cue.end_time.in_milliseconds()) for cue in cues] == TIMES
+    assert cues[0].lines[0] == "<v the &lt;caller&gt; &amp; co>Is there a &lt;fire&gt; &amp; where"
+    assert [cue.raw_text.partition(">")[0] for cue in cues[1:]] == [
+        "<v agent", "<v the &lt;caller&gt; &amp; co", "<v the &lt;caller&gt; &amp; co", "<v Channel 3",
+    ]  # fmt: skip
+    assert [html.unescape(str(cue.voice)) for cue in cues] == WHO
+    assert [html.unescape(cue.text) for cue in cues[1:]] == ["Yes. [?]", "a --> b", "Oh", "7"]
+
+
+def test_srt_and_txt_begin_with_the_speaker(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", *CALL, channels=3)
+    path = tmp_path / "a.srt"
+    asked = ["export", str(audio_id), "--format", "srt", "--output", str(path)]
+    printed(control(fleet, *asked, CHANNEL_NAMES=NAMES))
+    cues = pysrt.open(str(path), error_handling=pysrt.ERROR_RAISE)
+    assert [(cue.start.ordinal, cue.end.ordinal) for cue in cues] == TIMES
+    said = ["Is there a <fire> & where is it, I have to know", "Yes. [?]", "a --> b", "Oh", "7"]
+    lines = [f"{who}: {text}" for who, text in zip(WHO, said, strict=True)]
+    assert [cue.text.replace("\n", " ") for cue in cues] == lines
+    text = printed(control(fleet, "export", str(audio_id), "--format", "txt", CHANNEL_NAMES=NAMES))
+    assert text.splitlines() == lines
+
+
+def test_a_speaker_counts_in_the_length_of_a_line(fleet: Fleet) -> None:
+    audio_id = hear(fleet, "a.mp3", {"text": "There is a fire at the mill there", "channel": 1}, channels=2)
+    text = printed(control(fleet, "export", str(audio_id), "--format", "srt", CHANNEL_NAMES="the caller,x"))
+    assert text.splitlines()[2:4] == ["the caller: There is a", "fire at the mill there"]
+    text = printed(control(fleet, "export", str(audio_id), "--format", "vtt", CHANNEL_NAMES="the caller,x"))
+    assert text.splitlines()[3:] == ["<v the caller>There is a fire at the mill there"]
+
+
+def test_cues_of_one_channel_do_not_overlap(fleet: Fleet) -> None:
+    times = [(5, 9, 1), (0, 100, 1), (5, 6, 2), (5.0004, 5.0004, 1), (0, 3, 2), (1, 1, 1)]
+    said = [{"start": start, "end": end, "text": "x", "channel": channel} for start, end, channel in times]
+    audio_id = hear(fleet, "a.mp3", *said, channels=2)
+    text = printed(control(fleet, "export", str(audio_id), "--format", "vtt"))
+    blocks = [block.split("\n") for block in text.strip().split("\n\n")[1:]]
+    assert [(times.replace("00:00:0", ""), said[3:12]) for times, said in blocks] == [
+        ("0.000 --> 1.000", "Channel 1"), ("0.000 --> 3.000", "Channel 2"), ("1.000 --> 1.001", "Channel 1"),
+        ("5.000 --> 5.001", "Channel 1"), ("5.000 --> 6.000", "Channel 2"), ("5.001 --> 5.002", "Channel 1"),
+    ]  # fmt: skip
+
+
 def test_the_signs_of_a_long_cue_count(fleet: Fleet) -> None:
     said = {"text": "There is a fire at the mill on the river", "confidence": 0.3}
     audio_id = hear(fleet, "a.mp3", said)
@@ -232,13 +294,65 @@ def test_csv_has_languages_confidence_and_what_is_missing_at_its_end(fleet: Flee
         "audio_id", "batch_id", "original_filename", "created_at", "language", "duration_seconds", "labels",
         "text",
     ]  # fmt: skip
-    assert header[8:] == ["languages", "confidence", "unintelligible_seconds"]
-    assert [line[8:] for line in lines] == [
+    assert header[8:11] == ["languages", "confidence", "unintelligible_seconds"]
+    assert [line[8:11] for line in lines] == [
         ["en de", "0.585", "9.0"],
         ["en", "", "0.0"],
         ["", "1.0", "0.0"],
         ["en", "0.5", "0.0"],
     ]
+
+
+def test_csv_tells_channels_speakers_and_warnings(fleet: Fleet) -> None:
+    hear(fleet, "a.mp3", *CALL, channels=3, warnings=[CUT, TURNED])
+    hear(fleet, "b.mp3", "from an older row")
+    asked = ["export", "--all", "--format", "csv"]
+    text = printed(control(fleet, *asked, CHANNEL_NAMES="=caller,agent"))
+    header, new, old = csv.reader(io.StringIO(text))
+    assert header[11:] == ["channels", "speakers", "warnings"]
+    assert new[11:] == [
+        "3",
+        "'=caller: Is there a <fire> & where is it, I have to know | agent: Yes. [?] | =caller: a --> b Oh"
+        " | Channel 3: 7",
+        "missing_end:5.5; inverted_channel",
+    ]
+    assert old[11:] == ["1", "", ""]
+
+
+def test_csv_has_a_row_for_each_segment_where_asked_for(fleet: Fleet) -> None:
+    call = hear(fleet, "a.mp3", CALL[0], {**CALL[1], "language": "en", "mark": "repeated"}, channels=2)
+    old = hear(fleet, "=b.mp3", "from an older row", "=1+1")
+    text = printed(
+        control(fleet, "export", "--all", "--format", "csv", "--segments", CHANNEL_NAMES="caller,agent")
+    )
+    header, *lines = csv.reader(io.StringIO(text))
+    assert header == [
+        "audio_id", "batch_id", "original_filename", "start", "end", "channel", "speaker", "language",
+        "confidence", "mark", "text",
+    ]  # fmt: skip
+    assert lines == [
+        [f"{call}", BATCH, "a.mp3", "0.0", "7.0", "1", "caller", "", "", "", CALL[0]["text"]],
+        [f"{call}", BATCH, "a.mp3", "1.0", "1.5", "2", "agent", "en", "0.3", "repeated", "Yes."],
+        [f"{old}", BATCH, "'=b.mp3", "0.0", "9.0", "", "", "", "", "", "from an older row"],
+        [f"{old}", BATCH, "'=b.mp3", "10.0", "19.0", "", "", "", "", "", "'=1+1"],
+    ]
+    assert "is for csv" in complaint(control(fleet, "export", "--all", "--format", "json", "--segments"), 2)
+
+
+def test_json_tells_channels_speakers_and_warnings(fleet: Fleet) -> None:
+    hear(fleet, "a.mp3", *CALL[:2], channels=2, warnings=[CUT])
+    hear(fleet, "b.mp3", "from an older row")
+    text = printed(control(fleet, "export", "--all", "--format", "json", CHANNEL_NAMES="caller,agent"))
+    new, old = json.loads(text)
+    assert [(segment["channel"], segment["speaker"]) for segment in new["segments"]] == [
+        (1, "caller"), (2, "agent"),
+    ]  # fmt: skip
+    assert (new["channels"], new["warnings"]) == (
+        2,
+        [{"code": "missing_end", "seconds": 5.5, "message": CUT.message}],
+    )
+    assert (old["channels"], old["warnings"]) == (1, [])
+    assert old["segments"] == [{"start": 0.0, "end": 9.0, "text": "from an older row"}]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", ' "=1'])

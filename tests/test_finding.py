@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.file_warnings import FileWarning
 from pipeline.transcript import UNCERTAIN
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_batch, add_file, s3_client
 from tests.test_pipelinectl import complaint, control, printed
-from tests.test_transcripts import day, hear
+from tests.test_transcripts import CUT, TURNED, day, hear
 
 UNSURE = f"? means uncertain (confidence under {100 * UNCERTAIN:.0f} %)"
 HOSTILE = "<script>alert(1)</script>\x1b]0;owned\x07\x1b[31m\u202e" + "x" * 260 + ".mp3"
@@ -49,6 +50,26 @@ def test_search_says_what_is_uncertain(fleet: Fleet) -> None:
     (row,) = json.loads(printed(control(fleet, "search", "fire", "--json")))
     assert row["languages"] == ["en", "de"]
     assert row["segment"] == {"start": 0.0, "end": 9.0, **doubtful}
+
+
+CALL: list[dict[str, Any]] = [
+    {"text": "is there a fire", "channel": 1, "language": "en"},
+    {"text": "yes", "channel": 2, "language": "en", "confidence": 0.3},
+    {"text": "wo", "channel": 3, "language": "de"},
+]
+NAMES = "caller,agent"
+
+
+def test_search_says_who_spoke_and_what_is_wrong_with_the_recording(fleet: Fleet) -> None:
+    audio_id = hear(fleet, "a.mp3", *CALL, languages=["en"], channels=3, warnings=[CUT])
+    assert printed(control(fleet, "search", "fire", CHANNEL_NAMES=NAMES)).splitlines() == [
+        f"{audio_id}  2025-06-22 00:00  {BATCH}  a.mp3  en warning:missing_end",
+        "    0:00  caller: is there a fire yes",
+    ]
+    assert "    0:10? Channel 2: is there" in printed(control(fleet, "search", "yes"))
+    (row,) = json.loads(printed(control(fleet, "search", "wo", "--json", CHANNEL_NAMES=NAMES)))
+    assert row["warnings"] == ["missing_end"]
+    assert (row["segment"]["channel"], row["segment"]["speaker"]) == (3, "Channel 3")
 
 
 def test_search_marks_the_words_on_a_terminal_only(fleet: Fleet) -> None:
@@ -147,6 +168,45 @@ def test_show_tells_doubtful_text_and_languages_apart(fleet: Fleet) -> None:
     assert coloured.count("\x1b[2m") == 1
 
 
+def test_show_tells_speakers_apart(fleet: Fleet) -> None:
+    audio_id = hear(fleet, "a.mp3", *CALL, languages=["en", "de"], channels=3)
+    text = printed(control(fleet, "show", str(audio_id), CHANNEL_NAMES=NAMES))
+    assert "channels             3\n" in text
+    assert text.partition("\n\n")[2].splitlines()[:3] == [
+        "    0:00  en  caller     is there a fire",
+        "    0:10? en  agent      yes",
+        "    0:20  de  Channel 3  wo",
+    ]
+    assert "    0:10? en  Channel 2  yes" in printed(control(fleet, "show", str(audio_id)))
+    shown = json.loads(printed(control(fleet, "show", str(audio_id), "--json", CHANNEL_NAMES=NAMES)))
+    assert shown["channels"] == 3
+    told = [(segment["channel"], segment["speaker"]) for segment in shown["segments"]]
+    assert told == [(1, "caller"), (2, "agent"), (3, "Channel 3")]
+
+
+def test_show_tells_what_is_wrong_with_a_recording(fleet: Fleet) -> None:
+    audio_id = hear(fleet, "a.mp3", "one", warnings=[CUT, TURNED])
+    text = printed(control(fleet, "show", str(audio_id)))
+    assert f"warning              missing_end, 5.5 s lost: {CUT.message}\n" in text
+    assert f"warning              inverted_channel: {TURNED.message}\n" in text
+    shown = json.loads(printed(control(fleet, "show", str(audio_id), "--json")))
+    assert shown["warnings"] == [
+        {"code": "missing_end", "seconds": 5.5, "message": CUT.message},
+        {"code": "inverted_channel", "seconds": None, "message": TURNED.message},
+    ]
+
+
+def test_show_reads_a_row_from_before_channels_and_warnings(fleet: Fleet) -> None:
+    audio_id = hear(fleet, "a.mp3", "one")
+    text = printed(control(fleet, "show", str(audio_id), CHANNEL_NAMES=NAMES))
+    assert "channels             1\n" in text
+    assert "warning" not in text
+    assert text.endswith("\n    0:00  one\n")
+    shown = json.loads(printed(control(fleet, "show", str(audio_id), "--json", CHANNEL_NAMES=NAMES)))
+    assert (shown["channels"], shown["warnings"]) == (1, [])
+    assert shown["segments"] == [{"start": 0.0, "end": 9.0, "text": "one"}]
+
+
 def test_show_says_no_more_than_needed(fleet: Fleet) -> None:
     certain = {"text": "good morning", "confidence": 0.93, "language": "en"}
     audio_id = hear(fleet, "a.mp3", certain, languages=["en"])
@@ -197,7 +257,10 @@ def test_hostile_names_and_words_do_nothing_to_a_terminal(fleet: Fleet) -> None:
         "confidence": 0.1,
     }
     labels = {"\x1b[31mlabel": "topic"}
-    audio_id = hear(fleet, HOSTILE, said, labels=labels, language="\x1b", languages=["\x1b", "\x07"])
+    evil = FileWarning("\x1b]0;x", 1.0, "\x1b[2J\x07<b>\n")
+    audio_id = hear(
+        fleet, HOSTILE, said, labels=labels, language="\x1b", languages=["\x1b", "\x07"], warnings=[evil]
+    )
     for arguments in (["search", "fire"], ["show", str(audio_id)], ["show", BATCH, HOSTILE]):
         text = printed(control(fleet, *arguments))
         assert "\\x1b[2J\\x07<b>" in text

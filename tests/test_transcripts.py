@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ import pytest
 from pipeline import transcripts
 from pipeline.database import Database
 from pipeline.errors import Permanent
+from pipeline.file_warnings import FileWarning, as_json
 from pipeline.transcripts import AudioFile, Hit, Query, every_file, find_files, read_file, search
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_file
 
+CUT = FileWarning("missing_end", 5.5, "It ends 5.5 s before the end that it declares.")
+TURNED = FileWarning("inverted_channel", None, "Channel 2 was channel 1 turned over.")
 DAY = datetime.datetime(2025, 6, 22, tzinfo=datetime.UTC)
 
 
@@ -30,9 +34,11 @@ def hear(
     language: str | None = "en",
     languages: list[str] | None = None,
     labels: dict[str, str] | None = None,
+    channels: int | None = None,
+    warnings: Sequence[FileWarning] = (),
 ) -> int:
-    """A file that is done, whose segments of 10 s are these, texts or fields; gives its id. Without `languages` it
-    is as rows from before that column."""
+    """A file that is done, whose segments of 10 s are these, texts or fields; gives its id. Without `languages`,
+    `channels` and `warnings` it is as rows from before those columns."""
     ((audio_id,),) = fleet.query(
         "INSERT INTO audio_files (batch_id, original_filename, status, language, languages, duration_seconds,"
         " created_at) VALUES (%s, %s, 'done', %s, %s, %s, %s) RETURNING audio_id",
@@ -48,6 +54,10 @@ def hear(
     fleet.query(
         "INSERT INTO transcripts (audio_id, text, segments, model) VALUES (%s, %s, %s, 'tiny')",
         audio_id, text, json.dumps(segments),
+    )  # fmt: skip
+    fleet.query(
+        "UPDATE audio_files SET channels = %s, warnings = %s WHERE audio_id = %s",
+        channels, json.dumps(as_json(warnings)) if warnings else None, audio_id,
     )  # fmt: skip
     for label, classifier in (labels or {}).items():
         fleet.query("INSERT INTO classifications VALUES (%s, %s, %s, 0.5)", audio_id, classifier, label)
@@ -227,6 +237,18 @@ def test_a_hit_says_how_sure_its_segment_is(fleet: Fleet, database: Database) ->
     }  # fmt: skip
 
 
+def test_a_hit_says_which_channel_it_was_on_and_what_is_wrong_with_the_file(
+    fleet: Fleet, database: Database
+) -> None:
+    said: list[dict[str, Any]] = [{"text": "hello", "channel": 1}, {"text": "a fire", "channel": 2}]
+    hear(fleet, "a", *said, channels=2, warnings=[TURNED, CUT, CUT])
+    hear(fleet, "b", "fire", created=day(1))
+    two, one = search(database, Query("fire"))
+    assert two.segment == {"start": 10.0, "end": 19.0, "text": "a fire", "channel": 2}
+    assert (two.warnings, one.warnings) == (["inverted_channel", "missing_end"], [])
+    assert "channel" not in one.segment
+
+
 def test_a_remark_is_shown_beside_a_hit_and_never_as_one(fleet: Fleet, database: Database) -> None:
     remark = {"text": "[unintelligible, 4 s]", "mark": "unintelligible", "reason": "it repeats itself"}
     hear(fleet, "a", remark, "that is unintelligible to me", remark)
@@ -283,6 +305,7 @@ def test_a_file_with_and_without_a_transcript(fleet: Fleet, database: Database) 
             {"classifier": "content", "label": "speech", "score": 0.5},
         ],
     )
+    assert (file.channels, file.warnings) == (1, [])
     add_file(fleet, "b", "failed", "x")
     (failed,) = find_files(database, BATCH, "b")
     assert (failed.status, failed.error, failed.text, failed.segments, failed.labels) == (
@@ -298,3 +321,23 @@ def test_a_file_with_and_without_a_transcript(fleet: Fleet, database: Database) 
     assert find_files(database, "other") == find_files(database, BATCH, "c") == []
     for unknown in (0, -1, 10**30, failed.audio_id + 1):
         assert read_file(database, unknown) is None
+
+
+def test_a_file_has_its_channels_and_warnings(fleet: Fleet, database: Database) -> None:
+    said: list[dict[str, Any]] = [{"text": "hello", "channel": 1}, {"text": "yes", "channel": 2}, {"text": "old"}]
+    file = read_file(database, hear(fleet, "a", *said, channels=2, warnings=[CUT, TURNED]))
+    assert file is not None
+    assert (file.channels, file.warnings) == (2, [CUT, TURNED])
+    shown = file.as_dict(("caller",))
+    assert [segment.get("speaker") for segment in shown["segments"]] == ["caller", "Channel 2", None]
+    assert shown["warnings"] == as_json([CUT, TURNED])
+    assert "speaker" not in file.segments[0]
+
+
+def test_a_warning_of_a_later_release_is_read(fleet: Fleet, database: Database) -> None:
+    audio_id = hear(fleet, "a")
+    later = [{"code": "new", "where": 3}]
+    fleet.query("UPDATE audio_files SET warnings = %s", json.dumps(later))
+    file = read_file(database, audio_id)
+    assert file is not None
+    assert file.warnings == [FileWarning("new", None, "")]

@@ -3,36 +3,45 @@
 import argparse
 import csv
 import io
+import itertools
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import config
 from pipeline import subtitles
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.database import Database
 from pipeline.errors import Permanent
+from pipeline.file_warnings import FileWarning
 from pipeline.transcript import UNINTELLIGIBLE
-from pipeline.transcripts import AudioFile, Query, every_file
+from pipeline.transcripts import AudioFile, Query, every_file, with_speaker
 from pipeline.wording import count
 
 DESCRIPTION = """Write transcripts: of a file (its audio id, or its batch and name), a batch, or what a search and
 the options take, the oldest first. txt, vtt and srt of several go into a folder: {batch}/{name}-{audio id}.vtt.
 json is an array, csv a row for each file; both are written as they are read, however many there are. In txt, vtt
 and srt [?] is behind text that is uncertain, [repeated] behind what Whisper repeated, and [unintelligible, 4 s]
-stands for speech without text."""
+stands for speech without text. The speakers of a recording with several channels are told apart, by the names in
+CHANNEL_NAMES: voices in vtt, "caller: " before the text in txt and srt, a field of each segment in json, a column
+(speakers) in csv. With --segments csv has a row for each segment, with its channel and speaker."""
 
 COLUMNS = (
     "audio_id", "batch_id", "original_filename", "created_at", "language", "duration_seconds", "labels", "text",
-    "languages", "confidence", "unintelligible_seconds",
+    "languages", "confidence", "unintelligible_seconds", "channels", "speakers", "warnings",
+)  # fmt: skip
+SEGMENT_COLUMNS = (
+    "audio_id", "batch_id", "original_filename", "start", "end", "channel", "speaker", "language", "confidence",
+    "mark", "text",
 )  # fmt: skip
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
-PER_FILE: dict[str, Callable[[AudioFile], Iterator[str]]] = {
+PER_FILE: dict[str, Callable[[AudioFile, Sequence[str]], Iterator[str]]] = {
     "txt": subtitles.txt, "vtt": subtitles.vtt, "srt": subtitles.srt,
 }  # fmt: skip
 
@@ -53,6 +62,9 @@ class Counted:
 def run(arguments: argparse.Namespace) -> int:
     """Write what was asked for; gives the exit status."""
     output = arguments.output and Path(arguments.output)
+    if arguments.segments and arguments.format != "csv":
+        common.reject("--segments is for csv")
+    kind = "segments" if arguments.segments else arguments.format
     is_folder = arguments.format not in ("json", "csv") and not is_one_file(arguments)
     if is_folder and output is None:
         common.reject(f"{arguments.format} is a file for each recording: name a folder with --output")
@@ -62,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             if output is not None and is_folder:
                 into_folder(files, output, arguments)
             elif output is None:
-                for piece in pieces(files, arguments.format):
+                for piece in pieces(files, kind):
                     sys.stdout.write(piece)
                 return 0
             else:
@@ -70,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
                     whole_file(output, arguments.force) as part,
                     part.open("x", encoding="utf-8", newline="") as file,
                 ):
-                    file.writelines(pieces(files, arguments.format))
+                    file.writelines(pieces(files, kind))
     except Unwritable as problem:
         common.complain(str(problem))
         return 1
@@ -108,45 +120,64 @@ def chosen(database: Database, arguments: argparse.Namespace) -> Iterable[AudioF
 
 
 def pieces(files: Iterable[AudioFile], kind: str) -> Iterator[str]:
-    """The text of the whole export."""
+    """The text of the whole export; the kind is a format, or `segments`."""
     if kind == "json":
         yield from as_json(files)
     elif kind == "csv":
-        yield from as_csv(files)
+        yield from as_csv(COLUMNS, map(file_row, files))
+    elif kind == "segments":
+        yield from as_csv(SEGMENT_COLUMNS, itertools.chain.from_iterable(map(segment_rows, files)))
     else:
         for file in files:
-            yield from PER_FILE[kind](file)
+            yield from PER_FILE[kind](file, config.CHANNEL_NAMES)
 
 
 def as_json(files: Iterable[AudioFile]) -> Iterator[str]:
     """An array of the files."""
     before = "["
     for file in files:
-        yield before + "\n" + json.dumps(asdict(file), default=lambda time: time.isoformat())
+        yield before + "\n" + json.dumps(file.as_dict(config.CHANNEL_NAMES), default=lambda time: time.isoformat())
         before = ","
     yield "[]\n" if before == "[" else "\n]\n"
 
 
-def as_csv(files: Iterable[AudioFile]) -> Iterator[str]:
-    """A line for each file; text that a spreadsheet would take for a formula has a ' before it."""
+def as_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """A line for each row; text that a spreadsheet would take for a formula has a ' before it."""
     line = io.StringIO()
     writer = csv.writer(line)
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     yield line.getvalue()
-    for file in files:
+    for row in rows:
         line.seek(0)
         line.truncate()
-        labels = " ".join(f"{label['label']}:{label['score']:.2f};" for label in file.labels).rstrip(";")
-        row = {
-            **vars(file),
-            "created_at": file.created_at.isoformat(),
-            "labels": labels,
-            "languages": " ".join(file.languages),
-            "confidence": confidence(file),
-            "unintelligible_seconds": unintelligible_seconds(file),
-        }
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
+        writer.writerow([_cell(row.get(name)) for name in columns])
         yield line.getvalue()
+
+
+def file_row(file: AudioFile) -> dict[str, Any]:
+    """The row of a file."""
+    labels = " ".join(f"{label['label']}:{label['score']:.2f};" for label in file.labels).rstrip(";")
+    return {
+        **vars(file),
+        "created_at": file.created_at.isoformat(),
+        "labels": labels,
+        "languages": " ".join(file.languages),
+        "confidence": confidence(file),
+        "unintelligible_seconds": unintelligible_seconds(file),
+        "speakers": subtitles.turns(file, config.CHANNEL_NAMES),
+        "warnings": "; ".join(map(_warning, file.warnings)),
+    }
+
+
+def segment_rows(file: AudioFile) -> Iterator[dict[str, Any]]:
+    """The rows of a file's segments; `channel` and `speaker` are empty where it has one channel."""
+    about = {name: vars(file)[name] for name in ("audio_id", "batch_id", "original_filename")}
+    for segment in file.segments:
+        yield {**about, **with_speaker(segment, config.CHANNEL_NAMES)}
+
+
+def _warning(warning: FileWarning) -> str:
+    return warning.code if warning.seconds is None else f"{warning.code}:{warning.seconds:.1f}"
 
 
 def confidence(file: AudioFile) -> float | None:
@@ -187,7 +218,7 @@ def into_folder(files: Iterable[AudioFile], folder: Path, arguments: argparse.Na
                 whole_file(path, arguments.force) as part,
                 part.open("x", encoding="utf-8", newline="") as target,
             ):
-                target.writelines(PER_FILE[arguments.format](file))
+                target.writelines(PER_FILE[arguments.format](file, config.CHANNEL_NAMES))
     except OSError as error:
         raise Unwritable(f"{error.filename or folder} cannot be written: {error.strerror or error}") from None
 
@@ -203,6 +234,7 @@ def add(commands: Any) -> None:
     choosing.add_filter(exporting)
     exporting.add_argument("--all", action="store_true", help="every transcript")
     exporting.add_argument("--format", required=True, choices=("txt", "vtt", "srt", "json", "csv"))
+    exporting.add_argument("--segments", action="store_true", help="csv with a row for each segment")
     exporting.add_argument("--output", metavar="PATH", help="a file, or a folder (standard output)")
     exporting.add_argument("--force", action="store_true", help="write over files that are there")
     exporting.set_defaults(run=run)

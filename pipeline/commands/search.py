@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+import config
 from pipeline.commands import choosing, common
 from pipeline.errors import Permanent
 from pipeline.subtitles import legend, reading
-from pipeline.transcripts import Hit, search
+from pipeline.transcripts import Hit, search, with_speaker
 from pipeline.wording import clock, printable
 
 DESCRIPTION = """Show the recordings in which all the words were said, the newest first, with the text around
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     more = len(found) > arguments.limit
     found = found[: arguments.limit]
     if arguments.json:
-        rows = [{**asdict(hit), "created_at": hit.created_at.isoformat()} for hit in found]
+        rows = [as_dict(hit) for hit in found]
         print(json.dumps(rows, indent=2))
         return
     console = Console(highlight=False)
@@ -48,19 +49,26 @@ def run(arguments: argparse.Namespace) -> None:
         common.say(f"there is more: --offset {arguments.offset + arguments.limit}")
 
 
+def as_dict(hit: Hit) -> dict[str, Any]:
+    """A hit for JSON."""
+    segment = with_speaker(hit.segment, config.CHANNEL_NAMES)
+    return {**asdict(hit), "created_at": hit.created_at.isoformat(), "segment": segment}
+
+
 def show(hit: Hit, console: Console) -> None:
     """Print a hit: a line that says where it is, and one of what was said."""
     where = f"{hit.audio_id}  {hit.created_at:%Y-%m-%d %H:%M}  {hit.batch_id}  {hit.original_filename}"
-    details = [", ".join(hit.languages), *hit.labels]
+    details = [", ".join(hit.languages), *hit.labels, *(f"warning:{code}" for code in hit.warnings)]
     console.print(
         Text(printable(f"{where}  {' '.join(filter(None, details))}".rstrip()), style="dim"),
         soft_wrap=not console.is_terminal,
     )
     said = Text("    ")
     if hit.segment:
-        segment = reading(hit.segment)
+        segment = reading(hit.segment, config.CHANNEL_NAMES)
         sign = "?" if segment.is_uncertain else " "
-        said.append(printable(f"{clock(segment.start)}{sign}{segment.mark_sign} "), style="cyan")
+        speaker = f" {segment.speaker}:" if segment.speaker else ""
+        said.append(printable(f"{clock(segment.start)}{sign}{segment.mark_sign}{speaker} "), style="cyan")
     for text, is_hit in hit.excerpt:
         said.append(printable(" ".join(text.splitlines())), style="bold yellow" if is_hit else "")
     console.print(said, soft_wrap=not console.is_terminal)

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from pipeline.transcripts import AudioFile, read_history
 from pipeline.wording import clock, printable
 
 DESCRIPTION = """Show everything about one file: its row, labels, history and what was said, when. `search` shows
-audio ids. A failed file has its reason here, and no Opus to fetch or play. A ? behind a time means that the text
-is uncertain; --json has the confidence of each segment and word."""
+audio ids. A failed file has its reason here, and no Opus to fetch or play. A warning says what of a recording is
+damaged or missing. A ? behind a time means that the text is uncertain; --json has the confidence of each segment
+and word. Several channels are told apart by the names in CHANNEL_NAMES."""
 
 PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "error"], ["mpv", "--no-video", "--really-quiet"])
 
@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
             return play(file)
         history = read_history(database, file.audio_id)
     if arguments.json:
-        print(json.dumps({**asdict(file), "history": history}, indent=2, default=lambda time: time.isoformat()))
+        shown = {**file.as_dict(config.CHANNEL_NAMES), "history": history}
+        print(json.dumps(shown, indent=2, default=lambda time: time.isoformat()))
     else:
         show(file, history, Console(highlight=False))
     return 0
@@ -53,6 +54,7 @@ def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
         "audio id": file.audio_id,
         "status": f"{file.status}: {file.error}" if file.error else file.status,
         "length": seconds,
+        "channels": file.channels if file.model else "",
         "languages" if len(file.languages) > 1 else "language": ", ".join(file.languages),
         "model": file.model,
         "labels": ", ".join(f"{label['label']} {label['score']:.0%}" for label in file.labels),
@@ -62,25 +64,31 @@ def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
     for name, value in rows.items():
         if value not in (None, ""):
             common.say(f"{name:<20} {value}")
-    shown = list(readings(file))
+    for warning in file.warnings:
+        common.say(f"{'warning':<20} {warning}")
+    shown = list(readings(file, config.CHANNEL_NAMES))
     if shown:
         print()
-    width = max((len(found.language or "") for found in shown), default=0)
+    widths = [max((len(text) for text in texts), default=0) for texts in zip(*map(columns, shown), strict=True)]
     for found in shown:
-        line = Text(said_at(found, width), style="dim" if found.is_uncertain else "")
+        line = Text(said_at(found, widths), style="dim" if found.is_uncertain else "")
         console.print(line, soft_wrap=True)
     if explained := legend(shown, "? means"):
         print()
         common.say(explained)
 
 
-def said_at(found: Reading, width: int) -> str:
-    """A line of a transcript: when, in which language where there are several (in `width` columns), what, and the
-    reason of its mark."""
+def columns(found: Reading) -> tuple[str, str]:
+    """What stands before a text: its language where there are several, and its speaker where there are."""
+    return found.language or "", found.speaker
+
+
+def said_at(found: Reading, widths: list[int]) -> str:
+    """A line of a transcript: when, `columns` in these widths, what, and the reason of its mark."""
     sign = "?" if found.is_uncertain else " "
-    language = f"{found.language or '':<{width}}  " if width else ""
+    before = "".join(f"{text:<{width}}  " for text, width in zip(columns(found), widths, strict=True) if width)
     reason = f" ({found.reason})" if found.reason else ""
-    return printable(f"{clock(found.start):>8}{sign} {language}{found.text}{found.mark_sign}{reason}")
+    return printable(f"{clock(found.start):>8}{sign} {before}{found.text}{found.mark_sign}{reason}")
 
 
 def download(file: AudioFile, given: str, force: bool) -> int:
