@@ -97,7 +97,7 @@ def _refuse_what_was_cut(operation_model: Any, response_dict: dict[str, Any], **
     """
     name, headers, body = operation_model.name, response_dict["headers"], response_dict["body"]
     if response_dict["status_code"] >= 300:
-        is_whole = name.startswith("Head") or b"</Error>" in body
+        is_whole = name.startswith("Head") or body.rstrip().endswith(b"</Error>")
     elif name.startswith(("List", "Create", "Complete")):
         is_whole = bool(body)
     else:

@@ -113,7 +113,7 @@ class Batches:
         steps.get(f"batch:{batch_id}:host").exists(f"batch:{batch_id}:total")
         steps.sismember(f"batch:{batch_id}:queued", filename)
         steps.sismember(f"batch:{batch_id}:settled", filename)
-        host, counting, queued, settled = steps.execute()
+        host, counting, queued, settled = redis_client.answers(steps)
         return host == self.host and bool(counting) and bool(queued) and not settled
 
     def settle(self, batch_id: str, filename: str, outcome: str) -> str:

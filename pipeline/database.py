@@ -14,7 +14,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from pipeline.errors import Outage, away, certificate_problem
+from pipeline.errors import Outage, away
 from pipeline.file_warnings import FileWarning, as_json
 from pipeline.transcript import Label, Segment, Transcript
 
@@ -27,7 +27,13 @@ STATEMENT_SECONDS = 25  # after which the server gives up: before we do, or its 
 NAMES_AT_A_TIME = 5000  # rows of a statement, which a slow server must end in that time, however large the archive
 LOCK_SECONDS = 15  # that `migrate` waits for a table that is in use: whoever asks for it meanwhile waits behind it
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
-_REFUSALS = ("password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted")
+# What a server that refuses us, and libpq, say: a connection that failed carries no code. A file that libpq cannot
+# find "does not exist" either. Only a worker that starts goes by these words: see `refusal`.
+_REFUSALS = (
+    "password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted",
+    "certificate verify failed", "does not match host name", "does not support SSL", "alert bad certificate",
+    "alert certificate required", "alert unknown ca",
+)  # fmt: skip
 _OPTIONAL = ("mark", "reason", "channel")  # fields of a segment that are not stored where they are None
 _LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
 
@@ -229,16 +235,19 @@ class Database:
 
     def refusal(self) -> str | None:
         """Why the server refuses us (password, role, database), or we its certificate, in one line; None where all
-        is well."""
+        is well.
+
+        For a start alone: it is told by words, and at work the same error is an outage whatever it says.
+        """
         try:
             with self.transaction():
                 return None
-        except psycopg2.OperationalError as error:  # a connection that failed carries no code
-            reason = str(error).strip().rpartition("\n")[2]
-            problem = certificate_problem(error)
-            if not problem and not any(words in reason for words in _REFUSALS):
+        except psycopg2.OperationalError as error:
+            lines = [] if error.pgcode else str(error).splitlines()
+            reason = next((line for line in lines if any(words in line for words in _REFUSALS)), None)
+            if reason is None:
                 raise
-            return f"DATABASE_URL: {problem or reason}"
+            return f"DATABASE_URL: {reason}"
 
     def check_schema(self) -> str | None:
         """What is wrong with the server or its schema, in one line; None where the schema is the code's.

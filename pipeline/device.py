@@ -12,7 +12,8 @@ from pipeline.errors import Broken, Outage
 
 _OUT_OF_MEMORY = ("out of memory", "status_alloc_failed", "failed to allocate memory")
 _OF_THE_DEVICE = ("cuda", "cublas failed", "cublas_status", "cudnn")  # not: a library is not found
-# Python's own classes of error that CTranslate2 and onnxruntime raise; a file's name may hold such words too.
+# What CTranslate2 and onnxruntime raise, and no class that is derived from it: some errors of PyAV are RuntimeErrors
+# too, and hold the name of a recording. These two are given numbers and models alone: their words are their own.
 _NATIVE_ERRORS = (
     RuntimeError,
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,
@@ -28,13 +29,19 @@ class BadModel(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the GPU has no room for the batch; it works on with a smaller one."""
-    return isinstance(error, _NATIVE_ERRORS) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+    return _says(error, _OUT_OF_MEMORY)
 
 
 def is_broken(error: BaseException) -> bool:
     """Whether the GPU is of no more use to this process: every later call would fail too."""
-    is_of_device = isinstance(error, _NATIVE_ERRORS) and any(name in str(error).lower() for name in _OF_THE_DEVICE)
-    return isinstance(error, Broken) or (is_of_device and not is_out_of_memory(error))
+    return isinstance(error, Broken) or (_says(error, _OF_THE_DEVICE) and not is_out_of_memory(error))
+
+
+def _says(error: BaseException, words: tuple[str, ...], path: str = "") -> bool:
+    """Whether one of the libraries says one of these words, other than in the path of its model."""
+    return type(error) in _NATIVE_ERRORS and any(
+        word in str(error).replace(path or "\0", "").lower() for word in words
+    )
 
 
 class OnnxModel:
@@ -80,11 +87,9 @@ def trial(path: Path) -> Iterator[None]:
     except (BadModel, Broken, Outage):
         raise
     except Exception as error:
-        said = str(error).replace(str(path), "it")  # a path may hold the words of a device's error
-        if isinstance(error, _NATIVE_ERRORS) and any(
-            word in said.lower() for word in (*_OUT_OF_MEMORY, *_OF_THE_DEVICE)
-        ):
+        if _says(error, (*_OUT_OF_MEMORY, *_OF_THE_DEVICE), str(path)):
             raise
+        said = str(error).replace(str(path), "it")
         raise BadModel(f"{path} cannot be used: {' '.join(said.split())[:300]}") from None
 
 

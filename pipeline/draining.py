@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import redis_client
 from pipeline.batches import DRAINING, Batches
 from pipeline.status import open_batches, read_workers
 from pipeline.wording import count
@@ -69,4 +70,4 @@ def _in_hand(redis: Any, host: str, queues: tuple[str, ...]) -> int:
         for worker in read_workers(redis, redis.zrange(f"{queue}:workers", 0, -1)):
             if worker["alive"] and worker["host"] == host:
                 steps.llen(f"{queue}:working:{worker['id']}")
-    return sum(steps.execute())
+    return sum(redis_client.answers(steps))

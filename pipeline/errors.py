@@ -2,10 +2,14 @@
 
 `Permanent` ends a job at once. An outage (see `away`) never counts against a job: the worker waits.
 Any other exception counts as one attempt, and the job is tried again.
+
+What decides is a class, a number or a code of the protocol, never a word: a message may hold the name of a file,
+or whatever a server likes to say (SECURITY.md, "Decisions and who writes their words").
 """
 
 import errno
 import re
+import ssl
 from typing import Protocol
 
 import psycopg2
@@ -63,10 +67,16 @@ _REDIS_LOST = (
     redis_errors.ReadOnlyError,
     redis_errors.OutOfMemoryError,
     redis_errors.NoPermissionError,
+    redis_errors.ClusterDownError,  # and MASTERDOWN
+    redis_errors.TryAgainError,
 )
-# In a script's error the reply stands behind other words.
-_REDIS_REPLIES = re.compile(
-    r"\b(OOM|MISCONF|READONLY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|NOAUTH|UNBLOCKED|BUSY|TRYAGAIN|LOADING)\b"
+# Codes of replies that redis-py has no class for, and of those that Redis 6 puts behind the place in a script.
+_REDIS_CODES = {
+    "OOM", "MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "UNBLOCKED", "BUSY",
+    "TRYAGAIN", "LOADING",
+}  # fmt: skip
+_PLACE_IN_SCRIPT = re.compile(
+    r"Error running script \(call to f_[0-9a-f]{40}\): @user_script:\d+: (@user_script: \d+: -)?"
 )
 
 # Values that PostgreSQL cannot hold; psycopg2 makes operational errors of them.
@@ -79,21 +89,29 @@ _SQL_SETUP = (
 )
 
 
-# What clients say of a server's certificate that they do not accept, of a server without one, or of ours that the
-# server does not accept. At a worker's start the settings are to blame, later the server: `away` has it among the
-# outages.
-_CERTIFICATE = re.compile(
-    r"certificate verify failed|hostname \S+ doesn't match|does not match host name|no certificate or crl found"
-    r"|root certificate file|WRONG_VERSION_NUMBER|does not support SSL"
-    r"|alert (bad certificate|certificate required|unknown ca)",
-    re.IGNORECASE,
-)
+# OpenSSL's reasons for a certificate that we do not accept, a server without TLS, and one that refuses ours. At a
+# worker's start the settings are to blame, later the server: `away` has it among the outages.
+_CERTIFICATE_REASONS = (
+    "CERTIFICATE_VERIFY_FAILED", "NO_CERTIFICATE_OR_CRL_FOUND", "WRONG_VERSION_NUMBER", "ALERT_BAD_CERTIFICATE",
+    "ALERT_CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA",
+)  # fmt: skip
 
 
 def certificate_problem(error: BaseException) -> str | None:
-    """Why the client of Redis, PostgreSQL or S3 and the server do not accept each other's certificate, in one
-    line; None where the error tells of something else."""
-    return next((line for line in str(error).splitlines() if _CERTIFICATE.search(line)), None)
+    """Why the client of Redis or S3 and the server do not accept each other's certificate, in one line; None where
+    the error tells of something else.
+
+    By what TLS itself has raised, which the libraries keep behind their own errors, and not by their words.
+    """
+    from urllib3.util.ssl_match_hostname import CertificateError  # as for S3 below
+
+    cause: BaseException | None = error
+    while cause is not None:
+        reason = (getattr(cause, "reason", None) or "") if isinstance(cause, ssl.SSLError) else ""
+        if reason.endswith(_CERTIFICATE_REASONS) or isinstance(cause, CertificateError):
+            return " ".join(str(error).split())
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def away(error: BaseException) -> str | None:
@@ -113,7 +131,17 @@ def away(error: BaseException) -> str | None:
 
 
 def _redis_away(error: redis_errors.RedisError) -> str | None:
-    return "Redis" if isinstance(error, _REDIS_LOST) or _REDIS_REPLIES.search(str(error)) else None
+    return "Redis" if isinstance(error, _REDIS_LOST) or _redis_code(error) in _REDIS_CODES else None
+
+
+def _redis_code(error: redis_errors.RedisError) -> str:
+    """The code that a reply begins with, "" where it has none of its own: what follows may be anybody's words."""
+    said = str(error)
+    if place := _PLACE_IN_SCRIPT.match(said):
+        said = said[place.end() :]
+    elif getattr(error, "status_code", None) == "ERR":  # which redis-py has cut off
+        return ""
+    return said.partition(" ")[0]
 
 
 def _s3_away(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline import redis_client
 from pipeline.archive import is_storable
 from pipeline.batches import is_id
 from pipeline.database import Database
@@ -100,7 +101,9 @@ def dead_letters(redis: Any, queues: list[str]) -> list[DeadLetter]:
     for queue in queues:
         steps.lrange(f"{queue}:dead", 0, -1)
     return [
-        _parsed(queue, letter) for queue, found in zip(queues, steps.execute(), strict=True) for letter in found
+        _parsed(queue, letter)
+        for queue, found in zip(queues, redis_client.answers(steps), strict=True)
+        for letter in found
     ]
 
 

@@ -61,6 +61,16 @@ def script(client: Any, name: str) -> Any:
     return client.register_script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
 
 
+def answers(steps: Any) -> list[Any]:
+    """Run a pipeline; gives its answers, or raises the first error as the server gave it: redis-py's own way would
+    put the command before it, with whatever a file or a key is called."""
+    found = list(steps.execute(raise_on_error=False))
+    for answer in found:
+        if isinstance(answer, Exception):
+            raise answer
+    return found
+
+
 def warn_of_losses(client: Any) -> None:
     """Log what in the server's settings could lose jobs."""
     is_kept = client.info("persistence").get("aof_enabled") == 1

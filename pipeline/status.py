@@ -315,4 +315,4 @@ def _pipelined(redis: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
     steps = redis.pipeline(transaction=False)
     for name, *arguments in commands:
         getattr(steps, name)(*arguments)
-    return list(steps.execute())
+    return redis_client.answers(steps)

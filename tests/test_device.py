@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from av.error import BugError
 from onnx import TensorProto
 
 from pipeline.device import THREADS, BadModel, OnnxModel, is_broken, is_out_of_memory, only_model, required
@@ -90,6 +91,7 @@ def problem(make: Callable[[], object]) -> str:
         (FileNotFoundError(2, "No such file", "CUDA out of memory.opus"), False, False),
         (ValueError(ILLEGAL), False, False),
         (KeyError("CUDA"), False, False),
+        (BugError(1, "Internal bug", "/data/scratch/CUDA failed with error out of memory.opus"), False, False),
         (MemoryError("out of memory"), False, False),
     ],
 )

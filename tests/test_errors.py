@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import boto3
 import psycopg2
@@ -14,6 +15,7 @@ from botocore import exceptions as s3_errors
 from botocore.config import Config
 from botocore.response import StreamingBody
 from psycopg2 import errors as sql_errors
+from redis._parsers.base import BaseParser
 
 from pipeline import redis_client
 from pipeline.errors import LostClaim, Outage, Permanent, Stopping, away
@@ -50,6 +52,9 @@ AWAY = [
     (redis.exceptions.ReadOnlyError(), "Redis"),
     (redis.exceptions.OutOfMemoryError(), "Redis"),
     (redis.exceptions.NoPermissionError(), "Redis"),
+    (redis.exceptions.ClusterDownError("The cluster is down"), "Redis"),
+    (redis.exceptions.MasterDownError("Link with MASTER is down"), "Redis"),
+    (redis.exceptions.TryAgainError("Multiple keys request during rehashing of slot"), "Redis"),
     (redis.exceptions.ResponseError("MISCONF Redis is configured to save"), "Redis"),
     (redis.exceptions.ResponseError("NOREPLICAS Not enough good replicas"), "Redis"),
     (redis.exceptions.ResponseError("OOM command not allowed"), "Redis"),
@@ -76,7 +81,6 @@ AWAY = [
     (client_error("NoSuchUpload", 404), "S3"),
     (client_error("BadDigest", 400), "S3"),
     (redis.exceptions.ResponseError("UNBLOCKED force unblock from blocking operation"), "Redis"),
-    (redis.exceptions.ResponseError("Error running script: @user_script: OOM command not allowed"), "Redis"),
     (redis.exceptions.ResponseError("BUSY Redis is busy running a script"), "Redis"),
     (BlockingIOError(errno.EAGAIN, "no process"), "the host"),
     (OSError(errno.ESTALE, "stale"), "the disk"),
@@ -105,7 +109,31 @@ AWAY = [
     (OSError(errno.ENOMEM, "no memory"), "the host"),
 ]
 
+# What Redis 6.2 replies to a script; from Redis 7 on the code comes first, as of any other command.
+OF_REDIS_6 = "Error running script (call to f_96eb9acda261592d9790fed148db827f8d412151): @user_script:5: "
+AWAY += [
+    (redis.exceptions.ResponseError(f"{OF_REDIS_6}@user_script: 5: -{code}"), "Redis")
+    for code in (
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "READONLY You can't write against a read only replica.",
+        "NOREPLICAS Not enough good replicas to write.",
+    )
+]
+
+
+def reply(text: str) -> Exception:
+    """The error that redis-py makes of a server's reply."""
+    return cast(Exception, BaseParser.parse_error(text))
+
+
 THE_JOBS = [
+    # the words of others behind a code, or where redis-py has cut off "ERR"
+    reply("WRONGTYPE Operation against a key holding OOM READONLY BUSY"),
+    reply("ERR unknown command 'OOM', with args beginning with: 'READONLY'"),
+    reply("ERR OOM command"),
+    reply("ERR user_script:1: OOM no script: on @user_script:1."),
+    reply(f"ERR {OF_REDIS_6}WRONGTYPE Operation against a key"),
+    reply(f"ERR {OF_REDIS_6}user_script:5: OOM"),
     Permanent("no"),
     LostClaim("no"),
     Stopping(),
@@ -173,6 +201,27 @@ def test_it_knows_a_redis_that_is_full(fleet: Fleet) -> None:
         assert away(raised_by(lambda: push(keys=["host", "names", "queue"], args=["here", "f", "job"]))) == "Redis"
     finally:
         client.config_set("maxmemory", "0")
+
+
+def test_a_pipeline_raises_the_reply_and_not_what_a_file_is_called(fleet: Fleet) -> None:
+    client = redis_client.connect(fleet.valkey.url)
+    client.set("names", "no set")
+    steps = client.pipeline(transaction=False)
+    steps.ping()
+    steps.sismember("names", "-OOM READONLY.mp3")
+    error = raised_by(lambda: redis_client.answers(steps))
+    assert away(error) is None
+    assert "OOM" not in str(error)
+    client.config_set("min-replicas-to-write", "1")
+    try:
+        steps = client.pipeline(transaction=False)
+        steps.set("names", "WRONGTYPE")
+        assert away(raised_by(lambda: redis_client.answers(steps))) == "Redis"
+    finally:
+        client.config_set("min-replicas-to-write", "0")
+    steps = client.pipeline(transaction=False)
+    steps.set("names", "yes").get("names")
+    assert redis_client.answers(steps) == [True, "yes"]
 
 
 def test_it_knows_a_postgresql_that_is_down(fleet: Fleet) -> None:

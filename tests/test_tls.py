@@ -148,25 +148,33 @@ def test_pipelinectl_works_behind_tls_and_names_a_wrong_certificate(fleet: Fleet
             assert "Traceback" not in done.stderr
 
 
+def of_tls(reason: str) -> ssl.SSLError:
+    """As Python's ssl raises it."""
+    error = ssl.SSLError(1, f"[SSL: {reason}] what OpenSSL says (_ssl.c:1006)")
+    error.reason = reason
+    return error
+
+
 @pytest.mark.parametrize(
-    ("words", "is_certificate"),
-    [  # as Debian's Redis 7.0 and PostgreSQL 15 have them said
-        (
-            "Error while reading from r : (1, '[SSL: X] tlsv13 alert certificate required (_ssl.c:2580)')",
-            True,
-        ),
-        ("Error 1 connecting to r:6380. [SSL: X] tlsv1 alert unknown ca (_ssl.c:1006).", True),
-        ("Error 1 connecting to r:6380. [SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006).", True),
-        ("server does not support SSL, but SSL was required\n", True),
-        ('root certificate file "/ca.pem" does not exist\nEither provide the file, use ...\n', True),
-        ("SSL SYSCALL error: EOF detected\n", False),  # a server that ends
-        ("Error 104 connecting to r:6380. [Errno 104] Connection reset by peer.", False),
-        ("Timeout connecting to server", False),
+    ("cause", "is_certificate"),
+    [  # as Debian's Redis 7.0 has them raised
+        (of_tls("TLSV13_ALERT_CERTIFICATE_REQUIRED"), True),
+        (of_tls("TLSV1_ALERT_UNKNOWN_CA"), True),
+        (of_tls("WRONG_VERSION_NUMBER"), True),
+        (of_tls("NO_CERTIFICATE_OR_CRL_FOUND"), True),
+        (of_tls("UNEXPECTED_EOF_WHILE_READING"), False),  # a server that ends
+        (ConnectionResetError(104, "certificate verify failed"), False),
+        (TimeoutError("WRONG_VERSION_NUMBER"), False),
+        (None, False),
     ],
 )
-def test_what_is_said_of_certificates_is_told_from_outages(words: str, is_certificate: bool) -> None:
-    expected = words.splitlines()[0] if is_certificate else None
-    assert certificate_problem(RuntimeError(words)) == expected
+def test_certificates_are_told_from_outages_by_what_tls_has_raised(
+    cause: Exception | None, is_certificate: bool
+) -> None:
+    error = ConnectionError("Error 1 connecting to r:6380.\ncertificate verify failed")
+    error.__context__ = cause
+    expected = "Error 1 connecting to r:6380. certificate verify failed" if is_certificate else None
+    assert certificate_problem(error) == expected
 
 
 # --- the clients -------------------------------------------------------------------------------------------
@@ -184,6 +192,7 @@ def test_redis_may_ask_for_our_certificate_too(secured: Secured) -> None:
     with pytest.raises(ConnectionError) as caught:
         redis_client.connect(url).ping()
     assert away(caught.value) == "Redis"
+    assert "certificate required" in str(certificate_problem(caught.value))
 
 
 @pytest.mark.parametrize("negotiation", ["postgres", "direct"])
