@@ -1,235 +1,308 @@
-"""The only caller of ffmpeg: any audio file to mono 16 kHz Opus."""
+"""Any recording to Opus: the channels that are worth keeping, at 16 kHz, and what was damaged.
+
+    recording ─▶ its container, by its bytes ─▶ ffmpeg in a sandbox ─▶ PCM ─▶ channels ─▶ ffmpeg ─▶ Opus
+
+Only the decoder sees what others have written. The encoder reads our own PCM: where it fails, it is not the file.
+"""
 
 import contextlib
-import errno
+import hashlib
 import logging
 import math
-import os
-import re
-import resource
-import shutil
-import signal
 import subprocess
 import tempfile
 import threading
 import uuid
 import wave
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import ffmpeg
+import numpy as np
 
-from pipeline import scratch
-from pipeline.errors import DISK_ERRNOS, Outage, Permanent, Stop, Stopping
+from pipeline import damage, reports, scratch
+from pipeline.channels import Measures, Plan
+from pipeline.decoding import (
+    SAMPLE_RATE,
+    BrokenTimestamps,
+    Decoder,
+    Interrupted,
+    Limits,
+    Sound,
+    Track,
+    UnreadableAudio,
+    temporary_file,
+)
+from pipeline.errors import Outage, Stop, Stopping
+from pipeline.ffmpeg_messages import LEVEL, Messages
+from pipeline.file_warnings import FileWarning
+from pipeline.pieces import Pieces, pieces
+from pipeline.pipes import MESSAGES, TooSlow, running
+from pipeline.reports import Report
+
+__all__ = ["SAMPLE_RATE", "Converter", "Report", "UnreadableAudio", "ends_whole", "opus_channels"]
 
 log = logging.getLogger(__name__)
 
 _MOST_PAGE_BYTES = 65_307  # of an Ogg page
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_RUN = (126, 127)  # what prlimit and shells say of a program that cannot be run
-_STOPPED = 255  # ffmpeg's status after SIGTERM or SIGINT
-_MOST_WORDS = 2**16  # bytes of what ffmpeg says that are kept: a damaged file can make it say gigabytes
-_NO_MEMORY = re.compile(os.strerror(errno.ENOMEM) + "|(?i:out of memory|memory exhausted|MemoryError)")
+_MOST_TRACKS = 8
 TOGETHER_SECONDS = 60  # for several small files at once: far more than they need
 INTERRUPTIONS = 3  # by a signal, before the file is to blame
-SAMPLE_RATE = 16_000  # what Whisper listens to
-
-
-class UnreadableAudio(Permanent):
-    """ffmpeg or the decoder cannot make sound of the file; the message is its own reason."""
-
-
-class _Interrupted(Exception):
-    """A signal has ended ffmpeg: the file may have no part in it."""
 
 
 @dataclass(frozen=True)
 class Converter:
-    """How files are converted: the program, the Opus bitrate (kb/s), and the most time (s), memory and Opus (MiB)
-    for one file."""
+    """How files are converted: the program, the Opus bitrate (kb/s) of each channel, the most time (s), memory and
+    Opus (MiB) for one file, and which channels are kept (`channels.MODES`)."""
 
     program: str = "ffmpeg"
     bitrate_kbps: int = 48
     timeout_seconds: int = 3600
     memory_mb: int = 1024
     opus_mb: int = 1024
+    channels: str = "auto"
 
-    def to_opus(self, source: Path, target: Path, stop: Stop) -> None:
-        """Convert `source` into `target`, whole or not at all.
+    def to_opus(self, source: Path, target: Path, stop: Stop) -> Report:
+        """Convert `source` into `target`, whole or not at all; its report is beside it.
 
-        `UnreadableAudio` where ffmpeg refuses the file, `Outage` where it cannot be run: this host would give up
-        archive after archive. `Stopping` where `stop` is set meanwhile.
+        `UnreadableAudio` where no sound can be had of the file, `Outage` where ffmpeg cannot be run: this host
+        would fail archive after archive. `Stopping` where `stop` is set meanwhile.
         """
         for _ in range(INTERRUPTIONS):
             try:
-                self._convert([(source, target)], stop, self.timeout_seconds)
-                return
-            except _Interrupted as error:  # by who stops us too, or by a machine without memory
+                return self._to_opus(source, target, stop)
+            except Interrupted as error:  # by who stops us too, or by a machine without memory
                 if stop.is_set():
                     raise Stopping from None
                 reason = str(error)
         raise UnreadableAudio(f"{reason}, {INTERRUPTIONS} times")
 
-    def together(self, files: list[tuple[Path, Path]], stop: Stop) -> bool:
-        """Convert small files (source, target) with one ffmpeg, whose start costs as much as seconds of sound.
+    def together(self, files: list[tuple[Path, Path]], stop: Stop) -> list[Report] | None:
+        """Convert small files (source, target) at once, because ffmpeg's start costs as much as seconds of sound.
 
-        False where one of them, or all together, cannot be converted so: then none is.
+        None where something is wrong or unusual with one of them: then none is converted.
         """
+        found = [pieces(source) for source, _ in files]
+        if any(one.problem or one.warnings or len(one.all) > 1 for one in found):
+            return None
+        tracks = [Track(source, one.all[0]) for (source, _), one in zip(files, found, strict=True)]
+        seconds = min(TOGETHER_SECONDS, self.timeout_seconds)
         try:
-            self._convert(files, stop, min(TOGETHER_SECONDS, self.timeout_seconds))
-        except (UnreadableAudio, _Interrupted) as error:
+            with self._decoder.sounds(tracks, files[0][1].parent, stop, seconds) as sounds:
+                if not all(_is_plain(sound, one) for sound, one in zip(sounds, found, strict=True)):
+                    return None
+                return self._encode([(*file, sound, []) for file, sound in zip(files, sounds, strict=True)], stop)
+        except (UnreadableAudio, Interrupted, BrokenTimestamps) as error:
             log.debug("%d files have to be converted one by one: %s", len(files), error)
-            return False
-        return True
+            return None
 
-    def reason(self, source: Path, target: Path, stop: Stop) -> UnreadableAudio | None:
-        """Convert as `to_opus`; gives why the file cannot be converted, or None."""
+    def sound(self, opus: Path, stop: Stop) -> Iterator[np.ndarray]:
+        """What is heard in an Opus of ours: frames by channels (16 bits, 16 kHz), about 10 s at a time. It is
+        decoded in a process of its own: what a decoder dies of costs one file. Raises as `to_opus`."""
         try:
-            self.to_opus(source, target, stop)
-        except UnreadableAudio as error:
-            return error
-        return None
+            yield from self._decoder.blocks(opus, "ogg", stop)
+        except Interrupted as error:
+            raise Stopping if stop.is_set() else UnreadableAudio(str(error)) from error
 
-    def _convert(self, files: list[tuple[Path, Path]], stop: Stop, seconds: float) -> None:
-        # A name of its own: the ffmpeg of a worker that was killed may still be writing to another one.
-        token = uuid.uuid4().hex[:8]
-        parts = [(source, target.with_name(f"{target.name}.{token}.part")) for source, target in files]
-        try:
-            self._run(parts, stop, seconds)
-            for _, part in parts:
-                self._check(part)
-            for (_, part), (_, target) in zip(parts, files, strict=True):
-                scratch.sync(part)
-                part.rename(target)
-            scratch.sync(files[0][1].parent)  # the names too: what is queued must be there after a power cut
-        finally:
-            for _, part in parts:
-                part.unlink(missing_ok=True)
-
-    def _check(self, part: Path) -> None:
-        size = part.stat().st_size if part.exists() else 0
-        if size == 0 or not _holds_sound(part):
-            raise UnreadableAudio("ffmpeg found no sound in it")
-        if size >= self.opus_mb * 2**20:  # ffmpeg ends at -fs as if all were well
-            raise self._too_large()
+    def version(self) -> str:
+        """What the program calls itself: `ffmpeg version 9.0.2`."""
+        done = subprocess.run([self.program, "-version"], capture_output=True, check=False, timeout=60)
+        return " ".join(done.stdout.decode(errors="replace").split()[:3])
 
     def problem(self) -> str | None:
         """Why the program cannot do this work, found by a trial; None where it can."""
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "trial.wav")
-            with wave.open(str(source), "wb") as sound:
-                sound.setnchannels(1)
-                sound.setsampwidth(2)
-                sound.setframerate(SAMPLE_RATE)
-                sound.writeframes(bytes(SAMPLE_RATE // 5))
             try:
-                self.to_opus(source, Path(folder, "trial.opus"), threading.Event())
+                return replace(self, channels="split")._trial(Path(folder))
             except (OSError, Outage, UnreadableAudio) as error:
                 return str(error)
-        return None
 
-    def _command(self, files: list[tuple[Path, Path]]) -> list[str]:
-        """One thread, files only (a playlist must not reach the network), the first audio stream, no tags."""
-        outputs = [
-            ffmpeg.input(f"file:{source}", protocol_whitelist="file", threads=1)["a:0"].output(
-                f"file:{target}", format="opus", acodec="libopus", ac=1, ar=SAMPLE_RATE, threads=1,
-                audio_bitrate=f"{self.bitrate_kbps}k", map_metadata=-1, application="voip",
-                fs=self.opus_mb * 2**20,
+    def _trial(self, folder: Path) -> str | None:
+        """What ffmpeg does otherwise than it must: with three channels, and with pauses that were not recorded."""
+        never, opus = threading.Event(), folder / "trial.opus"
+        times = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+        three = np.stack([8000 * np.sin(2 * np.pi * tone * times) for tone in (300, 500, 700)], axis=1)
+        with wave.open(str(folder / "trial.wav"), "wb") as sound:
+            sound.setnchannels(3)
+            sound.setsampwidth(2)
+            sound.setframerate(SAMPLE_RATE)
+            sound.writeframes(three.astype("<i2").tobytes())
+        report = self.to_opus(folder / "trial.wav", opus, never)
+        heard = sum(len(block) for block in self.sound(opus, never)) / SAMPLE_RATE
+        if report.channels != 3 or not math.isclose(heard, 1, abs_tol=0.1):
+            return f"of 1 s with 3 channels it makes {heard:.1f} s with {report.channels}"
+        pause = (b"\x3c" + bytes(31)) * 25 + b"\x7c" * 50 + (b"\x3c" + bytes(31)) * 25  # AMR: 0.5, 1 and 0.5 s
+        (folder / "trial.amr").write_bytes(b"#!AMR\n" + pause)
+        report = self.to_opus(folder / "trial.amr", opus, never)
+        return None if math.isclose(report.seconds, 2, abs_tol=0.1) else f"of 2 s it makes {report.seconds:.1f} s"
+
+    @property
+    def _decoder(self) -> Decoder:
+        pcm = self.opus_mb * 2**20 * 8 // (self.bitrate_kbps * 1000) * SAMPLE_RATE * 2
+        return Decoder(self.program, Limits(self.timeout_seconds, self.memory_mb * 2**20, pcm))
+
+    # --- decoding --------------------------------------------------------------------------------------
+
+    def _to_opus(self, source: Path, target: Path, stop: Stop) -> Report:
+        found = pieces(source)
+        if found.problem:
+            raise UnreadableAudio(found.problem)
+        with contextlib.ExitStack() as files:
+            sound, warnings = self._sound(files, source, found, target.parent, stop)
+            return self._encode([(source, target, sound, warnings)], stop)[0]
+
+    def _sound(
+        self, files: contextlib.ExitStack, source: Path, found: Pieces, folder: Path, stop: Stop
+    ) -> tuple[Sound, list[FileWarning]]:
+        """All the sound of a file, and what is wrong with it."""
+
+        def decode(tracks: Sequence[Track]) -> list[Sound]:
+            return files.enter_context(self._decoder.sounds(tracks, folder, stop, self.timeout_seconds))
+
+        tracks = [Track(source, piece) for piece in found.all]
+        warnings = list(found.warnings)
+        try:
+            sounds = decode(tracks)
+        except BrokenTimestamps as error:
+            warnings.append(damage.broken_timestamps(str(error)))
+            for track in tracks:
+                track.is_timed = False
+            sounds = decode(tracks)
+        for sound, piece in zip(sounds, found.all, strict=True):
+            damage.complete(sound, piece)
+        warnings += damage.found(sounds, found.all)
+        if len(sounds) == 1 and sounds[0].tracks > 1:
+            count = min(sounds[0].tracks, _MOST_TRACKS)
+            others = [replace(tracks[0], number=number) for number in range(1, count)]
+            with contextlib.suppress(UnreadableAudio):
+                sounds += decode(others)
+            warnings += damage.ignored_tracks(sounds[0].tracks, len(sounds))
+            return self._joined(files, sounds, folder, damage.side_by_side), warnings
+        return self._joined(files, sounds, folder, damage.in_turn), warnings
+
+    def _joined(
+        self, files: contextlib.ExitStack, sounds: list[Sound], folder: Path, join: "damage.Join"
+    ) -> Sound:
+        if len(sounds) == 1:
+            return sounds[0]
+        whole = Sound(temporary_file(files, folder))
+        join(sounds, whole)
+        return whole
+
+    # --- encoding --------------------------------------------------------------------------------------
+
+    def _encode(self, files: list[tuple[Path, Path, Sound, list[FileWarning]]], stop: Stop) -> list[Report]:
+        """Make the Opus of each (source, target, its sound, what is wrong with it), with its report."""
+        plans = [self._plan(sound) for _, _, sound, _ in files]
+        # A name of its own: the worker that was killed may have left another one.
+        token = uuid.uuid4().hex[:8]
+        parts = [target.with_name(f"{target.name}.{token}.part") for _, target, _, _ in files]
+        reports_made = []
+        try:
+            self._run_encoder([sound for _, _, sound, _ in files], plans, parts, stop)
+            for (source, target, sound, warnings), plan, part in zip(files, plans, parts, strict=True):
+                report = Report(round(sound.seconds, 3), len(plan.weights), [*warnings, *damage.of_channels(plan)])
+                scratch.sync(part)
+                reports.write(target, report, digest_of(source))
+                part.rename(target)
+                reports_made.append(report)
+            scratch.sync(files[0][1].parent)  # the names too: what is queued must be there after a power cut
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
+        return reports_made
+
+    def _plan(self, sound: Sound) -> Plan:
+        if not sound.frames:
+            raise UnreadableAudio("ffmpeg found no sound in it")
+        if sound.channels == 1:
+            return Plan([{0: 1.0}])
+        measures = Measures(sound.channels, SAMPLE_RATE)
+        for block in sound.blocks():
+            measures.add(block)
+        return measures.plan(self.channels)
+
+    def _run_encoder(self, sounds: list[Sound], plans: list[Plan], parts: list[Path], stop: Stop) -> None:
+        for sound in sounds:
+            sound.file.seek(0)
+        inputs = [sound.file.fileno() for sound in sounds]
+        messages, most = Messages(), self.opus_mb * 2**20
+        with contextlib.ExitStack() as files:
+            targets = [files.enter_context(part.open("xb", buffering=0)) for part in parts]
+
+            def command(urls: Sequence[str]) -> list[str]:
+                return self._command(sounds, plans, urls)
+
+            with running(command, len(parts), stop, self.timeout_seconds, inputs) as program:
+                try:
+                    for number, chunk in program.chunks():
+                        if number == MESSAGES:
+                            messages.feed(chunk)
+                        elif targets[number].tell() + len(chunk) > most:
+                            raise UnreadableAudio(f"its Opus would be over {self.opus_mb} MB (OPUS_MAX_MB)")
+                        else:
+                            _write(targets[number], chunk)
+                except TooSlow:
+                    raise UnreadableAudio(
+                        f"ffmpeg was not done after {self.timeout_seconds:g} s (FFMPEG_TIMEOUT_SECONDS)"
+                    ) from None
+            messages.close()
+            status = program.ended.status
+            if status < 0:
+                raise Interrupted(f"ffmpeg was ended with status {status}")
+            if status:  # its input is our own: this host would fail file after file
+                raise Outage("ffmpeg", f"{self.program} makes no Opus, status {status}: {messages.reason({})}")
+
+    def _command(self, sounds: list[Sound], plans: list[Plan], urls: Sequence[str]) -> list[str]:
+        """One thread each, no tags; more than two channels as they are, by a mapping that has no loudspeakers."""
+        outputs = []
+        for sound, plan, url in zip(sounds, plans, urls, strict=True):
+            count = len(plan.weights)
+            options: dict[str, object] = {"mapping_family": 255} if count > 2 else {}
+            if not plan.is_copy(sound.channels):
+                options["af"] = plan.pan()
+            source = ffmpeg.input(
+                f"pipe:{sound.file.fileno()}", format="s16le", ar=SAMPLE_RATE, ac=sound.channels, threads=1
             )
-            for source, target in files
-        ]  # fmt: skip
-        return (
+            outputs.append(
+                source["a:0"].output(
+                    url, format="opus", acodec="libopus", threads=1, map_metadata=-1, application="voip",
+                    audio_bitrate=f"{self.bitrate_kbps * count}k", **options,
+                )
+            )  # fmt: skip
+        return list(
             ffmpeg.merge_outputs(*outputs)
-            .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
+            .global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", LEVEL)
             .overwrite_output()
             .compile(cmd=self.program)
         )
 
-    def _run(self, files: list[tuple[Path, Path]], stop: Stop, seconds: float) -> None:
-        if shutil.which(self.program) is None:  # prlimit would say it in words of its own
-            raise Outage("ffmpeg", f"there is no {self.program}")
-        process = subprocess.Popen(
-            [*self._limits(), *self._command(files)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us: we end it ourselves
-        )
-        assert process.stderr is not None
-        said = bytearray()
-        listening = threading.Thread(target=_keep_the_start, args=(process.stderr, said), daemon=True)
-        with process:
-            listening.start()
-            try:
-                _wait(process, listening, stop, seconds)
-            except BaseException:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                raise
-            finally:
-                listening.join()
-        messages = said.decode(errors="replace")
-        for source, part in files:
-            messages = messages.replace(f"file:{source}", "it").replace(f"file:{part}", "its Opus")
-        self._judge(process.returncode, messages)
 
-    def _limits(self) -> list[str]:
-        """The command in front of ffmpeg that has the kernel hold it to its limits, also when this worker is gone.
-
-        Data rather than address space: that is what it writes to, not what it has mapped. Of CPU time twice the
-        longest time, for its two busy threads. Its output ends a little beyond what ffmpeg itself keeps to.
-        """
-        limits = {
-            "data": (resource.RLIMIT_DATA, self.memory_mb * 2**20),
-            "cpu": (resource.RLIMIT_CPU, 2 * self.timeout_seconds + 1),
-            "fsize": (resource.RLIMIT_FSIZE, (self.opus_mb + 1) * 2**20),
-            "core": (resource.RLIMIT_CORE, 0),
-        }
-        ours = {name: resource.getrlimit(kind)[1] for name, (kind, _) in limits.items()}
-        lowest = {
-            name: limit if ours[name] == resource.RLIM_INFINITY else min(limit, ours[name])
-            for name, (_, limit) in limits.items()
-        }
-        return ["prlimit", *(f"--{name}={limit}" for name, limit in lowest.items()), "--"]
-
-    def _judge(self, status: int, messages: str) -> None:
-        """Raise what ffmpeg's end means; nothing where all is well."""
-        if status == 0:
-            return
-        if status in _NOT_RUN:
-            raise Outage("ffmpeg", f"{self.program} cannot be run, status {status}: {messages.strip()}")
-        if status == -signal.SIGXFSZ:
-            raise self._too_large()
-        if status == -signal.SIGXCPU:
-            raise UnreadableAudio(f"ffmpeg took {2 * self.timeout_seconds} s of CPU (FFMPEG_TIMEOUT_SECONDS)")
-        if _NO_MEMORY.search(messages):
-            raise UnreadableAudio(f"ffmpeg needs more than {self.memory_mb} MB of memory (FFMPEG_MAX_MEMORY_MB)")
-        if status < 0 or (status == _STOPPED and not messages):
-            raise _Interrupted(f"ffmpeg was ended with status {status}")
-        raise _failure(status, messages)
-
-    def _too_large(self) -> UnreadableAudio:
-        return UnreadableAudio(f"its Opus would be over {self.opus_mb} MB (OPUS_MAX_MB)")
+def _is_plain(sound: Sound, found: Pieces) -> bool:
+    """Whether nothing is wrong or unusual with a file."""
+    return bool(sound.frames) and sound.tracks == 1 and not damage.found([sound], found.all)
 
 
-def _wait(process: subprocess.Popen[bytes], listening: threading.Thread, stop: Stop, seconds: float) -> None:
-    for waited in range(math.ceil(seconds * 2)):
-        listening.join(0.5)  # it ends with ffmpeg, and at once
-        if not listening.is_alive():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)
-                return
-        if stop.is_set():
-            raise Stopping
-        if waited + 1 >= seconds * 2:
-            raise UnreadableAudio(f"ffmpeg was not done after {seconds:g} s (FFMPEG_TIMEOUT_SECONDS)")
+def _write(file: FileIO, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]
 
 
-def _keep_the_start(pipe: BinaryIO, said: bytearray) -> None:
-    """Read a pipe to its end, and keep what came first."""
-    while chunk := os.read(pipe.fileno(), _MOST_WORDS):
-        said += chunk[: _MOST_WORDS - len(said)]
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def opus_channels(path: Path) -> int:
+    """How many channels an Opus of ours has (RFC 7845, section 5.1); 1 where it is none."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    place = head.find(b"OpusHead")
+    return max(1, head[place + 9]) if 0 <= place < len(head) - 9 else 1
 
 
 def ends_whole(path: Path) -> bool:
@@ -244,21 +317,3 @@ def ends_whole(path: Path) -> bool:
             return bool(page[5] & 4)  # the end-of-stream flag
         start = tail.rfind(b"OggS", 0, start)  # those four bytes may also occur in the sound
     return False
-
-
-def _holds_sound(path: Path) -> bool:
-    """Whether sound follows the header pages: of a file without a sample ffmpeg makes the headers alone."""
-    with path.open("rb") as file:
-        start = file.read(2 * _MOST_PAGE_BYTES)
-    return not start.startswith(b"OggS") or b"OpusTags" not in start[start.rfind(b"OggS") :]
-
-
-def _failure(status: int, messages: str) -> Exception:
-    """ffmpeg's own words, without addresses and our paths; a full disk is no fault of the file."""
-    for number in DISK_ERRNOS:
-        of_its_output = any(os.strerror(number) in line for line in messages.splitlines() if "its Opus" in line)
-        if of_its_output or (number in _FULL and os.strerror(number) in messages):
-            return OSError(number, "ffmpeg could not write its output")
-    words = [re.sub(r"^\[[^]]*\] ", "", line).strip() for line in messages.splitlines()]
-    reason = "; ".join(line for line in words if line and not line.startswith("Error opening input file"))
-    return UnreadableAudio(f"ffmpeg: {reason[:400] or f'ended with status {status}'}")

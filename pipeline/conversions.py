@@ -4,18 +4,21 @@ Few files are taken out of the archive ahead of their conversion, so that scratc
 not every MP3 beside them. Small files share one ffmpeg, whose start costs as much as some seconds of sound.
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import archive
+from pipeline import archive, reports
 from pipeline.archive import Member
 from pipeline.audio import Converter, UnreadableAudio
 from pipeline.errors import Stop, Stopping
 
 TOGETHER, SMALL_BYTES = 8, 2**18  # files of so many bytes at most are converted so many at a time (bench/archives)
+_CHUNK = 2**20
 Outcome = tuple[Member, UnreadableAudio | None]
 
 
@@ -77,8 +80,7 @@ class Conversions:
         converted together."""
         if end.is_set():
             raise Stopping
-        # What is there is from an earlier delivery: it appears only when it is whole.
-        missing = [member for member in group if not self.opus(member).exists()]
+        missing = [member for member in group if not self._is_converted(tar, member)]
         files = [(self.opus(member).with_suffix(".source"), self.opus(member)) for member in missing]
         try:
             for member, (source, _) in zip(missing, files, strict=True):
@@ -87,13 +89,38 @@ class Conversions:
             if len(files) > 1:
                 return [(member, None) for member in group] if self.converter.together(files, end) else None
             reasons = {
-                member: self.converter.reason(source, target, end)
+                member: self._reason(source, target, end)
                 for member, (source, target) in zip(missing, files, strict=True)
             }
         finally:
             for source, _ in files:
                 source.unlink(missing_ok=True)
         return [(member, reasons.get(member)) for member in group]
+
+    def _is_converted(self, tar: BinaryIO, member: Member) -> bool:
+        """Whether an earlier delivery has made this Opus, of the same bytes. It is whole: it appears only then."""
+        opus = self.opus(member)
+        return opus.exists() and reports.is_of(opus, _digest(tar, member)) is not None
+
+    def _reason(self, source: Path, target: Path, end: Stop) -> UnreadableAudio | None:
+        """Convert a file; gives why it cannot be converted, or None."""
+        try:
+            self.converter.to_opus(source, target, end)
+        except UnreadableAudio as error:
+            return error
+        return None
+
+
+def _digest(tar: BinaryIO, member: Member) -> str:
+    """The SHA-256 of a member's bytes, in hexadecimal digits."""
+    digest, done = hashlib.sha256(), 0
+    while done < member.size:
+        chunk = os.pread(tar.fileno(), min(_CHUNK, member.size - done), member.offset + done)
+        if not chunk:
+            break
+        digest.update(chunk)
+        done += len(chunk)
+    return digest.hexdigest()
 
 
 def groups(members: list[Member], alone: int) -> Iterator[list[Member]]:

@@ -32,8 +32,8 @@ _X32 = 0x40000000  # the other numbering of x86-64
 _EPERM = 1
 # By machine: its number in linux/audit.h, and the system calls that are refused: sockets, other processes' memory,
 # and what leads around Landlock or to more rights. The order is that of the names.
-# socket, socketpair, connect, bind, listen, sendto, sendmsg; ptrace, process_vm_readv, process_vm_writev, pidfd_getfd;
-# io_uring_setup, open_by_handle_at, mount, unshare, setns, bpf, perf_event_open, keyctl, userfaultfd
+# socket, socketpair, connect, bind, listen, sendto, sendmsg; ptrace, process_vm_readv, process_vm_writev,
+# pidfd_getfd; io_uring_setup, open_by_handle_at, mount, unshare, setns, bpf, perf_event_open, keyctl, userfaultfd
 _MACHINES = {
     "x86_64": (0xC000003E, (41, 53, 42, 49, 50, 44, 46, 101, 310, 311, 438,
                             425, 304, 165, 272, 308, 321, 298, 250, 323)),
