@@ -8,15 +8,19 @@ import hashlib
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pipeline.tar_headers import DEVICE, FIFO, FILE, FOLDER, LINK, SPARSE, Header, headers, shown
+from pipeline.containers import SURE_BYTES, is_surely_one, may_be_sure
+from pipeline.tar_headers import DEVICE, FIFO, FILE, FOLDER, HARD_LINK, LINK, SPARSE, Header, headers, shown
 from pipeline.tar_headers import BadArchive as BadArchive
 
 AUDIO_SUFFIXES = frozenset(
-    (".mp3", ".wav", ".flac", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".amr", ".wma", ".aif", ".aiff", ".webm")
+    """
+    .mp3 .mp2 .mpga .wav .w64 .flac .m4a .m4b .mp4 .mov .3gp .3g2 .aac .ogg .oga .opus .spx .amr .awb .gsm .wma
+    .asf .aif .aiff .aifc .caf .au .snd .webm .mka .mkv .ac3 .wv .ape .voc .qcp .dss .avi .flv .ts .mpg .mpeg
+    """.split()  # noqa: SIM905
 )
 MOST_NAME_BYTES = 1024
 _MOST_KINDS = 8  # of ignored members that are told apart
@@ -28,13 +32,15 @@ class Member:
     """One audio file of an archive.
 
     `original_filename` is the member's name (bytes that are not UTF-8 as \\xNN), unique in the archive;
-    `safe_stem` is a unique name for files made from it; `offset` and `size` are where its bytes are.
+    `safe_stem` is a unique name for files made from it; `offset` and `size` are where its bytes are. `problem`
+    says why it cannot be taken out of the archive: it alone fails.
     """
 
     original_filename: str
     safe_stem: str
     offset: int
     size: int
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,23 +58,32 @@ class Index:
 
 
 def index(path: Path, most_members: int, most_file_bytes: int) -> Index:
-    """List the audio files of a plain tar. `BadArchive` where it is cut, damaged or over the limits."""
+    """List the audio files of a plain tar. `BadArchive` where it is cut, damaged or has too many members.
+
+    One that cannot be taken out safely is listed with its problem. Its name is found last, so that it takes none
+    from a file that is there.
+    """
     members: list[Member] = []
-    names, stems = _Unique(), _Unique(fold_case=True)
+    unnamed: list[int] = []
+    names = _Names()
     ignored: Counter[str] = Counter()
     with path.open("rb") as file:
         for count, header in enumerate(headers(file), 1):
             if count > most_members:
                 raise BadArchive(f"more than {most_members} members")
             name = readable(header.name)
-            if not _is_audio(header, name):
-                _count(ignored, header, name)
+            lowered = PurePosixPath(name.lower())
+            if not _is_recording(file, header, lowered):
+                _count(ignored, header, lowered)
                 continue
-            if header.size > most_file_bytes:
-                raise BadArchive(f"{shown(name)} has {header.size} bytes: {most_file_bytes} are allowed")
-            filename = names.of(name, name)
-            stem = stems.of(_safe_stem(filename), filename)
-            members.append(Member(filename, stem, header.offset, header.size))
+            if problem := _problem(header, most_file_bytes):
+                unnamed.append(len(members))
+                members.append(Member(name, "", header.offset, header.size, problem))
+                continue
+            members.append(Member(*names.of(name), header.offset, header.size))
+    for at in unnamed:
+        filename, stem = names.of(members[at].original_filename)
+        members[at] = replace(members[at], original_filename=filename, safe_stem=stem)
     return Index(members, ignored.total(), dict(ignored.most_common()))
 
 
@@ -108,22 +123,42 @@ def is_storable(name: str) -> bool:
         return False
 
 
-def _is_audio(header: Header, name: str) -> bool:
-    """A plain file with an audio suffix; a Mac's `._` companions only look like one."""
-    path = PurePosixPath(name.lower())
-    if path.suffix not in AUDIO_SUFFIXES or path.name.startswith("._"):
+def _is_recording(file: BinaryIO, header: Header, path: PurePosixPath) -> bool:
+    """A file with an audio suffix, or one whose content leaves no doubt; a Mac's `._` companions only look like
+    one. A hard link looks like one too: in many archives no other member has its sound."""
+    if path.suffix in AUDIO_SUFFIXES and not path.name.startswith("._"):
+        return header.kind in (FILE, SPARSE, HARD_LINK)
+    if header.kind != FILE or not header.size:
         return False
+    start = os.pread(file.fileno(), min(SURE_BYTES, header.size), header.offset)
+    return may_be_sure(start) and _leaves_no_doubt(file, header, start)
+
+
+def _leaves_no_doubt(file: BinaryIO, header: Header, start: bytes) -> bool:
+    def read_at(offset: int, length: int) -> bytes:
+        return os.pread(file.fileno(), max(0, min(length, header.size - offset)), header.offset + offset)
+
+    return is_surely_one(start, read_at, header.size)
+
+
+def _problem(header: Header, most_file_bytes: int) -> str | None:
+    """Why a recording cannot be taken out of the archive; None where it can."""
     if header.kind == SPARSE:
-        raise BadArchive(f"{shown(name)} is a sparse file, which may unpack to any size")
-    return header.kind == FILE
+        return "it is a sparse file, which may unpack to any size"
+    if header.kind == HARD_LINK:
+        return "it is a hard link: its sound is stored under another name, or not at all"
+    if header.size > most_file_bytes:
+        return f"it has {header.size} bytes: {most_file_bytes} are allowed (ARCHIVE_MAX_FILE_MB)"
+    return None
 
 
-def _count(ignored: Counter[str], header: Header, name: str) -> None:
+def _count(ignored: Counter[str], header: Header, path: PurePosixPath) -> None:
     """Count a member that is no audio file by its suffix, or by what it is; few kinds are told apart."""
     if header.kind == FOLDER:
         return
-    path = PurePosixPath(name.lower())
-    kind = f"{header.kind}" if header.kind in (LINK, DEVICE, FIFO) else path.suffix or "without a suffix"
+    kind = header.kind
+    if kind not in (LINK, HARD_LINK, DEVICE, FIFO):
+        kind = path.suffix or "without a suffix"
     if path.name.startswith("._"):
         kind = "._*"
     plain = re.fullmatch(r"[a-z0-9._* A-Z]{1,16}", kind)
@@ -132,12 +167,23 @@ def _count(ignored: Counter[str], header: Header, name: str) -> None:
 
 def _safe_stem(filename: str) -> str:
     """`file001` for `file001.mp3`; any other than a flat, plain name is cleaned and told apart by its hash."""
-    stem, _, _ = filename.rpartition(".")
+    stem = filename.rpartition(".")[0] or filename
     plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9 ._()+,@=-]{0,150}", stem)
     if plain and not stem.startswith("archive.tar"):  # the archive's own name, beside which the files lie
         return stem
     cleaned = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[-80:].strip("_-")
     return f"{cleaned or 'file'}-{hashlib.sha256(filename.encode()).hexdigest()[:12]}"
+
+
+class _Names:
+    """The filename and the safe stem of one member after the other."""
+
+    def __init__(self) -> None:
+        self._names, self._stems = _Unique(), _Unique(fold_case=True)
+
+    def of(self, name: str) -> tuple[str, str]:
+        filename = self._names.of(name, name)
+        return filename, self._stems.of(_safe_stem(filename), filename)
 
 
 class _Unique:

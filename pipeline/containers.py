@@ -90,10 +90,11 @@ _BOX_TYPES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"s
 _FILLING = {b"wide", b"free", b"skip", b"pnot", b"uuid"}  # boxes that say nothing of the kind
 _PICTURES = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"crx ", b"jxl "}
 
+Demuxer = str  # its name, as `-f` takes it
 ReadAt = Callable[[int, int], bytes]
 
 
-def recognise(head: bytes, read_at: ReadAt, size: int) -> str | None:
+def recognise(head: bytes, read_at: ReadAt, size: int) -> Demuxer | None:
     """The demuxer (`-f NAME`) for the content; None where it is no recording that we know.
 
     `head` is the beginning of the file, as much as the caller has; `read_at(offset, length)` gives other bytes
@@ -107,14 +108,17 @@ def recognise(head: bytes, read_at: ReadAt, size: int) -> str | None:
     return None if _is_text(start) or _OTHERS.match(start) else _by_frames(content, begin)
 
 
+def may_be_sure(start: bytes) -> bool:
+    """Whether it is worth asking `is_surely_one`: quick, since it is asked of every sidecar."""
+    return _SURE.match(start) is not None
+
+
 def is_surely_one(start: bytes, read_at: ReadAt, size: int) -> bool:
     """Whether the content alone makes a file a recording, so that its name may be any.
 
-    `start` is its first `SURE_BYTES`. Frames without a header count only behind an ID3 tag, and at once: anything
-    may begin with something like a sync word.
+    `start` is its first `SURE_BYTES`, for which `may_be_sure` holds. Frames without a header count only behind an
+    ID3 tag, and at once: anything may begin with something like a sync word.
     """
-    if not _SURE.match(start):
-        return False
     content = _Content(start, read_at, size)
     begin = _after_tags(content)
     if _by_header(content, begin):
@@ -122,7 +126,13 @@ def is_surely_one(start: bytes, read_at: ReadAt, size: int) -> bool:
     return begin > 0 and _first_frames(content.at(begin, _LARGEST_FRAME), whole=False) is not None
 
 
-def recognise_file(file: BinaryIO) -> str | None:
+def tag_bytes(head: bytes, read_at: ReadAt, size: int) -> int:
+    """How many bytes of ID3v2 tags are in front of the content (`-skip_initial_bytes N`): ffmpeg 9 looks behind
+    them only for some demuxers, and for no WAV, AIFF, AMR or CAF."""
+    return _after_tags(_Content(head, read_at, size))
+
+
+def recognise_file(file: BinaryIO) -> Demuxer | None:
     """`recognise` for an open file; its position stays."""
     handle = file.fileno()
     return recognise(
@@ -162,7 +172,7 @@ def _is_text(start: bytes) -> bool:
     return True
 
 
-def _by_header(content: _Content, begin: int) -> str | None:
+def _by_header(content: _Content, begin: int) -> Demuxer | None:
     start = content.at(begin, HEAD_BYTES)
     name = _by_magic(start)
     if _is_text(start):
@@ -170,7 +180,7 @@ def _by_header(content: _Content, begin: int) -> str | None:
     return name or ("mov" if _is_mov(content, begin) else None)
 
 
-def _by_magic(start: bytes) -> str | None:
+def _by_magic(start: bytes) -> Demuxer | None:
     return next((demuxer for demuxer, magic in _MAGICS if magic.match(start)), None)
 
 
@@ -201,7 +211,7 @@ def _is_mov(content: _Content, begin: int) -> bool:
     return False
 
 
-def _by_frames(content: _Content, begin: int) -> str | None:
+def _by_frames(content: _Content, begin: int) -> Demuxer | None:
     """Streams without a header: each frame begins with a sync word, and says where the next one begins."""
     window = content.at(begin, _WINDOW + _LARGEST_FRAME)
     whole = begin + len(window) >= content.size
@@ -214,7 +224,7 @@ def _by_frames(content: _Content, begin: int) -> str | None:
     return _behind_junk(_behind_zeros(content, begin, window))
 
 
-def _first_frames(window: bytes, whole: bool) -> str | None:
+def _first_frames(window: bytes, whole: bool) -> Demuxer | None:
     """The kind of the frames that follow one another from the beginning."""
     return next((demuxer for demuxer, frame in CHAINED if _follow(window, 0, frame, 2, whole)), None)
 
@@ -229,7 +239,7 @@ def _behind_zeros(content: _Content, begin: int, window: bytes) -> bytes:
     return window
 
 
-def _behind_junk(window: bytes) -> str | None:
+def _behind_junk(window: bytes) -> Demuxer | None:
     for demuxer, sync, frame in SEARCHED:
         places = (found.start() for found in sync.finditer(window, 0, _WINDOW))
         if any(_follow(window, at, frame, 3, whole=False) for at in places):

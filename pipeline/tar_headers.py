@@ -19,12 +19,13 @@ MOST_HEADER_BYTES = 2**20  # of one PAX or GNU header: names are far shorter
 _MOST_HEADERS = 16  # in front of one member: archivers write one or two
 _CHUNK = 2**20
 
-FILE, SPARSE, FOLDER, LINK, DEVICE, FIFO, UNKNOWN = "file", "sparse", "folder", "link", "device", "FIFO", "unknown"
+FILE, SPARSE, FOLDER, DEVICE, FIFO, UNKNOWN = "file", "sparse", "folder", "device", "FIFO", "unknown"
+LINK, HARD_LINK = "link", "hard link"
 _KINDS = {
     b"0": FILE, b"\0": FILE, b"7": FILE, b"S": SPARSE, b"5": FOLDER,
-    b"1": LINK, b"2": LINK, b"3": DEVICE, b"4": DEVICE, b"6": FIFO,
+    b"1": HARD_LINK, b"2": LINK, b"3": DEVICE, b"4": DEVICE, b"6": FIFO,
 }  # fmt: skip
-_WITHOUT_DATA = {FOLDER, LINK, DEVICE, FIFO}  # whatever size they claim
+_WITHOUT_DATA = {FOLDER, LINK, HARD_LINK, DEVICE, FIFO}  # whatever size they claim
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL, _OTHER_VOLUME = b"L", b"K", (b"x", b"X"), b"g", b"M"
 _OCTAL = re.compile(rb" *([0-7]+)(?:[ \0].*)?", re.DOTALL)
 _RECORD = re.compile(rb"([1-9][0-9]{0,7}) ([^=\n]+)=")
@@ -37,7 +38,10 @@ class BadArchive(Permanent):
 
 @dataclass(frozen=True)
 class Header:
-    """A member: its name (surrogates for bytes that are not UTF-8), what it is, and where its bytes are."""
+    """A member: its name (surrogates for bytes that are not UTF-8), what it is, and where its bytes are.
+
+    Of a sparse file these are its parts, behind one another, in PAX form 1.0 with a list of them in front.
+    """
 
     name: str
     kind: str
