@@ -60,6 +60,25 @@ def test_the_units_give_every_variable_and_no_secret() -> None:
         assert "vault" not in unit.read_text()
 
 
+def test_the_units_let_ffmpeg_be_started_and_confined() -> None:
+    """Refused by the unit, Landlock looks as if the kernel had none, and ffmpeg would run without it."""
+    needed = {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp", "prlimit64"}
+    shared = (ANSIBLE / "roles/deployment/templates/worker.conf.j2").read_text()
+    for role in ("gpu", "unpack"):
+        unit = shared + UNITS[role].read_text()
+        filters = [line.split() for line in re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE)]
+        allowed = {call for line in filters if not line[0].startswith("~") for call in line}
+        refused = {call.lstrip("~") for line in filters if line[0].startswith("~") for call in line}
+        assert needed | {"@system-service"} <= allowed, role  # with @process: clone, execve, prctl, wait4
+        assert refused == {"@privileged", "@resources"}, role
+        assert not re.search("^(NoExecPaths|ExecPaths|TasksMax|Limit[A-Z]+)=", unit, re.MULTILINE), role
+
+
+def test_no_role_installs_an_ffmpeg_beside_the_pinned_one() -> None:
+    for path in (ANSIBLE / "roles").rglob("*.yml"):
+        assert "- ffmpeg" not in path.read_text(), path
+
+
 def test_every_secret_that_a_worker_reads_is_written() -> None:
     """Which file gets which: roles/deployment/tasks/secrets.yml."""
     roles = ANSIBLE / "roles"
