@@ -101,14 +101,16 @@ class Unpacker:
         outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         total, file_count = len(index.members), job.fields.get("file_count")
-        if isinstance(file_count, int) and file_count != total:
+        if isinstance(file_count, int) and file_count > total:  # an older transfer worker counts fewer
             raise archive.BadArchive(f"{s3_key} holds {total} audio files, the job says {file_count}")
         log.info("batch %s: %d audio files, %s", batch_id, total, index.others())
         names = [member.original_filename for member in index.members]
         outlast(self.database.open_batch, batch_id, s3_key, names, self.worker.host)
         outlast(self.batches.enter_queue, config.TRANSCRIBE_QUEUE)  # a Redis that was wiped has forgotten it
         outlast(self.batches.open, batch_id, total)
-        self._convert_all(batch_id, path, self._left_to_do(batch_id, index))
+        members = self._left_to_do(batch_id, index)
+        self._fail_unsafe(batch_id, members)
+        self._convert_all(batch_id, path, [member for member in members if member.problem is None])
 
     def _left_to_do(self, batch_id: str, index: Index) -> list[Member]:
         """The files not settled and not queued yet; what only PostgreSQL knows as settled is counted here."""
@@ -123,6 +125,15 @@ class Unpacker:
             log.warning("batch %s: %s failed: it is in its archive no more", batch_id, name)
             outlast(self.database.fail_file, batch_id, name, "it is in its archive no more")
         return [member for member in index.members if member.original_filename not in counted]
+
+    def _fail_unsafe(self, batch_id: str, members: list[Member]) -> None:
+        """Settle the files that cannot be taken out of the archive; so does the next delivery with those left."""
+        for member in members:
+            if member.problem is None:
+                continue
+            self.worker.moved()
+            with logs.naming(file=member.original_filename):
+                self._fail(batch_id, member.original_filename, member.problem)
 
     def _convert_all(self, batch_id: str, path: Path, members: list[Member]) -> None:
         """Convert the files, and queue each as soon as it is ready. This thread alone settles and queues."""
@@ -143,16 +154,20 @@ class Unpacker:
         """Queue one file for transcription, or settle it as failed with ffmpeg's reason."""
         outlast, metrics = self.worker.outlast, self.worker.metrics
         if reason is not None:
-            log.warning("batch %s: %s failed: %s", batch_id, name, reason)
-            outlast(self.database.fail_file, batch_id, name, str(reason))
-            outlast(self.batches.settle, batch_id, name, "failed")
-            metrics.file("failed")
+            self._fail(batch_id, name, str(reason))
             return
         job = {"batch_id": batch_id, "audio_id": None, "opus_path": str(opus), "original_filename": name}
         with metrics.stage("queue"):
             outlast(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
         metrics.file("queued")
         log.info("batch %s: %s unpacked to %s and queued", batch_id, name, opus.name)
+
+    def _fail(self, batch_id: str, name: str, reason: str) -> None:
+        """Settle one file as failed."""
+        log.warning("batch %s: %s failed: %s", batch_id, name, reason)
+        self.worker.outlast(self.database.fail_file, batch_id, name, reason)
+        self.worker.outlast(self.batches.settle, batch_id, name, "failed")
+        self.worker.metrics.file("failed")
 
     def give_up(self, job: Job, reason: str) -> None:
         """Bury a job. Every file of its batch is settled then, or queued on this host."""

@@ -88,7 +88,7 @@ def index(path: Path, most_members: int, most_file_bytes: int) -> Index:
 
 
 def copy(archive: BinaryIO, member: Member, target: Path) -> None:
-    """Write a member's bytes to `target`, which must not exist."""
+    """Write the bytes of a member without a problem to `target`, which must not exist."""
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with os.fdopen(handle, "wb") as file:
         done = 0

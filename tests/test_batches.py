@@ -225,6 +225,18 @@ def test_a_worker_that_has_lost_its_job_adopts_nothing(redis: Any, ours: Batches
         assert {key: redis.dump(key) for key in redis.keys("*")} == before
 
 
+def test_a_newer_release_that_finds_more_files_in_the_archive_waits_for_them(redis: Any, ours: Batches) -> None:
+    opened(ours, 2)
+    ours.settle(ID, "0.mp3", "processed")
+    ours.open(ID, 3)
+    assert ours.settle(ID, "1.mp3", "processed") == "counted"
+    ours.open(ID, 2)  # by an older one again
+    assert counts(redis) == ["3", "2", "0"]
+    assert ours.settle(ID, "2.mkv", "failed") == "complete"
+    ours.open(ID, 4)  # it is over
+    assert counts(redis) == ["3", "2", "1"]
+
+
 # --- another host's -------------------------------------------------------------------------------------
 
 
