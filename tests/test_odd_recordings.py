@@ -64,19 +64,23 @@ def said_loudness(said: list[Said], moments: Samples) -> Samples:
     return total
 
 
-def likeness(measured: Samples, said: list[Said]) -> float:
-    """The best correlation of a loudness with what was said, up to 0.1 s sooner or later."""
+def likeness(measured: Samples, said: list[Said], near: float) -> float:
+    """The best correlation of a loudness with what was said, up to `near` seconds sooner or later."""
     moments = np.arange(len(measured)).astype(np.float64) * STEP
-    found = [np.corrcoef(measured, said_loudness(said, moments + shift * STEP))[0, 1] for shift in range(-5, 6)]
+    most = round(near / STEP)
+    found = [
+        np.corrcoef(measured, said_loudness(said, moments + shift * STEP))[0, 1]
+        for shift in range(-most, most + 1)
+    ]
     return float(np.nanmax([0.0, *found]))
 
 
-def check_channel(channel: Samples, said: tuple[Said, ...], everybody: set[int]) -> None:
+def check_channel(channel: Samples, said: tuple[Said, ...], everybody: set[int], near: float) -> None:
     """Who is to be heard in the channel is, all the time, and nobody else."""
     present = sorted({piece.speaker for piece in said})
     measured = {speaker: loudness(channel, speaker) for speaker in everybody}
     for speaker in present:
-        alike = likeness(measured[speaker], [piece for piece in said if piece.speaker == speaker])
+        alike = likeness(measured[speaker], [piece for piece in said if piece.speaker == speaker], near)
         assert alike >= LIKENESS, f"speaker {speaker} is heard as {alike:.2f}"
     strongest = max(float(measured[speaker].mean()) for speaker in present)
     for speaker in everybody - set(present):
@@ -124,9 +128,10 @@ def check_sound(odd: Odd, opus: Path, report: Report, exact: bool) -> None:
     if odd.or_mixed and report.channels == 1:
         heard = (tuple({piece for channel in odd.heard for piece in channel}),)
     assert report.channels == (len(heard) or odd.channels)
+    sound = sound[: round(min(odd.until, odd.seconds + near) * RATE)]
     everybody = {piece.speaker for channel in heard for piece in channel}
     for number, said in enumerate(heard):
-        check_channel(sound[:, number], said, everybody)
+        check_channel(sound[:, number], said, everybody, 0.1 + odd.within)
         if exact and {piece.speaker for piece in said} in ({0}, {1}):
             check_samples(sound[:, number], said)
 
