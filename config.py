@@ -4,7 +4,6 @@ Import the module, never a name from it (`config.S3_BUCKET`), so that a test can
 A value that cannot be read, and a required one that is missing, are reported together by `require`.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -13,12 +12,17 @@ import ssl
 import sys
 import urllib.parse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg2.extensions
 
 from pipeline import logs, scratch
+from pipeline.ffmpeg_program import pinned_ffmpeg
 from pipeline.options import Options
 from pipeline.worker import Limits
+
+if TYPE_CHECKING:
+    from pipeline.audio import Converter
 
 # What each part of the pipeline cannot do without: a worker requires the groups that it uses.
 REDIS = ("REDIS_URL",)
@@ -130,17 +134,6 @@ def _ffmpeg(name: str) -> str:
     return str(Path(found).absolute()) if found else text
 
 
-def pinned_ffmpeg() -> str:
-    """The path of the ffmpeg that imageio-ffmpeg brings; empty where it has none for this machine.
-
-    Its own `get_ffmpeg_exe` would take another program where a variable or PATH names one, and start it to see.
-    """
-    package = importlib.util.find_spec("imageio_ffmpeg")
-    folders = (package.submodule_search_locations if package else None) or []
-    programs = [str(path) for folder in folders for path in Path(folder, "binaries").glob("ffmpeg-*")]
-    return next(filter(shutil.which, programs), "")
-
-
 def _device(name: str, default: str) -> tuple[str, int]:
     """The variable as a device and its number: auto, cpu, cuda, or cuda:1 for the second GPU."""
     text = _text(name, default)
@@ -244,6 +237,7 @@ FFMPEG = _ffmpeg("FFMPEG")
 FFMPEG_TIMEOUT_SECONDS = _whole("FFMPEG_TIMEOUT_SECONDS", 3600, least=1)
 FFMPEG_MAX_MEMORY_MB = _whole("FFMPEG_MAX_MEMORY_MB", 1024, least=128)
 OPUS_MAX_MB = _whole("OPUS_MAX_MB", 1024, least=1)
+CHANNELS = _choice("CHANNELS", "auto", "auto", "mix", "split")
 
 WHISPER_MODEL = _text("WHISPER_MODEL", "large-v3-turbo")
 WHISPER_DEVICE, WHISPER_DEVICE_INDEX = _device("WHISPER_DEVICE", "auto")
@@ -281,6 +275,21 @@ def whisper_options() -> Options:
         task=WHISPER_TASK,
         initial_prompt=WHISPER_INITIAL_PROMPT,
     )
+
+
+def converter() -> "Converter":
+    """ffmpeg as it is set, for the unpack worker and the GPU worker."""
+    from pipeline.audio import Converter  # takes a while to load, and pipelinectl has no need of it
+
+    return Converter(
+        FFMPEG, OPUS_BITRATE_KBPS, FFMPEG_TIMEOUT_SECONDS, FFMPEG_MAX_MEMORY_MB, OPUS_MAX_MB, CHANNELS
+    )
+
+
+def try_ffmpeg() -> None:
+    """End the process with status 2 and one line where ffmpeg does not do what the workers need of it."""
+    if problem := converter().problem():
+        refuse(f"FFMPEG is {FFMPEG!r} and makes no Opus: {problem}")
 
 
 def worker_id(role: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import device, finishing, job_queue, logs, worker
+from pipeline import device, finishing, job_queue, logs, reports, worker
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
@@ -190,11 +190,16 @@ class Listener:
         )  # fmt: skip
         with self.worker.metrics.stage("keep"):
             labels = self.classifiers.labels(heard)
-            outlast(self.database.save_result, file.row.audio_id, heard, labels)
+            report = reports.read(file.path)
+            warnings = report.warnings if report else []
+            outlast(self.database.save_result, file.row.audio_id, heard, labels, warnings)
             key = outlast(s3_utils.upload_opus, file.path, file.row.audio_id, file.row.date)
             outlast(self.database.update_audio_s3_path, file.row.audio_id, key)
         log.info("batch %s: %s kept as %s", file.batch_id, file.name, key)
         self.worker.metrics.heard(heard.duration_seconds)
+        for warning in warnings:
+            self.worker.metrics.file_warning(warning.code)
+            log.warning("batch %s: %s: %s: %s", file.batch_id, file.name, warning.code, warning.message)
         self.count(file)
 
     def count(self, file: File) -> None:
@@ -306,10 +311,13 @@ def run() -> None:
         log.warning("WHISPER_DEVICE is auto and there is no GPU: transcribing on the CPU")
     log.info("%s on %s, up to %d windows at a time", whisper.name, "a GPU" if whisper.on_gpu else "the CPU", size)
     log.info("classifiers: %s", classifiers)
+    converter = config.converter()
+    converter.log_version()
     listener = Listener(process, classifiers)
     engine = Transcriber(
         whisper, listener.heard, config.PREPARE_THREADS, size, config.BATCH_WAIT_MS / 1000,
         tagger=classifiers.tagger, progress=listener.say_what_is_in_work, metrics=process.metrics,
+        converter=converter,
     )  # fmt: skip
     checks = (listener.database.check_schema, s3_utils.check_bucket, listener.check_queue)
     with process.running(*checks):
@@ -320,11 +328,12 @@ def main() -> int:
     """Check the settings, then work until SIGTERM."""
     given = worker.arguments(__doc__)
     os.umask(0o077)  # recordings are nobody else's
-    config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT")
+    config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT", "FFMPEG")
     if problem := model_problem(config.MODELS_ROOT / config.WHISPER_MODEL):
         config.refuse(f"WHISPER_MODEL: {problem}")
     if problem := language_problem(config.WHISPER_LANGUAGE):
         config.refuse(f"WHISPER_LANGUAGE: {problem}")
+    config.try_ffmpeg()
     logs.set_up(config.LOG_LEVEL, given.log_format or config.LOG_FORMAT, config.worker_id("gpu"), "gpu")
     try:
         run()

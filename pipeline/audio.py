@@ -15,14 +15,14 @@ import threading
 import uuid
 import wave
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
 import ffmpeg
 import numpy as np
 
-from pipeline import damage, reports, scratch
+from pipeline import damage, reports, sandbox, scratch
 from pipeline.channels import Measures, Plan
 from pipeline.decoding import (
     SAMPLE_RATE,
@@ -37,6 +37,7 @@ from pipeline.decoding import (
 )
 from pipeline.errors import Outage, Stop, Stopping
 from pipeline.ffmpeg_messages import LEVEL, Messages
+from pipeline.ffmpeg_program import pinned_ffmpeg
 from pipeline.file_warnings import FileWarning
 from pipeline.pieces import Pieces, pieces
 from pipeline.pipes import MESSAGES, TooSlow, running
@@ -57,7 +58,7 @@ class Converter:
     """How files are converted: the program, the Opus bitrate (kb/s) of each channel, the most time (s), memory and
     Opus (MiB) for one file, and which channels are kept (`channels.MODES`)."""
 
-    program: str = "ffmpeg"
+    program: str = field(default_factory=pinned_ffmpeg)
     bitrate_kbps: int = 48
     timeout_seconds: int = 3600
     memory_mb: int = 1024
@@ -99,10 +100,13 @@ class Converter:
             return None
 
     def sound(self, opus: Path, stop: Stop) -> Iterator[np.ndarray]:
-        """What is heard in an Opus of ours: frames by channels (16 bits, 16 kHz), about 10 s at a time. It is
-        decoded in a process of its own: what a decoder dies of costs one file. Raises as `to_opus`."""
+        """What is heard in a file, as an Opus of ours: frames by channels (16 bits, 16 kHz), about 10 s at a time.
+        It is decoded in a process of its own: what a decoder dies of costs one file. Raises as `to_opus`."""
+        found = pieces(opus)
+        if found.problem:
+            raise UnreadableAudio(found.problem)
         try:
-            yield from self._decoder.blocks(opus, "ogg", stop)
+            yield from self._decoder.blocks(opus, found.all[0].format, stop)
         except Interrupted as error:
             raise Stopping if stop.is_set() else UnreadableAudio(str(error)) from error
 
@@ -110,6 +114,12 @@ class Converter:
         """What the program calls itself: `ffmpeg version 9.0.2`."""
         done = subprocess.run([self.program, "-version"], capture_output=True, check=False, timeout=60)
         return " ".join(done.stdout.decode(errors="replace").split()[:3])
+
+    def log_version(self) -> None:
+        """Say which ffmpeg it is, and what this kernel lacks to confine it."""
+        log.info("%s", self.version())
+        if lack := sandbox.missing():
+            log.warning("ffmpeg is less confined than it should be: this kernel has no %s", lack)
 
     def problem(self) -> str | None:
         """Why the program cannot do this work, found by a trial; None where it can."""

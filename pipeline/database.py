@@ -4,7 +4,7 @@ import json
 import select
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,14 +144,25 @@ class Database:
             cursor.execute(_query("start_file"), {"batch_id": batch_id, "original_filename": original_filename})
             return AudioRow(*cursor.fetchone())
 
-    def save_result(self, audio_id: int, transcript: Transcript, labels: list[Label]) -> None:
-        """Write what was heard: the row's duration, channels and languages, the transcript, the labels."""
+    def save_result(
+        self, audio_id: int, transcript: Transcript, labels: list[Label], warnings: Sequence[FileWarning] = ()
+    ) -> None:
+        """Write what was heard: the row's duration, channels, languages and warnings, the transcript, the
+        labels."""
+        noted = json.dumps([_storable_fields(warning) for warning in as_json(warnings)]) if warnings else None
         with self.transaction() as cursor:
             languages = transcript.languages or None
             cursor.execute(
                 "UPDATE audio_files SET duration_seconds = %s, channels = %s, language = %s, languages = %s,"
-                " updated_at = now() WHERE audio_id = %s",
-                (transcript.duration_seconds, transcript.channels, transcript.language, languages, audio_id),
+                " warnings = %s::jsonb, updated_at = now() WHERE audio_id = %s",
+                (
+                    transcript.duration_seconds,
+                    transcript.channels,
+                    transcript.language,
+                    languages,
+                    noted,
+                    audio_id,
+                ),
             )
             row = {"audio_id": audio_id, "text": _storable(transcript.text), "model": transcript.model}
             segments = [_segment(part) for part in transcript.segments]

@@ -17,6 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pipeline import file_warnings
+
 if TYPE_CHECKING:
     from pipeline.gpu import Gpu  # the NVML behind it takes a while to load, and most processes have no GPU
 
@@ -34,6 +36,7 @@ SERVICES = {
 }
 JOB_OUTCOMES = ("done", "failed", "retried", "lost")
 FILE_OUTCOMES = {"unpack": ("queued", "failed"), "gpu": ("done", "failed")}
+FILE_WARNINGS = {"gpu": file_warnings.CODES}
 SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 HOUR, MINUTE = 3600, 60
@@ -98,6 +101,7 @@ class Metrics(Collector):
             " back by others).", "outcome",
         )  # fmt: skip
         self._files = counter("files", "Audio files: queued (made Opus), done, failed for good.", "outcome")
+        self._file_warnings = counter("file_warnings", "Warnings of audio files that could be read.", "code")
         self._stages = histogram(
             "stage_seconds",
             "How long a stage took that ended well, waits for services included.",
@@ -125,6 +129,7 @@ class Metrics(Collector):
         role = self.role
         for metric, names in (
             (self._jobs, JOB_OUTCOMES), (self._files, FILE_OUTCOMES.get(role, ())),
+            (self._file_warnings, FILE_WARNINGS.get(role, ())),
             (self._stages, STAGES.get(role, ())), (self._moved, MOVES.get(role, ())),
             (self._retries, SERVICES.get(role, ())),
         ):  # fmt: skip
@@ -143,6 +148,10 @@ class Metrics(Collector):
     def file(self, outcome: str) -> None:
         """Count an audio file (`FILE_OUTCOMES`)."""
         self._files.labels(self.role, outcome).inc()
+
+    def file_warning(self, code: str) -> None:
+        """Count a warning of an audio file (`pipeline.file_warnings.CODES`)."""
+        self._file_warnings.labels(self.role, code).inc()
 
     def heard(self, seconds: float) -> None:
         """Count a recording of this length as transcribed."""

@@ -23,13 +23,15 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 
 from pipeline import device, languages
+from pipeline.audio import Converter, opus_channels
 from pipeline.audio_tags import AudioTags, SoundOfFile
 from pipeline.errors import Stop, Stopping
 from pipeline.languages import Guesses
 from pipeline.listening import listen
 from pipeline.metrics import Metrics
 from pipeline.segments import Heard, segments, text_of
-from pipeline.transcript import Label, Segment, Transcript
+from pipeline.speakers import languages_of, merged
+from pipeline.transcript import Label, Transcript
 from pipeline.whisper import Whisper
 from pipeline.windows import Recording, Window
 
@@ -40,11 +42,21 @@ READY_BATCHES = 3  # windows prepared ahead: enough to choose rows of similar le
 
 
 @dataclass(eq=False)
-class _File(Generic[Key]):
-    """A file in work: what is heard so far, by window."""
+class _Whole(Generic[Key]):
+    """A file with all of its channels, each of which is heard by itself."""
 
     key: Key
-    path: Path
+    channels: "list[_File[Key]]" = field(default_factory=list)
+    heard: dict[int, Transcript] = field(default_factory=dict)  # by number of the channel
+    over: bool = False  # delivered, or failed
+
+
+@dataclass(eq=False)
+class _File(Generic[Key]):
+    """A channel of a file in progress: what is heard so far, by window."""
+
+    whole: _Whole[Key]
+    channel: int
     recording: Recording
     tags: list[Label] = field(default_factory=list)
     heard: dict[tuple[int, int], list[Heard]] = field(default_factory=dict)  # by window and part of it
@@ -53,7 +65,7 @@ class _File(Generic[Key]):
     guesses: dict[int, Guesses] = field(default_factory=dict)  # of languages, by window
     doubtful: "list[_Row[Key]]" = field(default_factory=list)  # windows that wait for the guesses of others
     sound: SoundOfFile | None = None
-    over: bool = False  # delivered, or failed
+    over: bool = False  # delivered, or failed; so are the other channels where it has failed
 
 
 @dataclass(eq=False)
@@ -87,9 +99,11 @@ class Transcriber(Generic[Key]):
         tagger: AudioTags | None = None,
         progress: Callable[[], object] = bool,
         metrics: Metrics | None = None,
+        converter: Converter | None = None,
     ) -> None:
         """`batch_wait_seconds`: how long a batch that is not full waits while more files are being prepared;
-        `progress` is called after every batch; `metrics` counts them, where it is given."""
+        `progress` is called after every batch; `metrics` counts them, where it is given; `converter` decodes."""
+        self._converter = converter or Converter()
         self._metrics = metrics or Metrics()
         self._whisper, self._deliver, self._tagger, self._progress = whisper, deliver, tagger, progress
         self.batch_size, self._wait = batch_size, batch_wait_seconds
@@ -121,18 +135,26 @@ class Transcriber(Generic[Key]):
         """Take a file in; waits while enough are ahead. `Stopping` where `stop` is set meanwhile."""
         with self._changed:
             self._await(lambda: len(self._submitted) < self._preparers, stop)
-            sound = self._tagger.file() if self._tagger else None
-
-            def listen(block: np.ndarray) -> None:
-                if self._ending:  # an hour of silence has no window at which it would be noticed
-                    raise Stopping
-                if sound:
-                    sound.add(block)
-
-            recording = Recording(path, listen)
-            self._submitted.append(_File(key, path, recording, sound=sound))
+            whole = _Whole(key)
+            whole.channels = [self._channel(whole, path, number) for number in range(_channels(path))]
+            self._submitted += whole.channels
             self._undelivered += 1
             self._changed.notify_all()
+
+    def is_set(self) -> bool:
+        """Whether the engine ends: what a decoder asks."""
+        return self._ending
+
+    def _channel(self, whole: _Whole[Key], path: Path, number: int) -> _File[Key]:
+        sound = self._tagger.file() if self._tagger else None
+
+        def listen(block: np.ndarray) -> None:
+            if self._ending or whole.over:  # an hour of silence has no window at which it would be noticed
+                raise Stopping
+            if sound:
+                sound.add(block)
+
+        return _File(whole, number, Recording(path, listen, number, self._converter, self), sound=sound)
 
     def check(self) -> None:
         """Raise what has ended the engine, where something has."""
@@ -364,19 +386,29 @@ class Transcriber(Generic[Key]):
         self._end_file(file, result)
 
     def _end_file(self, file: _File[Key], result: Transcript | Exception) -> None:
+        """A channel is done: after the last one of its file, or the first that failed, the file is delivered."""
+        whole = file.whole
         with self._changed:
             if file.over:
                 return
             file.over = True
-            self._ready = [row for row in self._ready if row.file is not file]
-        self._deliver(file.key, result)
+            if isinstance(result, Transcript):
+                whole.heard[file.channel] = result
+                if len(whole.heard) < len(whole.channels):
+                    return
+                result = merged([whole.heard[number] for number in range(len(whole.channels))])
+            whole.over = True
+            for channel in whole.channels:
+                channel.over = True
+            self._ready = [row for row in self._ready if row.file.whole is not whole]
+        self._deliver(whole.key, result)
         with self._changed:
             self._undelivered -= 1
             self._changed.notify_all()
 
     def _transcript(self, file: _File[Key]) -> Transcript:
         found = segments([one for place in sorted(file.heard) for one in file.heard[place]])
-        sound, spoken = file.recording, _spoken(found)
+        sound, spoken = file.recording, languages_of(found)
         return Transcript(
             text=text_of(found),
             segments=found,
@@ -390,10 +422,9 @@ class Transcriber(Generic[Key]):
         )
 
 
-def _spoken(found: list[Segment]) -> list[str]:
-    """The languages of the segments, the most spoken first."""
-    seconds: dict[str, float] = {}
-    for segment in found:
-        if segment.language is not None:
-            seconds[segment.language] = seconds.get(segment.language, 0.0) + segment.end - segment.start
-    return sorted(seconds, key=lambda language: -seconds[language])
+def _channels(path: Path) -> int:
+    """How many channels a file has; 1 where it cannot be read, which is noticed when it is."""
+    try:
+        return opus_channels(path)
+    except OSError:
+        return 1

@@ -7,19 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
+from threading import Event
 
-import av
 import numpy as np
-from av.audio.fifo import AudioFifo
-from av.audio.resampler import AudioResampler
-from av.error import FFmpegError, InvalidDataError
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-from pipeline.audio import SAMPLE_RATE, UnreadableAudio, ends_whole
+from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio, ends_whole
+from pipeline.errors import Stop
 
 WINDOW_SECONDS = 30  # what Whisper's encoder takes at a time
 OVERLAP_SECONDS = 2.0  # heard by both windows, where speech without a pause has to be cut
-_READ_FRAMES = 500_000  # at the file's own rate, resampled in one go: about 10 s
 _GATE_SECONDS = 120  # judged by the voice gate in one go
 _PAD_SECONDS = 0.4  # of sound kept around speech; pauses under twice that are kept whole
 _REACH_SECONDS = 5.0  # a window may end so much earlier than it has to, where a longer pause is
@@ -82,11 +79,20 @@ class Window:
 
 
 class Recording:
-    """One audio file. Its measures are complete when `windows` has ended."""
+    """One channel of an audio file. Its measures are complete when `windows` has ended."""
 
-    def __init__(self, path: Path, listen: Callable[[np.ndarray], object] = len) -> None:
-        """`listen` is called with all of the sound, block by block (mono float32, 16 kHz)."""
-        self._path, self._listen = path, listen
+    def __init__(
+        self,
+        path: Path,
+        listen: Callable[[np.ndarray], object] = len,
+        channel: int = 0,
+        converter: Converter | None = None,
+        stop: Stop | None = None,
+    ) -> None:
+        """`listen` is called with all of the sound, block by block (mono float32, 16 kHz); `converter` decodes it,
+        in a process of its own, until `stop` is set."""
+        self._path, self._listen, self._channel = path, listen, channel
+        self._converter, self._stop = converter or Converter(), stop or Event()
         self._samples, self._spoken, self._energy = 0, 0, 0.0
 
     @property
@@ -146,7 +152,8 @@ class Recording:
         """All of the sound in blocks of about 10 s, mono float32 between -1 and 1 at 16 kHz."""
         if self._path.suffix == ".opus" and not ends_whole(self._path):
             raise UnreadableAudio("the Opus is cut: its last page is missing")
-        for block in _decode(self._path):
+        for frames in self._converter.sound(self._path, self._stop):
+            block = frames[:, min(self._channel, frames.shape[1] - 1)].astype(np.float32) / 32768
             self._samples += len(block)
             self._energy += float(np.square(block, dtype=np.float64).sum())
             self._listen(block)
@@ -206,41 +213,3 @@ def _window(held: list[tuple[Span, np.ndarray]], overlap: np.ndarray | None) -> 
     start = spans[0].start - len(overlap)
     spans[0] = replace(spans[0], start=start, first=start)
     return Window(spans, np.concatenate([overlap, *sounds]), len(overlap))
-
-
-def _decode(path: Path) -> Iterator[np.ndarray]:
-    """What faster_whisper.decode_audio gives, in blocks, and without its full garbage collection per file."""
-    resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise UnreadableAudio("the file has no audio stream")
-            for frame in chain(_grouped(container.decode(audio=0)), [None]):  # None: what the resampler holds back
-                for resampled in resampler.resample(frame):
-                    yield resampled.to_ndarray()[0].astype(np.float32) / 32768
-    except OSError:  # PyAV's FileNotFoundError and the like are both
-        raise
-    except FFmpegError as error:
-        raise UnreadableAudio(f"the Opus cannot be decoded: {error}") from error
-
-
-def _grouped(frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:
-    """Longer frames: a call for each 20 ms would cost more than the decoding."""
-    fifo = AudioFifo()
-    for frame in _sound_frames(frames):
-        frame.pts = None
-        fifo.write(frame)
-        if fifo.samples >= _READ_FRAMES:
-            yield from filter(None, [fifo.read()])
-    yield from filter(None, [fifo.read()])
-
-
-def _sound_frames(frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:
-    """The frames without damaged packets: the decoder goes on behind them."""
-    while True:
-        try:
-            yield next(frames)
-        except StopIteration:
-            return
-        except InvalidDataError:
-            continue
