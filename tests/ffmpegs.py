@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import config
+from pipeline.ffmpeg_program import pinned_ffmpeg
 
-if not config.pinned_ffmpeg():  # imageio-ffmpeg has none for this machine: one has to be named
+if not pinned_ffmpeg():  # imageio-ffmpeg has none for this machine: one has to be named
     config.require("FFMPEG")
-PINNED = Path(config.pinned_ffmpeg() or config.FFMPEG)
+PINNED = Path(pinned_ffmpeg() or config.FFMPEG)
 DISTRIBUTION = Path("/usr/bin/ffmpeg")
 
 
