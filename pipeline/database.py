@@ -147,8 +147,7 @@ class Database:
     def save_result(
         self, audio_id: int, transcript: Transcript, labels: list[Label], warnings: Sequence[FileWarning] = ()
     ) -> None:
-        """Write what was heard: the row's duration, channels, languages and warnings, the transcript, the
-        labels."""
+        """Write what was heard and what is wrong with the recording: columns of the row, transcript, labels."""
         noted = json.dumps([_storable_fields(warning) for warning in as_json(warnings)]) if warnings else None
         with self.transaction() as cursor:
             languages = transcript.languages or None
@@ -171,17 +170,6 @@ class Database:
             cursor.executemany(
                 "INSERT INTO classifications (audio_id, classifier, label, score) VALUES (%s, %s, %s, %s)",
                 [(audio_id, label.classifier, label.name, label.score) for label in labels],
-            )
-
-    def note_warnings(self, batch_id: str, original_filename: str, warnings: list[FileWarning]) -> None:
-        """Replace the warnings of a file that has a row. They tell of the recording, not of when it was settled:
-        the row's time of change stays."""
-        stored = json.dumps([_storable_fields(warning) for warning in as_json(warnings)]) if warnings else None
-        with self.transaction() as cursor:
-            cursor.execute(
-                "UPDATE audio_files SET warnings = %(warnings)s::jsonb WHERE batch_id = %(batch_id)s"
-                " AND original_filename = %(name)s AND warnings IS DISTINCT FROM %(warnings)s::jsonb",
-                {"batch_id": batch_id, "name": original_filename, "warnings": stored},
             )
 
     def update_audio_s3_path(self, audio_id: int, s3_opus_path: str) -> None:

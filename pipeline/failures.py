@@ -1,4 +1,5 @@
-"""What failed for good: files in PostgreSQL, dead letters in Redis, and the reason of each."""
+"""What failed for good: files in PostgreSQL, dead letters in Redis, and the reason of each; and which files have
+warnings, whatever became of them."""
 
 import datetime
 import hashlib
@@ -11,6 +12,7 @@ from pipeline import redis_client
 from pipeline.archive import is_storable
 from pipeline.batches import is_id
 from pipeline.database import Database
+from pipeline.file_warnings import FileWarning, as_json, from_json
 from pipeline.job_queue import decode
 
 _FAILED = (  # the rows that a Filter takes
@@ -18,6 +20,13 @@ _FAILED = (  # the rows that a Filter takes
     " AND strpos(lower(coalesce(error, '')), lower(%(reason)s)) > 0"
     " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
 )
+_WARNED = (  # the rows with warnings that a Filter takes
+    "warnings IS NOT NULL AND (%(batch_id)s = '' OR batch_id = %(batch_id)s)"
+    " AND (%(reason)s = '' OR EXISTS (SELECT FROM jsonb_array_elements(warnings) AS warning"
+    " WHERE strpos(lower(concat_ws(': ', warning ->> 'code', warning ->> 'message')), lower(%(reason)s)) > 0))"
+    " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
+)
+_CHANGED_AT = "to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,22 @@ class FailedFile:
     error: str
     failed_at: str
     audio_id: int
+
+
+@dataclass(frozen=True)
+class WarnedFile:
+    """A row with warnings, whatever its status; `changed_at` in UTC."""
+
+    batch_id: str
+    original_filename: str
+    status: str
+    warnings: list[FileWarning]
+    changed_at: str
+    audio_id: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The file for JSON."""
+        return {**vars(self), "warnings": as_json(self.warnings)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +85,8 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which failures: those of a batch, of a queue, whose reason has the text in it, since a time (UTC)."""
+    """Which failures: those of a batch, of a queue, whose reason has the text in it, since a time (UTC). The
+    reasons of a file with warnings are these."""
 
     batch_id: str = ""
     queue: str = ""
@@ -135,8 +161,7 @@ def read_failures(
 def failed_files(database: Database, wanted: Filter, most: int | None = None) -> list[FailedFile]:
     """The rows that are failed, the latest first, `most` of them."""
     query = (
-        "SELECT batch_id, original_filename, coalesce(error, ''),"
-        " to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), audio_id"
+        f"SELECT batch_id, original_filename, coalesce(error, ''), {_CHANGED_AT}, audio_id"  # nosec B608
         f" FROM audio_files WHERE {_FAILED} ORDER BY updated_at DESC, audio_id DESC LIMIT %(most)s"  # nosec B608
     )
     with database.transaction() as cursor:
@@ -152,6 +177,32 @@ def failed_reasons(database: Database, wanted: Filter, most: int) -> list[tuple[
     )
     with database.transaction() as cursor:
         cursor.execute(query, {**vars(wanted), "most": most})
+        return list(cursor.fetchall())
+
+
+def warned_files(database: Database, wanted: Filter, most: int | None = None) -> list[WarnedFile]:
+    """The rows with warnings, the latest first, `most` of them."""
+    query = (
+        f"SELECT batch_id, original_filename, status, warnings, {_CHANGED_AT}, audio_id"  # nosec B608
+        f" FROM audio_files WHERE {_WARNED} ORDER BY updated_at DESC, audio_id DESC LIMIT %(most)s"
+    )
+    with database.transaction() as cursor:
+        cursor.execute(query, {**vars(wanted), "most": most})
+        return [
+            WarnedFile(batch_id, name, status, from_json(warnings), changed_at, audio_id)
+            for batch_id, name, status, warnings, changed_at, audio_id in cursor.fetchall()
+        ]
+
+
+def warned_codes(database: Database, wanted: Filter) -> list[tuple[str, int]]:
+    """How many of the rows with warnings have each code, the most frequent first."""
+    query = (
+        "SELECT warning ->> 'code', count(DISTINCT audio_id)"  # nosec B608
+        f" FROM audio_files CROSS JOIN jsonb_array_elements(warnings) AS warning WHERE {_WARNED}"
+        " GROUP BY 1 ORDER BY 2 DESC, 1"
+    )
+    with database.transaction() as cursor:
+        cursor.execute(query, vars(wanted))
         return list(cursor.fetchall())
 
 

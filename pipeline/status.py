@@ -40,8 +40,8 @@ class Trouble:
 class Status:
     """Everything as rows of plain values; times in seconds (since 1970 where they are moments), sizes in bytes.
 
-    A worker that has died within the last week is listed with `alive` false. `done` and `reasons` are None where
-    PostgreSQL was not asked.
+    A worker that has died within the last week is listed with `alive` false. `done`, `reasons` and `warnings` are
+    None where PostgreSQL was not asked.
     """
 
     time: int
@@ -51,6 +51,7 @@ class Status:
     batches: list[dict[str, Any]]
     done: dict[str, float] | None = None
     reasons: list[dict[str, Any]] | None = None
+    warnings: dict[str, Any] | None = None
     troubles: list[Trouble] = field(default_factory=list)
 
     @property
@@ -76,7 +77,8 @@ def read_status(redis: Any, queue_names: list[str], database: Database | None = 
     queues = [_queue(now, workers, started, *queue) for queue in seen["queues"]]
     hosts = _hosts(now, seen, workers, rows, queues)
     done, reasons = read_done(database) if database else (None, None)
-    status = Status(now, queues, sorted(workers.values(), key=_worker_order), hosts, rows, done, reasons)
+    warnings = read_warnings(database) if database else None
+    status = Status(now, queues, sorted(workers.values(), key=_worker_order), hosts, rows, done, reasons, warnings)
     status.troubles.extend(_troubles(status))
     return status
 
@@ -117,6 +119,20 @@ def read_done(database: Database) -> tuple[dict[str, float], list[dict[str, Any]
         )
         reasons = [{"reason": reason, "files": number} for reason, number in cursor.fetchall()]
     return {"files": files, "failed": failed, "audio_seconds": audio_seconds}, reasons
+
+
+def read_warnings(database: Database) -> dict[str, Any]:
+    """How many files of a day have warnings (`files`), and how many have each of them (`codes`)."""
+    of_a_day = "warnings IS NOT NULL AND updated_at > now() - interval '1 day'"
+    with database.transaction() as cursor:
+        cursor.execute(f"SELECT count(*) FROM audio_files WHERE {of_a_day}")  # nosec B608
+        (files,) = cursor.fetchone()
+        cursor.execute(
+            "SELECT warning ->> 'code', count(DISTINCT audio_id)"  # nosec B608
+            f" FROM audio_files CROSS JOIN jsonb_array_elements(warnings) AS warning WHERE {of_a_day}"
+            " GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+        return {"files": files, "codes": dict(cursor.fetchall())}
 
 
 # --- the rows ------------------------------------------------------------------------------------------------

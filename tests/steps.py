@@ -13,6 +13,7 @@ import pytest
 import config
 import s3_utils
 from pipeline.batches import Batches
+from pipeline.file_warnings import FileWarning, as_json
 from pipeline.job_queue import Job
 from tests.child import Child, wait_until
 from tests.fleet import Fleet
@@ -100,6 +101,13 @@ def add_file(
         key = f"processed/2025-06-22/{audio_id}.opus"
         fleet.query("UPDATE audio_files SET s3_opus_path = %s WHERE audio_id = %s", key, audio_id)
     return int(audio_id)
+
+
+def warn(fleet: Fleet, audio_id: int, *warnings: FileWarning) -> None:
+    """Give a file's row these warnings."""
+    fleet.query(
+        "UPDATE audio_files SET warnings = %s WHERE audio_id = %s", json.dumps(as_json(warnings)), audio_id
+    )
 
 
 def add_letter(redis: Any, queue: str, job: str, error: str = "broken", time: str = "2025-06-22T14:30:52Z") -> str:

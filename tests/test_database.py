@@ -329,14 +329,11 @@ def test_it_keeps_the_channels_of_a_file_and_of_its_segments(fleet: Fleet, datab
     assert [segment["channel"] for segment in stored] == [1, 2]
 
 
-def test_it_keeps_the_warnings_of_the_last_delivery(fleet: Fleet, database: Database) -> None:
-    for name in ("a.mp3", "b.mp3"):
-        database.start_file(BATCH, name)
-    database.start_file("other", "a.mp3")
-    database.note_warnings(BATCH, "a.mp3", [TURNED])
-    database.note_warnings(BATCH, "a.mp3", [CUT, TURNED])
-    noted = "SELECT warnings FROM audio_files WHERE warnings IS NOT NULL"
-    assert fleet.query(noted) == [
+def test_it_keeps_the_warnings_of_the_last_result(fleet: Fleet, database: Database) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript(), [], [TURNED])
+    database.save_result(audio_id, transcript(), [], [CUT, TURNED])
+    assert fleet.query("SELECT warnings FROM audio_files") == [
         (
             [
                 {"code": "missing_end", "seconds": 5.5, "message": CUT.message},
@@ -345,36 +342,35 @@ def test_it_keeps_the_warnings_of_the_last_delivery(fleet: Fleet, database: Data
         )
     ]
     assert find_files(database, BATCH, "a.mp3")[0].warnings == [CUT, TURNED]
-    database.note_warnings(BATCH, "a.mp3", [])
-    assert fleet.query(noted) == []
-
-
-def test_warnings_change_nothing_else_and_nothing_else_changes_them(fleet: Fleet, database: Database) -> None:
-    audio_id = database.start_file(BATCH, "a.mp3").audio_id
-    before = fleet.query("SELECT status, updated_at FROM audio_files")
-    database.note_warnings(BATCH, "a.mp3", [CUT])
-    database.note_warnings(BATCH, "no such.mp3", [CUT])
-    assert fleet.query("SELECT status, updated_at FROM audio_files") == before
     database.save_result(audio_id, transcript(), [])
-    database.update_audio_s3_path(audio_id, "key")
-    database.fail_file(BATCH, "a.mp3", "too late")
+    assert fleet.query("SELECT warnings FROM audio_files") == [(None,)]
+
+
+def test_nothing_but_a_result_changes_the_warnings(database: Database) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript(), [], [CUT])
+    database.fail_file(BATCH, "a.mp3", "once")
+    database.start_file(BATCH, "a.mp3")
     database.open_batch(BATCH, "archives/x.tar", ["a.mp3"], "here")
+    database.update_audio_s3_path(audio_id, "key")
     assert find_files(database, BATCH)[0].warnings == [CUT]
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -float("inf")])
-def test_every_warning_can_be_stored(fleet: Fleet, database: Database, seconds: float) -> None:
-    database.start_file(BATCH, "a.mp3")
-    database.note_warnings(BATCH, "a.mp3", [FileWarning("gap", seconds, "a\0b\ud800")])
+def test_every_warning_can_be_stored(database: Database, seconds: float) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript(), [], [FileWarning("gap", seconds, "a\0b\ud800")])
     assert find_files(database, BATCH)[0].warnings == [FileWarning("gap", None, "ab\\ud800")]
 
 
-def test_the_newest_files_with_warnings_are_found_by_an_index(fleet: Fleet) -> None:
-    fleet.query("SET enable_seqscan = off")
-    plan = fleet.query(
-        "EXPLAIN SELECT audio_id FROM audio_files WHERE warnings IS NOT NULL"
-        " ORDER BY updated_at DESC, audio_id DESC LIMIT 50"
-    )
+def test_the_newest_files_with_warnings_are_found_by_an_index(database: Database) -> None:
+    with database.transaction() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")  # which an empty table is read by
+        cursor.execute(
+            "EXPLAIN SELECT audio_id FROM audio_files WHERE warnings IS NOT NULL"
+            " ORDER BY updated_at DESC, audio_id DESC LIMIT 50"
+        )
+        plan = cursor.fetchall()
     assert "audio_files_warned" in str(plan)
     assert "Sort" not in str(plan)
 

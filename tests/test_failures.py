@@ -12,13 +12,17 @@ from pipeline.failures import (
     FailedFile,
     Failures,
     Filter,
+    WarnedFile,
     dead_letters,
     failed_among,
     failed_files,
     read_failures,
+    warned_codes,
+    warned_files,
 )
 from tests.fleet import Fleet
-from tests.steps import BATCH, add_file, add_letter, unpack_job
+from tests.steps import BATCH, add_file, add_letter, unpack_job, warn
+from tests.test_transcripts import CUT, TURNED
 
 QUEUES = ["queue:transfer", "queue:unpack", "queue:transcribe"]
 
@@ -218,3 +222,56 @@ def test_only_what_has_failed_is_among_the_failed(fleet: Fleet, database: Databa
     asked = [(BATCH, "a.mp3"), ("other", "a.mp3"), (BATCH, "b.mp3"), (BATCH, "c.mp3")]
     assert failed_among(database, asked) == {(BATCH, "a.mp3")}
     assert failed_among(database, []) == set()
+
+
+# --- files with warnings -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def warned(fleet: Fleet) -> dict[str, int]:
+    """Files of two batches and three days with warnings, and others without; gives their ids."""
+    ids = {
+        "a": add_file(fleet, "a", "done", when="2025-06-22 14:30:52+02"),
+        "b": add_file(fleet, "b", "failed", "no speech", "other", when="2025-06-24 00:00:00+00"),
+        "c": add_file(fleet, "c", "processing", when="2025-06-23 00:00:00+00"),
+        "d": add_file(fleet, "d", "done"),
+        "e": add_file(fleet, "e", "failed", "missing_end"),
+    }
+    warn(fleet, ids["a"], CUT)
+    warn(fleet, ids["b"], TURNED, TURNED)
+    warn(fleet, ids["c"], TURNED, CUT)
+    return ids
+
+
+def test_files_with_warnings_come_with_them_the_latest_first(database: Database, warned: dict[str, int]) -> None:
+    assert warned_files(database, Filter()) == [
+        WarnedFile("other", "b", "failed", [TURNED, TURNED], "2025-06-24T00:00:00Z", warned["b"]),
+        WarnedFile(BATCH, "c", "processing", [TURNED, CUT], "2025-06-23T00:00:00Z", warned["c"]),
+        WarnedFile(BATCH, "a", "done", [CUT], "2025-06-22T12:30:52Z", warned["a"]),
+    ]
+    assert [file.original_filename for file in warned_files(database, Filter(), 1)] == ["b"]
+    assert warned_codes(database, Filter()) == [("inverted_channel", 2), ("missing_end", 2)]
+
+
+@pytest.mark.usefixtures("warned")
+@pytest.mark.parametrize(
+    ("wanted", "found", "codes"),
+    [
+        ({"batch_id": BATCH}, ["c", "a"], {"missing_end": 2, "inverted_channel": 1}),
+        ({"reason": "MISSING_END"}, ["c", "a"], {"missing_end": 2, "inverted_channel": 1}),
+        ({"reason": "turned over"}, ["b", "c"], {"inverted_channel": 2, "missing_end": 1}),
+        ({"reason": "%"}, [], {}),
+        ({"since": JUNE_24}, ["b"], {"inverted_channel": 1}),
+        ({"since": JUNE_24, "batch_id": BATCH}, [], {}),
+    ],
+)
+def test_the_filter_takes_files_with_warnings(
+    database: Database, wanted: dict[str, Any], found: list[str], codes: dict[str, int]
+) -> None:
+    assert [file.original_filename for file in warned_files(database, Filter(**wanted))] == found
+    assert dict(warned_codes(database, Filter(**wanted))) == codes
+
+
+def test_no_row_from_before_warnings_has_any(fleet: Fleet, database: Database) -> None:
+    add_file(fleet, "a.mp3", "done")
+    assert (warned_files(database, Filter()), warned_codes(database, Filter())) == ([], [])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.file_warnings import CODES
 from pipeline.metrics import Busy, Metrics
 from tests.child import free_port
 from tests.fleet import Fleet
@@ -110,6 +111,16 @@ def test_only_what_goes_over_the_network_is_moved() -> None:
     counts.moved("uploading a", -10)  # fetched again
     counts.moved("copying a", 1)
     assert counts.summary()["hour"]["bytes"] == 11
+
+
+def test_warnings_are_counted_by_their_code_from_nought() -> None:
+    counts = Metrics("gpu")
+    counts.file_warning("gap")
+    counts.file_warning("gap")
+    name = "audio_pipeline_file_warnings_total"
+    told = {code: counts.registry.get_sample_value(name, {"role": "gpu", "code": code}) for code in CODES}
+    assert told == {**dict.fromkeys(CODES, 0.0), "gap": 2.0}
+    assert Metrics("unpack").registry.get_sample_value(name, {"role": "unpack", "code": "gap"}) is None
 
 
 def test_a_stage_that_fails_has_no_time() -> None:

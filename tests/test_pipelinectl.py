@@ -16,6 +16,7 @@ import pytest
 import pipelinectl
 import s3_utils
 from pipeline.database import Database
+from pipeline.file_warnings import FileWarning, as_json
 from pipeline.reconcile import Finding, Reconciler
 from tests.child import Child, free_port
 from tests.fleet import PROJECT, Fleet
@@ -38,7 +39,9 @@ from tests.steps import (
     use_s3,
     wait_for,
     wait_for_log,
+    warn,
 )
+from tests.test_transcripts import CUT
 
 Done = subprocess.CompletedProcess[str]
 COLUMNS = 80
@@ -300,6 +303,39 @@ def test_failures_without_any(fleet: Fleet) -> None:
     text = printed(control(fleet, "failures"))
     assert "failed files: 0" in text
     assert "dead letters: 0" in text
+
+
+def test_files_with_warnings_are_shown(fleet: Fleet) -> None:
+    names = [*("n" * 30 + f"{number}.mp3" for number in range(3)), ESCAPES]
+    for name in names:
+        audio_id = add_file(fleet, name, "done", when="2025-06-22 14:30:52+00")
+        warn(fleet, audio_id, CUT, FileWarning(ESCAPES, None, ESCAPES))
+    add_file(fleet, "sound.mp3", "done")
+    text = printed(control(fleet, "failures", "--warnings", REDIS_URL=""))
+    assert_harmless(text)
+    assert "files with warnings: 4" in text
+    assert ["2025-06-22T14:30:52Z", BATCH] in [line.split()[:2] for line in text.splitlines()]
+    assert "missing_end," in text
+    assert "sound.mp3" not in text
+    few = printed(control(fleet, "failures", "--warnings", "--limit", "2"))
+    assert "files with warnings: 4, the first 2" in few
+    told = json.loads(printed(control(fleet, "failures", "--warnings", "--json", "--reason", "missing_END")))
+    assert [file["original_filename"] for file in told["files"]] == names[::-1]
+    assert told["files"][0]["warnings"] == as_json([CUT, FileWarning(ESCAPES, None, ESCAPES)])
+    assert told["files"][0].keys() == {
+        "batch_id", "original_filename", "status", "warnings", "changed_at", "audio_id"
+    }  # fmt: skip
+    none = json.loads(printed(control(fleet, "failures", "--warnings", "--json", "--since", "24h")))
+    assert none == {"files": []}
+    counted = printed(control(fleet, "failures", "--warnings", "--by-reason", "--batch", BATCH))
+    assert counted.split()[:5] == ["warnings:", "2", "files", "warning", "4"]
+    assert counted.split()[-2:] == ["4", "missing_end"]
+    assert_harmless(counted)
+
+
+def test_dead_letters_have_no_warnings(fleet: Fleet) -> None:
+    done = control(fleet, "failures", "--warnings", "--queue", "queue:unpack")
+    assert "leave --queue out" in complaint(done, 2)
 
 
 # --- what is typed wrong -----------------------------------------------------------------------------------

@@ -203,6 +203,24 @@ def test_what_was_done_and_what_failed(fleet: Fleet, redis: Any) -> None:
     assert line_of(text.splitlines(), "2 ") == ["2", "no", "audio"]
 
 
+def test_what_has_warnings(fleet: Fleet) -> None:
+    """Warnings are no trouble: the fleet is well."""
+    both, one = '[{"code": "gap"}, {"code": "missing_end"}, {"code": "gap"}]', '[{"code": "gap"}]'
+    assert as_json(fleet, 0)["warnings"] == {"files": 0, "codes": {}}
+    assert "warnings" not in status(fleet, code=0)
+    fleet.query(
+        "INSERT INTO audio_files (batch_id, original_filename, status, updated_at, warnings) VALUES"
+        " ('b', '1', 'done', now(), %s), ('b', '2', 'failed', now() - interval '23 hours', %s),"
+        " ('b', '3', 'done', now() - interval '25 hours', %s), ('b', '4', 'done', now(), NULL)",
+        both, one, one,
+    )  # fmt: skip
+    assert as_json(fleet, 0)["warnings"] == {"files": 2, "codes": {"gap": 2, "missing_end": 1}}
+    lines = status(fleet, code=0).splitlines()
+    assert lines[1] == "  2 files of the last day with warnings: see `failures --warnings`"
+    rows = [line.rstrip() for line in lines[lines.index("warnings in the last day: 2") + 2 :]]
+    assert rows == ["2      gap", "1      missing_end"]
+
+
 # --- a fleet that is not -----------------------------------------------------------------------------------
 
 

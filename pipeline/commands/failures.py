@@ -10,14 +10,18 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.commands import common
-from pipeline.failures import Failures, Filter, read_failures
+from pipeline.failures import Failures, Filter, read_failures, warned_codes, warned_files
 
 DESCRIPTION = """Show the files that have failed, and the dead letters: jobs that were given up, as an archive that
-is damaged or not there. Each with its reason, the latest first. `retry` tries them again."""
+is damaged or not there. Each with its reason, the latest first. `retry` tries them again. --warnings shows the
+files that could be read but are damaged or lack something, and what is wrong with each."""
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Show failed files and dead letters."""
+    """Show failed files and dead letters, or files with warnings."""
+    if arguments.warnings:
+        run_warnings(arguments)
+        return
     redis = common.connect()
     with common.connect_database() as database:
         found = read_failures(redis, database, common.queues_of(redis), filter_of(arguments))
@@ -28,6 +32,27 @@ def run(arguments: argparse.Namespace) -> None:
         Console().print(common.table("reasons", rows, ("number", "reason")))
     else:
         show_failures(found, Console(), arguments.limit)
+
+
+def run_warnings(arguments: argparse.Namespace) -> None:
+    """Show files with warnings."""
+    if arguments.queue:
+        common.reject("--warnings are of files: leave --queue out")
+    wanted = filter_of(arguments)
+    with common.connect_database() as database:
+        if arguments.by_reason and not arguments.json:
+            rows = [{"files": number, "warning": code} for code, number in warned_codes(database, wanted)]
+            Console().print(common.table("warnings", rows, ("files", "warning")))
+            return
+        found = warned_files(database, wanted)
+    if arguments.json:
+        print(json.dumps({"files": [file.as_dict() for file in found]}, indent=2))
+        return
+    columns = ("time", "batch_id", "original_filename", "status", "warnings")
+    rows = [
+        {**vars(file), "time": file.changed_at, "warnings": "; ".join(map(str, file.warnings))} for file in found
+    ]
+    Console().print(common.table("files with warnings", rows, columns, arguments.limit))
 
 
 def show_failures(found: Failures, console: Console, limit: int) -> None:
@@ -69,7 +94,8 @@ def add(commands: Any) -> None:
     )
     failing.add_argument("--batch", type=common.text, metavar="ID", help="of this batch")
     add_filter(failing)
-    failing.add_argument("--by-reason", action="store_true", help="each reason with its number")
+    failing.add_argument("--warnings", action="store_true", help="files with warnings instead")
+    failing.add_argument("--by-reason", action="store_true", help="each reason, or warning, with its number")
     failing.add_argument("--limit", type=common.number, default=50, metavar="N", help="rows of a table (50)")
     failing.add_argument("--json", action="store_true", help="for scripts; everything")
     failing.set_defaults(run=run)

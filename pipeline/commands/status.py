@@ -18,7 +18,8 @@ from pipeline.status import BROKEN, DEGRADED, Status, host_state, observe, settl
 from pipeline.wording import amount, count, duration, printable
 
 DESCRIPTION = """What moves, what is stuck and why: queues, workers, hosts, open batches, what was done
-in the last hour and what failed in the last day. --watch shows it anew every few seconds until Ctrl-C."""
+in the last hour, what failed and what has warnings in the last day. --watch shows it anew every few seconds until
+Ctrl-C."""
 
 EPILOG = """QUEUES    waiting, delayed (to be tried again), in work, dead (given up), how long the next job has
           waited, and jobs an hour. Files of a host wait in a queue of its own.
@@ -76,6 +77,8 @@ def shown(now: Status, limit: int) -> RenderableType:
         parts.append(Text(f"  and {len(now.troubles) - limit} more"))
     if dead := sum(row["dead"] for row in now.queues):
         parts.append(Text(f"  {count(dead, 'dead letter')}: see `failures` [AudioPipelineDeadLetters]"))
+    if now.warnings and (warned := now.warnings["files"]):
+        parts.append(Text(f"  {count(warned, 'file')} of the last day with warnings: see `failures --warnings`"))
     numbers = ("name", "waiting", "delayed", "in_work", "dead")
     queues = [
         (*(row[number] for number in numbers), age(row["oldest_seconds"]), row["per_hour"]) for row in now.queues
@@ -100,6 +103,9 @@ def shown(now: Status, limit: int) -> RenderableType:
     if now.reasons:
         reasons = [(row["files"], row["reason"]) for row in now.reasons]
         parts.append(table("failed in the last day", ("files", "reason"), reasons, limit))
+    if now.warnings and (codes := now.warnings["codes"]):
+        rows = [(number, code) for code, number in codes.items()]
+        parts.append(table("warnings in the last day", ("files", "warning"), rows, limit))
     return Group(*parts)
 
 
