@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import dataclasses
 import gzip
 import lzma
 import os
@@ -22,6 +23,10 @@ MOST_MEMBERS = 2000
 MOST_BYTES = 16 * 2**20
 TERABYTE = 2**40
 SOUND = b"sound" * 150
+WAV = struct.pack(
+    "<4sI8sIHHIIHH4sI", b"RIFF", 236, b"WAVEfmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 200
+) + bytes(200)
+MP3 = (b"\xff\xfb\x90\x64" + bytes(413)) * 4
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, 6, mtime=0),
@@ -88,11 +93,15 @@ def pax(body: bytes, kind: bytes = b"x") -> bytes:
 
 @dataclass(frozen=True)
 class Case:
-    """An archive; the audio that it holds, by the names it is known under, or the reason why it is refused."""
+    """An archive; the audio that it holds, by the names it is known under, or the reason why it is refused.
+
+    `failed`: the files that fail by themselves, and why.
+    """
 
     data: bytes
     files: dict[str, bytes] | None = None
     reason: str = ""
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 GOOD = member(b"good.mp3")
@@ -103,10 +112,11 @@ def links(outside: Path) -> Iterator[tuple[str, Case]]:
     """Links, alone and with files that are to follow them."""
     there = bytes(outside)
     for name, kind in (("symbolic", b"2"), ("hard", b"1")):
+        alone, beside = ({"x.mp3": "hard link"}, {"x.mp3#2": "hard link"}) if name == "hard" else ({}, {})
         for target in (there + b"/victim", b"../outside/victim", b"../../outside/victim", b"good.mp3", b"x.mp3"):
             link = header(b"x.mp3", kind=kind, link=target)
-            yield f"{name} link to {target[-20:]!r}", Case(link + GOOD + END, ONLY_GOOD)
-            replaced = Case(link + member(b"x.mp3") + END, {"x.mp3": SOUND})
+            yield f"{name} link to {target[-20:]!r}", Case(link + GOOD + END, ONLY_GOOD, failed=alone)
+            replaced = Case(link + member(b"x.mp3") + END, {"x.mp3": SOUND}, failed=beside)
             yield f"{name} link to {target[-20:]!r}, then a file in its place", replaced
     chain = b"".join(header(b"l%d.mp3" % step, kind=b"2", link=b"l%d.mp3" % (step + 1)) for step in range(50))
     yield (
@@ -119,7 +129,9 @@ def links(outside: Path) -> Iterator[tuple[str, Case]]:
             f"link {target[-9:]!r} as a folder",
             Case(folder + member(b"d/evil.mp3") + END, {"d/evil.mp3": SOUND}),
         )
-    yield "hard link with a size", Case(header(b"x.mp3", 700, b"1", b"good.mp3") + GOOD + END, ONLY_GOOD)
+    with_size = header(b"x.mp3", 700, b"1", b"good.mp3")
+    yield "hard link with a size", Case(with_size + GOOD + END, ONLY_GOOD, failed={"x.mp3": "hard link"})
+    yield "hard link to a text", Case(header(b"x.txt", kind=b"1", link=b"y.txt") + GOOD + END, ONLY_GOOD)
     long_link = member(b"././@LongLink", b"t" * 5000 + b"\0", b"K", magic=b"ustar  \0")
     yield "long link", Case(long_link + header(b"x.mp3", kind=b"2", link=b"t") + GOOD + END, ONLY_GOOD)
 
@@ -182,14 +194,18 @@ def sizes() -> Iterator[tuple[str, Case]]:
     old = bytearray(header(b"x.mp3", 512, b"S", magic=b"ustar  \0"))
     old[386:410] = octal(0, 12) + octal(512, 12)
     old[483:495] = octal(TERABYTE, 12)
-    yield "old GNU sparse bomb", Case(fix(old) + bytes(BLOCK) + END, reason="sparse")
+    failed = {"x.mp3": "sparse"}
+    yield "old GNU sparse bomb", Case(fix(old) + bytes(BLOCK) + GOOD + END, ONLY_GOOD, failed=failed)
     text = bytearray(header(b"x.txt", 512, b"S", magic=b"ustar  \0"))
     text[482] = 1
     maps = bytes(504) + b"\1" + bytes(7) + bytes(BLOCK)
     yield "sparse text with a long map", Case(fix(text) + maps + b"T" * BLOCK + GOOD + END, ONLY_GOOD)
     old[482] = 1
-    endless = fix(old) + (bytes(504) + b"\1" + bytes(7)) * 5000
-    yield "endless sparse map", Case(endless + END, reason="cut|damaged|sparse")
+    mapped = fix(old) + (bytes(504) + b"\1" + bytes(7)) * 5000
+    yield "endless sparse map", Case(mapped + END, reason="cut|damaged")
+    long_map = mapped + bytes(BLOCK) + b"S" * BLOCK
+    yield "sparse audio with a long map", Case(long_map + GOOD + END, ONLY_GOOD, failed=failed)
+    yield "sparse audio that is cut", Case(long_map + GOOD, reason="cut")
     for number, records in enumerate((
         ((b"GNU.sparse.size", b"%d" % TERABYTE), (b"GNU.sparse.numblocks", b"1")),
         ((b"GNU.sparse.map", b"0,512"), (b"GNU.sparse.size", b"%d" % TERABYTE)),
@@ -197,7 +213,8 @@ def sizes() -> Iterator[tuple[str, Case]]:
          (b"GNU.sparse.realsize", b"%d" % TERABYTE)),
     )):  # fmt: skip
         body = b"".join(record(*pair) for pair in records)
-        yield f"PAX sparse bomb {number}", Case(pax(body) + member(b"x.mp3") + END, reason="sparse")
+        bomb = pax(body) + member(b"x.mp3")
+        yield f"PAX sparse bomb {number}", Case(bomb + GOOD + END, ONLY_GOOD, failed=failed)
     ends = "ends inside x.mp3"
     yield "a terabyte, base 256", Case(header(b"x.mp3", TERABYTE) + GOOD + END, reason=ends)
     yield "a terabyte of text", Case(header(b"x.txt", TERABYTE) + GOOD + END, reason="ends inside x.txt")
@@ -207,10 +224,10 @@ def sizes() -> Iterator[tuple[str, Case]]:
         refused = Case(pax(record(b"size", size)) + member(b"x.mp3") + END, reason="negative|no number")
         yield f"PAX size {size[:9]!r}", refused
     yield "negative, base 256", Case(header(b"x.mp3", -1024) + END, reason="negative")
-    yield (
-        "over the limit",
-        Case(header(b"x.mp3", MOST_BYTES + 1) + bytes(MOST_BYTES + BLOCK) + END, reason="allowed"),
-    )
+    large = header(b"x.mp3", MOST_BYTES + 1) + bytes(MOST_BYTES + BLOCK)
+    yield "over the limit", Case(large + GOOD + END, ONLY_GOOD, failed={"x.mp3": "allowed"})
+    large = header(b"x.txt", MOST_BYTES + 1) + bytes(MOST_BYTES + BLOCK)
+    yield "text over the limit", Case(large + GOOD + END, ONLY_GOOD)
 
 
 def extended() -> Iterator[tuple[str, Case]]:
@@ -258,6 +275,30 @@ def extended() -> Iterator[tuple[str, Case]]:
         yield f"global {key!r}", Case(pax(record(key, b"7"), b"g") + GOOD + END, reason="global PAX")
 
 
+def contents() -> Iterator[tuple[str, Case]]:
+    """Recordings by their content, and what only begins like one."""
+    for name in ("REC001", "call.0001", "x.mp3.bak", "x.txt", "._x.mp3", ".mp3", "d/.hidden"):
+        yield f"WAV called {name}", Case(member(name.encode(), WAV) + GOOD + END, {name: WAV, **ONLY_GOOD})
+    tag = b"ID3\4\0\0\0\0\0\x0a"
+    tagged = tag + bytes(10) + MP3
+    yield "tagged MP3 called x", Case(member(b"x", tagged) + END, {"x": tagged})
+    others = {
+        "a sync word": MP3, "ID3 and nothing": tag, "ID3 and text": tag + bytes(10) + b"text" * 300,
+        "ID3 of 256 MiB": b"ID3\4\0\0\x7f\x7f\x7f\x7f" + MP3, "a chain of ID3": (b"ID3\3" + bytes(6)) * 1000 + MP3,
+        "RIFF of something": b"RIFF\x10\0\0\0sfbk" + bytes(90), "text like an AMR": b"#!AMR\necho hello\n" * 9,
+        "a script": b"#!/bin/sh\n" * 9, "text like a WAV": b"RIFF    WAVE is a format\n" * 9,
+        "a picture": b"\x89PNG\r\n\x1a\n" + bytes(90), "an ftyp picture": b"\0\0\0\x18ftypheic" + bytes(90),
+        "the start of a magic": b"RIFF", "AppleDouble": b"\0\5\x16\7" + bytes(90),
+    }  # fmt: skip
+    for name, data in others.items():
+        for called in (b"x", b"x.txt", b"._x.mp3"):
+            yield f"{name} called {called!r}", Case(member(called, data) + GOOD + END, ONLY_GOOD)
+    many = member(b"x.txt", b"ID3\4\0\0\0\0\0\0" + b"\xff\xfb\x90\x64" * 2000) * 1500
+    yield "1500 tags with sync words", Case(many + GOOD + END, ONLY_GOOD)
+    link = header(b"REC001", kind=b"1", link=b"good.mp3") + header(b"REC002", kind=b"2", link=b"good.mp3")
+    yield "links without a suffix", Case(link + GOOD + END, ONLY_GOOD)
+
+
 def compressed() -> Iterator[tuple[str, Case]]:
     """Bombs, streams within streams, and what stands behind them."""
     plain = GOOD + END
@@ -299,6 +340,7 @@ def corpus(outside: Path) -> Iterator[tuple[str, Case]]:
     yield from names(outside)
     yield from sizes()
     yield from extended()
+    yield from contents()
     yield from compressed()
 
 
@@ -346,13 +388,21 @@ def watching(folder: Path) -> Iterator[None]:
 
 def unpack(data: bytes, scratch: Path, most_bytes: int = MOST_BYTES) -> dict[str, bytes]:
     """Unpack an archive as the unpack worker does, and give what lies in the folder then; it is empty again."""
+    return unpack_all(data, scratch, most_bytes)[0]
+
+
+def unpack_all(
+    data: bytes, scratch: Path, most_bytes: int = MOST_BYTES
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """`unpack`, and the files that fail by themselves with their reasons."""
     path = scratch / "archive.tar"
     path.write_bytes(data)
     found = {}
     try:
         with watching(scratch):
             compression.make_plain(path, 2 * most_bytes)
-            members = archive.index(path, MOST_MEMBERS, most_bytes).members
+            listed = archive.index(path, MOST_MEMBERS, most_bytes).members
+            members = [each for each in listed if each.problem is None]
             with path.open("rb") as tar:
                 for each in members:
                     archive.copy(tar, each, scratch / f"{each.safe_stem}.source")
@@ -363,7 +413,10 @@ def unpack(data: bytes, scratch: Path, most_bytes: int = MOST_BYTES) -> dict[str
             found[each.original_filename] = target.read_bytes()
         assert len(found) == len(members)
         assert len(list(scratch.iterdir())) == len(members) + 1
+        assert len({each.safe_stem for each in listed}) == len(listed)
     finally:
         for left in scratch.iterdir():
             left.unlink()
-    return found
+    failed = {each.original_filename: each.problem for each in listed if each.problem}
+    assert not failed.keys() & found.keys()
+    return found, failed

@@ -19,7 +19,7 @@ from pipeline.errors import away
 from tests import hostile
 from tests.disks import small_disk
 from tests.fleet import PROJECT
-from tests.hostile import BLOCK, COMPRESSORS, END, FORMATS, SOUND, Case, header, member, unpack
+from tests.hostile import BLOCK, COMPRESSORS, END, FORMATS, SOUND, Case, header, member, unpack, unpack_all
 from tests.test_archive import header_offsets, tar_bytes
 
 SECONDS = 5  # of CPU for one case
@@ -48,7 +48,10 @@ def check(case: Case, scratch: Path) -> None:
         assert 5 < len(str(caught.value)) < 600
         assert str(caught.value).isprintable()
     else:
-        assert unpack(case.data, scratch) == case.files
+        files, failed = unpack_all(case.data, scratch)
+        assert files == case.files
+        assert failed.keys() == case.failed.keys()
+        assert all(re.search(case.failed[name], reason) for name, reason in failed.items())
     assert time.process_time() - started < SECONDS
     assert everything(scratch.parent) == before
 
