@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from pipeline.conversions import TOGETHER
-from tests import tiny_onnx
+from tests import hostile, tiny_onnx
 from tests.fleet import MODELS, PROJECT, Fleet
-from tests.hostile import COMPRESSORS
+from tests.hostile import COMPRESSORS, END
 from tests.recordings import SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.steps import (
     BATCH,
@@ -184,6 +184,73 @@ def test_an_archive_with_fewer_files_than_its_job_says_is_refused(
     fleet.worker("unpack")
     wait_for(lambda: dead(redis, "queue:unpack"), fleet, "the dead letter")
     assert dead(redis, "queue:unpack")[0]["error"] == f"archives/{BATCH}.tar holds 1 audio files, the job says 2"
+
+
+def test_an_archive_with_more_files_than_an_older_transfer_worker_counted_is_taken_whole(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SILENCE, "REC002": SPEECH}))
+    redis.rpush("queue:unpack", unpack_job(file_count=1))
+    fleet.worker("unpack")
+    wait_for(lambda: is_idle(redis, "queue:unpack") and redis.llen("queue:transcribe") == 2, fleet, "two files")
+    assert redis.get(f"batch:{BATCH}:total") == "2"
+
+
+UNSAFE = {  # why a member fails by itself
+    "link.mp3": "it is a hard link: its sound is stored under another name, or not at all",
+    "sparse.mp3": "it is a sparse file, which may unpack to any size",
+    "large.mp3": "it has 1048577 bytes: 1048576 are allowed (ARCHIVE_MAX_FILE_MB)",
+}
+
+
+def unsafe_members() -> bytes:
+    sparse = hostile.pax(hostile.record(b"GNU.sparse.size", b"9999999999"))
+    return (
+        hostile.header(b"link.mp3", kind=b"1", link=b"a.mp3")
+        + sparse
+        + hostile.member(b"sparse.mp3")
+        + hostile.member(b"large.mp3", bytes(2**20 + 1))
+    )
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("step", ["Database.fail_file", "Batches.settle", "Batches.open", "Batches.push"])
+def test_a_member_that_cannot_be_taken_out_fails_alone_whoever_dies(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
+) -> None:
+    fleet.changes = {"ARCHIVE_MAX_FILE_MB": "1", "HOST_NAME": "this-host", "CONVERT_JOBS": "1"}
+    tar = tmp_path / "monday.tar"
+    tar.write_bytes(hostile.member(b"a.mp3", SILENCE) + unsafe_members() + hostile.member(b"b.mp3", SPEECH) + END)
+    upload(fleet, monkeypatch, tar)
+    redis.rpush("queue:unpack", unpack_job(file_count=5))
+    module = {"Database": "pipeline.database", "Batches": "pipeline.batches"}[step.partition(".")[0]]
+    which = {"fail_file": "sparse", "settle": "sparse", "open": "1", "push": "1"}[step.partition(".")[2]]
+    strike = [str(PROJECT / "tests" / "kill_at.py"), f"{module}:{step}", moment, which, "KILL"]
+    victim = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
+    assert exit_status(victim) == -9
+    fleet.workers.remove(victim)
+    fleet.worker("unpack")
+    wait_for(lambda: is_idle(redis, "queue:unpack") and redis.llen("queue:transcribe") == 2, fleet, "two files")
+    jobs = [json.loads(job)["original_filename"] for job in redis.lrange("queue:transcribe", 0, -1)]
+    assert sorted(jobs) == ["a.mp3", "b.mp3"]
+    assert redis.mget(f"batch:{BATCH}:total", f"batch:{BATCH}:failed") == ["5", "3"]
+    found = {name: row[:2] for (_, name), row in rows(fleet).items()}
+    assert {name: found[name] for name in UNSAFE} == {name: ("failed", why) for name, why in UNSAFE.items()}
+    assert dead(redis, "queue:unpack") == []
+
+
+def test_an_archive_of_nothing_that_can_be_taken_out_is_finished(
+    fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = tmp_path / "monday.tar"
+    tar.write_bytes(unsafe_members() + END)
+    upload(fleet, monkeypatch, tar)
+    redis.rpush("queue:unpack", unpack_job())
+    worker = fleet.worker("unpack", ARCHIVE_MAX_FILE_MB="1")
+    wait_for(lambda: is_idle(redis, "queue:unpack") and not batch_keys(redis), fleet, "the end of the batch")
+    assert {name: row[1] for (_, name), row in rows(fleet).items()} == UNSAFE
+    assert f"batch {BATCH}: link.mp3 failed: {UNSAFE['link.mp3']}" in log_of(worker)
+    assert fleet.query("SELECT file_count, finished_at IS NOT NULL FROM batches") == [(3, True)]
 
 
 def test_the_transfer_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, redis: Any) -> None:
