@@ -6,6 +6,7 @@ the source is still the one that the copy was begun from.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -13,12 +14,13 @@ import select
 import shlex
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.checksum import sha256
-from pipeline.errors import Outage, Permanent, Stop, Stopping
-from pipeline.remote import MALFORMED, FileState, RemoteHost
+from pipeline.errors import Outage, Permanent, Stop, Stopping, away
+from pipeline.remote import COMMAND_FAILED, MALFORMED, FileState, RemoteHost, Unclear
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ OVERLAP = 64 * 2**20  # fetched again after a break: more than scp has on the wa
 TRIES = 3  # copies of a file that changes meanwhile
 _POLL_SECONDS = 0.5
 _READ = 2**20
+_TRIAL = bytes(2**20)  # that are written where a copy could perhaps not be
 
 
 class Copy:
@@ -36,6 +39,7 @@ class Copy:
         self.part = target.with_name(f"{target.name}.part")
         self._broken_off = False  # the part is ours, from before the connection broke
         self._is_fetched = self._is_resumed = False
+        self._was_unclear = False
         self._told = 0
 
     def fetch(self, stop: Stop, moved: Callable[[int], object] = int) -> None:
@@ -179,7 +183,38 @@ class Copy:
             text = messages.read().decode(errors="replace").strip()
         if process.returncode != 0 and stop.is_set():  # who stops us may have stopped scp too
             raise Stopping
-        self.host.check(process.returncode, text, self.path)
+        self._judge(process.returncode, text)
+
+    def _judge(self, status: int, messages: str) -> None:
+        """Raise what the exit status of scp or ssh means: by the system's own word for this disk, by the host's
+        numbers for the rest."""
+        if status == COMMAND_FAILED:
+            self._try_disk()
+        try:
+            self.host.check(status, messages, self.path)
+        except Unclear as error:
+            if self._lack() > 0:  # the file system keeps a little for root, which the trial may have had
+                raise OSError(errno.ENOSPC, f"{self.part.parent} has no room for the rest of the file") from error
+            if self._was_unclear:
+                raise
+            self._was_unclear = True  # somebody ended scp; what comes again has another cause
+            raise Outage("EC2", str(error)) from error
+
+    def _try_disk(self) -> None:
+        """Write a little beside the copy: the system's own error where that cannot be."""
+        try:
+            with tempfile.TemporaryFile(dir=self.part.parent, buffering=0) as file:
+                _write(file.fileno(), _TRIAL)
+                os.fsync(file.fileno())
+        except OSError as error:
+            number = error.errno if away(error) else errno.EIO
+            raise OSError(number, f"{self.part.parent} cannot be written: {error.strerror}") from error
+
+    def _lack(self) -> int:
+        """Bytes that the volume lacks for the rest of the file."""
+        volume = os.statvfs(self.part.parent)
+        have = self.part.stat().st_size if self.part.exists() else 0
+        return self.state.size - have - volume.f_bavail * volume.f_frsize
 
 
 @contextlib.contextmanager

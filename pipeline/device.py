@@ -12,7 +12,7 @@ from pipeline.errors import Broken, Outage
 
 _OUT_OF_MEMORY = ("out of memory", "status_alloc_failed", "failed to allocate memory")
 _OF_THE_DEVICE = ("cuda", "cublas failed", "cublas_status", "cudnn")  # not: a library is not found
-# What CTranslate2 and onnxruntime raise, and no class that is derived from it: some errors of PyAV are RuntimeErrors
+# What CTranslate2 and onnxruntime raise, and no class derived from it: some errors of PyAV are RuntimeErrors
 # too, and hold the name of a recording. These two are given numbers and models alone: their words are their own.
 _NATIVE_ERRORS = (
     RuntimeError,

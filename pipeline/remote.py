@@ -1,26 +1,26 @@
-"""The host where recordings arrive, and what is asked of it with OpenSSH's own ssh."""
+"""The host where recordings arrive, and what is asked of it with OpenSSH's own ssh.
 
-import errno
+Whose fault a failure is shows in exit statuses and in the numbers that SFTP has for the path. Messages are for
+people: they may hold banners, names of files and any language.
+"""
+
 import logging
-import os
+import posixpath
 import re
 import shlex
 import subprocess
 from dataclasses import dataclass
 
-from pipeline.errors import DISK_ERRNOS, Outage, Permanent
+from pipeline import sftp
+from pipeline.errors import Outage, Permanent
 
 log = logging.getLogger(__name__)
 
 _CONNECTION_FAILED = 255  # ssh(1): what the remote command gives is any other status
-_CONNECTION_LOST = re.compile(r"(?m)^(scp: )?(Connection closed|lost connection)\s*$")  # scp(1) ends with 1
-_REFUSED = re.compile(r"Permission denied|Host key verification failed|Too many authentication failures")
-_OUR_DISK = re.compile(r'(?m)^scp: .*\blocal "')  # open local "/...": No space left on device
-# What stops every file there alike: the host has no room for a process, or has lost the folder's file system.
-_HOST_ERRNOS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN)
-_HOST_IN_NEED = re.compile(rf"(?m): ({'|'.join(map(os.strerror, _HOST_ERRNOS))})\s*$")  # at the end: not of a name
+COMMAND_FAILED = 1  # what stat, find, mv, rm and tail give for a path; a shell without room for them gives another
 ARCHIVE_SUFFIXES = ("tar", "tar.gz", "tgz", "tar.bz2", "tbz2", "tar.xz", "txz", "tar.zst", "tzst")
 _COMMAND_SECONDS = 60
+_SFTP_SECONDS = 20
 MALFORMED = "malformed"  # in place of a SHA-256: that of no file
 _CHECKSUM_BYTES = 4096  # of a checksum file that are read, whatever else it is
 
@@ -37,6 +37,10 @@ class FileState:
         return f"{self.size} {self.changed}"
 
 
+class Unclear(Exception):
+    """A command failed, and neither the connection, the host nor the path is known to be why: it is an attempt."""
+
+
 @dataclass(frozen=True)
 class RemoteHost:
     """One SSH host. Its key must be in `known_hosts`; nothing is ever asked on a terminal.
@@ -51,20 +55,25 @@ class RemoteHost:
     known_hosts: str
 
     def refusal(self) -> str | None:
-        """Why the host refuses us (user, key, host key), in one line; None where it does not."""
-        try:
-            self._ssh("true")
-        except Outage as error:
-            if not _REFUSED.search(str(error)):
-                raise
-            return f"EC2_HOST: {error}: see EC2_USER, EC2_KEY_FILE and EC2_KNOWN_HOSTS"
+        """Why the host refuses us (user, key, host key), in one line; None where it does not.
+
+        For a start alone: ssh tells it by words, and at work the same failure is an outage whatever it says. They
+        are ssh's own, since at `LogLevel` ERROR it shows no banner and begins each line that quotes the host.
+        """
+        status, _, messages = self._run("true")
+        at = f"{self.user}@{self.host}"
+        own = (f"{at}: Permission denied (", "Host key verification failed.")
+        reason = next((line for line in messages.splitlines() if line.startswith(own)), None)
+        if status == _CONNECTION_FAILED and reason is not None:
+            return f"EC2_HOST: ssh to {at}: {reason}: see EC2_USER, EC2_KEY_FILE and EC2_KNOWN_HOSTS"
+        self.check(status, messages, ".", is_folder=True)
         return None
 
     def stat(self, path: str) -> FileState:
         """What the remote file is like now, with the SHA-256 from `{path}.sha256` where there is one: `MALFORMED`
         where that does not begin with one, as while a sender is writing it."""
         read = f"head -c {_CHECKSUM_BYTES} -- {shlex.quote(f'{path}.sha256')} 2>/dev/null"
-        answer = self._ssh(f"LC_ALL=C stat -L -c '%s %Y %F' -- {shlex.quote(path)} && ({read} || true)")
+        answer = self._ssh(f"LC_ALL=C stat -L -c '%s %Y %F' -- {shlex.quote(path)} && ({read} || true)", path)
         first, _, rest = answer.partition("\n")
         size, changed, kind = first.split(" ", 2)
         if not kind.startswith("regular"):
@@ -75,16 +84,19 @@ class RemoteHost:
 
     def size_and_time(self, path: str) -> FileState | None:
         """What the remote file is like now, without its checksum; None where there is none."""
-        answer = self._ssh(f"LC_ALL=C stat -L -c '%s %Y' -- {shlex.quote(path)} 2>/dev/null || true").split()
+        command = f"LC_ALL=C stat -L -c '%s %Y' -- {shlex.quote(path)} 2>/dev/null || true"
+        answer = self._ssh(command, path).split()
         return FileState(int(answer[0]), int(answer[1])) if answer else None
 
     def look(self, folder: str) -> dict[str, FileState]:
         """The archives of a remote folder, by their names: path -> state."""
         names = " -o ".join(f"-name '[!.]*.{suffix}'" for suffix in ARCHIVE_SUFFIXES)
-        answer = self._ssh(
-            f"find -L {shlex.quote(folder)} -maxdepth 1 -type f \\( {names} \\) -printf '%s %T@ %p\\0'",
-            partly=True,  # one entry that cannot be read must not hide the others
-        )
+        command = f"find -L {shlex.quote(folder)} -maxdepth 1 -type f \\( {names} \\) -printf '%s %T@ %p\\0'"
+        status, answer, messages = self._run(command)
+        if status == COMMAND_FAILED and answer:  # one entry that cannot be read must not hide the others
+            log.warning("%s does not show all of its files: %s", self.host, messages)
+        else:
+            self.check(status, messages, folder, is_folder=True)
         files = {}
         for line in filter(None, answer.split("\0")):
             size, changed, path = line.split(" ", 2)
@@ -106,11 +118,15 @@ class RemoteHost:
         }[action]
         if state.sha256:  # it may be that of the next file by now
             act += f" && if grep -qi {state.sha256} -- {checksum} 2>/dev/null; then {follow}; fi"
-        return self._ssh(
+        command = (
             f"if ! [ -e {source} ]; then echo gone; "
             f"elif [ \"$(LC_ALL=C stat -L -c '%s %Y' -- {source})\" != '{state}' ]; then echo changed; "
             f"else {{ {act} && echo done; }} || {{ ! [ -e {source} ] && echo gone; }}; fi"
-        ).strip()
+        )
+        try:
+            return self._ssh(command, path).strip()
+        except Unclear as error:  # the file is there and may be read, but not that
+            raise Permanent(str(error)) from None
 
     def options(self) -> list[str]:
         """What ssh and scp are to keep to."""
@@ -123,16 +139,26 @@ class RemoteHost:
             "ConnectTimeout": "10",
             "ServerAliveInterval": "15",
             "ServerAliveCountMax": "3",
+            "LogLevel": "ERROR",  # no banner among the messages
         }
         options = [part for pair in settings.items() for part in ("-o", "=".join(pair))]
         return ["-F", "none", "-i", self.key_file, *options]
 
     def ssh(self, command: str) -> list[str]:
         """What runs a command on the host."""
-        return ["ssh", "-p", str(self.port), *self.options(), "--", f"{self.user}@{self.host}", command]
+        return ["ssh", *self._where(), command]
 
-    def _ssh(self, command: str, partly: bool = False) -> str:
-        """What the remote command prints; with `partly`, what it printed before it failed is good enough."""
+    def _where(self) -> list[str]:
+        return ["-p", str(self.port), *self.options(), "--", f"{self.user}@{self.host}"]
+
+    def _ssh(self, command: str, path: str) -> str:
+        """What the remote command, which is about a file, prints."""
+        status, answer, messages = self._run(command)
+        self.check(status, messages, path)
+        return answer
+
+    def _run(self, command: str) -> tuple[int, str, str]:
+        """A remote command's exit status, what it prints, and its messages or ssh's."""
         try:
             done = subprocess.run(
                 self.ssh(command),
@@ -143,23 +169,33 @@ class RemoteHost:
             )
         except subprocess.TimeoutExpired:
             raise Outage("EC2", f"{self.host} did not answer within {_COMMAND_SECONDS} s") from None
-        messages = done.stderr.decode(errors="replace").strip()
-        if partly and done.stdout and done.returncode == 1:
-            log.warning("%s does not show all of its files: %s", self.host, messages)
-        else:
-            self.check(done.returncode, messages, self.host)
-        return done.stdout.decode("utf-8", "surrogateescape")
+        answer = done.stdout.decode("utf-8", "surrogateescape")
+        return done.returncode, answer, done.stderr.decode(errors="replace").strip()
 
-    def check(self, status: int, messages: str, subject: str) -> None:
-        """Raise what an exit status other than 0 of ssh or scp means."""
+    def check(self, status: int, messages: str, path: str, is_folder: bool = False) -> None:
+        """Raise what an exit status other than 0 of ssh or scp means, for what was asked about a path.
+
+        `Outage` where the connection, or all of the host, has failed; `Permanent` where the path is not there, not
+        for us, or nothing of its kind; else `Unclear`.
+        """
         if status == 0:
             return
         reason = messages.rpartition("\n")[2] or f"exit status {status}"
-        if _OUR_DISK.search(messages):
-            number = next((number for number in DISK_ERRNOS if os.strerror(number) in messages), errno.EIO)
-            raise OSError(number, reason)
-        if status == _CONNECTION_FAILED or status < 0 or not messages or _CONNECTION_LOST.search(messages):
+        if status == _CONNECTION_FAILED or status < 0:
             raise Outage("EC2", f"ssh to {self.user}@{self.host}: {reason}")
-        if _HOST_IN_NEED.search(messages):
+        found = self._find(path, reason)
+        if found.is_refused:
+            raise Permanent(f"{path}: the EC2 host says: {reason}")
+        if found.status == sftp.OK and not (found.is_folder if is_folder else found.is_file):
+            raise Permanent(f"{path} on {self.host} is not a {'folder' if is_folder else 'regular file'}")
+        is_well = found.status == sftp.OK or self._find(posixpath.dirname(path) or ".", reason).status == sftp.OK
+        if status != COMMAND_FAILED or not is_well:
             raise Outage("EC2", f"{self.user}@{self.host} is in need: {reason}")
-        raise Permanent(f"{subject}: the EC2 host says: {reason}")
+        raise Unclear(f"{path}: the EC2 host says: {reason}")
+
+    def _find(self, path: str, reason: str) -> sftp.Found:
+        """What SFTP finds; `reason` is why it is asked."""
+        try:
+            return sftp.find(["ssh", "-s", *self._where(), "sftp"], path, _SFTP_SECONDS)
+        except sftp.Lost as error:
+            raise Outage("EC2", f"ssh to {self.user}@{self.host}: {reason}; {error}") from None

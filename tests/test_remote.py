@@ -18,11 +18,13 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from pipeline import remote, sftp
 from pipeline.copying import Copy
 from pipeline.errors import Outage, Permanent, Stopping, away
-from pipeline.remote import MALFORMED, FileState, RemoteHost
+from pipeline.remote import MALFORMED, FileState, RemoteHost, Unclear
 from tests.child import descendants, free_port, is_alive, wait_until
 from tests.disks import small_disk
+from tests.fake_ssh import FAILURE, FILE, FOLDER, FakeSsh
 from tests.servers import Sshd, SshHost, sshd_path
 
 NEVER = threading.Event()
@@ -278,7 +280,7 @@ def test_a_full_disk_is_the_disks_fault_and_leaves_its_room_free(
 
 def test_a_folder_that_may_not_be_written_is_the_disks_fault(host: RemoteHost, there: Path, here: Path) -> None:
     path = put(there / "a.tar")
-    with pytest.raises(OSError, match="local") as caught:
+    with pytest.raises(OSError, match=re.escape(str(here / "nowhere"))) as caught:
         fetch(host, path, here / "nowhere" / "a.tar")
     assert away(caught.value) == "the disk"
 
@@ -371,25 +373,104 @@ def assert_away(host: RemoteHost, there: Path, here: Path) -> None:
     assert not (here / "a.tar").exists()
 
 
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSsh:
+    """ssh and scp that end as they are told to."""
+    return FakeSsh(tmp_path / "bin", monkeypatch)
+
+
+ANYWHERE = RemoteHost("h", 22, "u", "key", "known")
+
+
 @pytest.mark.parametrize(
-    "said",
+    ("status", "answers"),
     [
-        "bash: fork: retry: Resource temporarily unavailable\nbash: fork: Cannot allocate memory",
-        "stat: cannot statx '/data/a.tar': Stale file handle",
-        "stat: cannot statx '/data/a.tar': Transport endpoint is not connected",
-        "tail: cannot open '/data/a.tar' for reading: Too many open files",
+        (1, [(FAILURE, 0), (FAILURE, FOLDER)]),  # of the folder too: its file system is lost
+        (1, [(FAILURE, FILE), (FAILURE, 0)]),
+        (1, []),  # no further connection
+        (254, [(sftp.OK, FILE)]),  # bash: fork
+        (127, [(sftp.OK, FILE)]),  # no such program
+        (137, [(FAILURE, FILE), (sftp.OK, FOLDER)]),  # killed for memory
+        (255, [(sftp.NO_SUCH_FILE, 0)]),  # ssh's own status
     ],
 )
-def test_a_host_in_need_is_an_outage(said: str) -> None:
+def test_a_host_in_need_is_an_outage(fake: FakeSsh, status: int, answers: list[tuple[int, int]]) -> None:
+    fake.will(status, b"stat: cannot statx '/data/a.tar': No such file or directory", *answers)
     with pytest.raises(Outage) as caught:
-        RemoteHost("h", 22, "u", "", "").check(1, said, "/data/a.tar")
+        ANYWHERE.stat("/data/a.tar")
     assert away(caught.value) == "EC2"
 
 
-def test_a_name_that_speaks_of_need_is_permanent() -> None:
-    said = "stat: cannot statx '/x: Cannot allocate memory': No such file or directory"
-    with pytest.raises(Permanent):
-        RemoteHost("h", 22, "u", "", "").check(1, said, "/x: Cannot allocate memory")
+@pytest.mark.parametrize("answer", [sftp.NO_SUCH_FILE, sftp.PERMISSION_DENIED, sftp.BAD_MESSAGE])
+@pytest.mark.parametrize("mode", [0, FILE])
+def test_a_path_that_sftp_refuses_is_permanent_whatever_is_said(fake: FakeSsh, answer: int, mode: int) -> None:
+    for status in (1, 126):
+        fake.will(status, b"Cannot allocate memory", (answer, mode))
+        with pytest.raises(Permanent, match=r"/data/a.tar: the EC2 host says: Cannot allocate memory$"):
+            ANYWHERE.stat("/data/a.tar")
+
+
+@pytest.mark.parametrize("answers", [[(sftp.OK, FILE)], [(FAILURE, FILE), (sftp.OK, FOLDER)]])
+def test_a_command_that_fails_for_no_known_reason_is_an_attempt(
+    fake: FakeSsh, answers: list[tuple[int, int]]
+) -> None:
+    fake.will(1, b"No such file or directory", *answers)
+    with pytest.raises(Unclear) as caught:
+        ANYWHERE.stat("/data/a.tar")
+    assert away(caught.value) is None
+
+
+def test_a_server_that_speaks_no_sftp_is_an_outage(fake: FakeSsh) -> None:
+    for spoken in (
+        b"",
+        b"Welcome to this host!\n",
+        b"\0\0",
+        b"\0\0\0\1\1",
+        b"\0\0\0\5\2\0\0\0\3\0\0\0\5e\0\0\0\7",
+    ):
+        fake.will(1, b"", (sftp.OK, FILE))
+        (fake.folder / "answers.1").write_bytes(spoken)
+        (fake.folder / "ssh").write_text(f"#!/bin/sh\ncat '{fake.folder}/answers.1'\nexit 1\n")
+        with pytest.raises(Outage, match="SFTP"):
+            ANYWHERE.stat("/data/a.tar")
+
+
+def test_a_server_that_hangs_in_sftp_is_an_outage(fake: FakeSsh, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.will(1, b"", (sftp.OK, FILE))
+    (fake.folder / "answers.1").write_bytes(b"")
+    monkeypatch.setattr(remote, "_SFTP_SECONDS", 0.2)
+    with pytest.raises(Outage, match="does not answer by SFTP"):
+        ANYWHERE.stat("/data/a.tar")
+
+
+def test_an_scp_that_fails_for_no_known_reason_has_one_more_try(fake: FakeSsh, here: Path) -> None:
+    copy = Copy(ANYWHERE, "/data/a.tar", FileState(9, 1), here / "a.tar")
+    for expected in (Outage, Unclear, Unclear):
+        fake.will(1, b"", (sftp.OK, FILE))
+        with pytest.raises(expected):
+            copy.run(NEVER)
+
+
+def test_an_scp_that_fails_where_the_disk_has_no_room_for_the_rest_is_the_disks_fault(
+    fake: FakeSsh, here: Path
+) -> None:
+    fake.will(1, b"", (sftp.OK, FILE))
+    copy = Copy(ANYWHERE, "/data/a.tar", FileState(2**60, 1), here / "a.tar")
+    with pytest.raises(OSError, match="no room for the rest") as caught:
+        copy.run(NEVER)
+    assert away(caught.value) == "the disk"
+
+
+def test_what_sftp_finds_is_what_is_there(host: RemoteHost, there: Path) -> None:
+    command = ["ssh", "-s", *host.ssh("sftp")[1:]]
+    (there / "dangling.tar").symlink_to("nothing")
+    os.mkfifo(there / "fifo.tar")
+    assert sftp.find(command, put(there / "a.tar"), 20).is_file
+    assert sftp.find(command, str(there), 20).is_folder
+    fifo = sftp.find(command, str(there / "fifo.tar"), 20)
+    assert (fifo.status, fifo.is_file, fifo.is_folder) == (sftp.OK, False, False)
+    for missing in (there / "gone.tar", there / "dangling.tar", there / "no folder" / "a.tar"):
+        assert sftp.find(command, str(missing), 20).is_refused
 
 
 def test_a_refused_connection_is_an_outage(host: RemoteHost, there: Path, here: Path) -> None:
