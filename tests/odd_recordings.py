@@ -78,8 +78,10 @@ def tone_of(speaker: int) -> float:
 
 
 def envelope(speaker: int, moments: Samples) -> Samples:
-    """How loud (0 to 1) the speaker is at these moments (s): syllables, and pauses between phrases. The numbers are
-    such that no two speakers are loud and quiet together, within three seconds already."""
+    """How loud (0 to 1) the speaker is at these moments (s): syllables, and pauses between phrases.
+
+    The numbers are such that no two speakers are loud and quiet together, within three seconds already.
+    """
     syllables = 0.55 + 0.45 * np.sin(
         2 * np.pi * (2.2 + 0.3317 * speaker % 2.6) * moments + 1.185 + 9.519 * speaker
     )
