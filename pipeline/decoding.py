@@ -161,11 +161,21 @@ class Decoder:
             with self._running(tracks, pcm, stop, seconds) as program:
                 self._read(program, messages, pcm, sounds, tracks)
                 self._judge(program.ended, messages, tracks, any(sound.frames for sound in sounds))
+            if program.ended.status and not messages.errors:  # there is sound, but surely not all of it
+                messages.errors.append(f"ffmpeg ended with status {program.ended.status}")
             for sound, one in zip(sounds, messages.inputs, strict=False):
                 sound.declared, sound.tracks, sound.pictures = one.declared, one.tracks, one.pictures
             for sound in sounds:
                 sound.errors = messages.errors
             yield sounds
+
+    def check_length(self, seconds: float, channels: int) -> None:
+        """`UnreadableAudio` where so much sound is too much for an Opus."""
+        self._check_bytes(round(seconds * SAMPLE_RATE) * 2 * channels)
+
+    def _check_bytes(self, count: int) -> None:
+        if count > self.limits.pcm:
+            raise UnreadableAudio("its Opus would be too large (OPUS_MAX_MB)")
 
     def blocks(self, path: Path, form: str, stop: Stop) -> Iterator[np.ndarray]:
         """Decode the sound of a file, frames by channels (16 bits), about 10 s at a time, with no file in between.
@@ -179,7 +189,7 @@ class Decoder:
                     continue
                 held += pcm.heard[0].take(chunk)
                 frame = 2 * pcm.heard[0].channels or 2
-                if len(held) >= frame * _BLOCK_FRAMES:
+                while len(held) >= frame * _BLOCK_FRAMES:  # blocks of the same length in every run
                     yield _frames(held, frame)
             if len(held) >= 2 * pcm.heard[0].channels > 0:
                 yield _frames(held, 2 * pcm.heard[0].channels)
@@ -229,8 +239,7 @@ class Decoder:
                 data = pcm.heard[number].take(chunk)
                 if not is_plain:
                     sounds[track].file.write(data)
-                    if pcm.heard[number].bytes > self.limits.pcm:
-                        raise UnreadableAudio("its Opus would be too large (OPUS_MAX_MB)")
+                    self._check_bytes(pcm.kept_bytes)
                 pcm.check_gap(track)
         except TooSlow:
             raise UnreadableAudio(
@@ -286,6 +295,13 @@ class _Outputs:
     def count(self) -> int:
         return len(self._places)
 
+    @property
+    def kept_bytes(self) -> int:
+        """How much there is of all tracks, those without the silence in gaps not counted."""
+        return sum(
+            heard.bytes for heard, (_, is_plain) in zip(self.heard, self._places, strict=True) if not is_plain
+        )
+
     def of(self, output: int) -> tuple[int, bool]:
         """The number of the track, and whether it is the sound without the silence in gaps."""
         return self._places[output]
@@ -311,8 +327,8 @@ def temporary_file(files: contextlib.ExitStack, folder: Path) -> BinaryIO:
 
 
 def _frames(held: bytearray, frame: int) -> np.ndarray:
-    """Take the whole frames out of what is held."""
-    whole = len(held) // frame * frame
+    """Take a block out of what is held, or the whole frames where there are fewer."""
+    whole = min(len(held) // frame, _BLOCK_FRAMES) * frame
     block = np.frombuffer(bytes(held[:whole]), "<i2").reshape(-1, frame // 2)
     del held[:whole]
     return block

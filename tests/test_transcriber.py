@@ -18,7 +18,7 @@ from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio
 from pipeline.classifiers import Classifiers, content
 from pipeline.errors import Stopping
 from pipeline.listening import listen
-from pipeline.transcriber import Transcriber, _File, _Row
+from pipeline.transcriber import Transcriber, _File, _Row, _Whole
 from pipeline.transcript import Label, Transcript
 from pipeline.whisper import MODEL_FILES, Options, Whisper, model_problem
 from pipeline.windows import Recording, Span, Window
@@ -349,7 +349,7 @@ def test_rows_of_similar_length_share_a_batch(whisper: Whisper) -> None:
     lengths = [3.0, 29.0, 2.0, 28.0, 4.0, 30.0]
     running = engine(whisper, lambda *_: None, batch_size=3)
     for number, seconds in enumerate(lengths):
-        file, samples = _File(number, Path("x"), Recording(Path("x"))), int(seconds * SAMPLE_RATE)
+        file, samples = _File(_Whole(number), 0, Recording(Path("x"))), int(seconds * SAMPLE_RATE)
         window = Window([Span(0, samples, 0, samples)], np.zeros(samples, np.float32))
         running._ready.append(_Row(file, 0, window, np.zeros((80, 1), np.float32), "en"))
     batches = [sorted(row.window.seconds for row in running._next_rows()) for _ in range(2)]
@@ -656,7 +656,7 @@ def test_a_file_whose_words_make_no_transcript_fails_alone(
     original = Transcriber._transcript
 
     def odd(running: Any, file: Any) -> Transcript:
-        if file.key == SPOKEN[2]:
+        if file.whole.key == SPOKEN[2]:
             raise IndexError("nobody foresaw this")
         return original(running, file)
 

@@ -91,7 +91,6 @@ def test_reading_in_blocks_finds_what_reading_at_once_finds(
     sound = talk(speech, 300, 1.2)
     path = write_wav(tmp_path / "x.wav", sound)
     monkeypatch.setattr(windows, "_GATE_SECONDS", block)
-    monkeypatch.setattr(windows, "_READ_FRAMES", 7 * RATE)
     found, expected = np.zeros(len(sound), bool), np.zeros(len(sound), bool)
     for span in spans_of(Recording(path)):
         found[span.start : span.end] = True
@@ -190,7 +189,7 @@ def test_digital_silence_has_no_level(tmp_path: Path) -> None:
 
 
 def test_no_sound_is_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableAudio, match="0 seconds"):
+    with pytest.raises(UnreadableAudio, match="no sound"):
         list(Recording(write_wav(tmp_path / "x.wav", np.zeros(0))).windows())
 
 
