@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchFile:
-    """A file of a batch, without what was heard in it."""
+    """A file of a batch, without what was heard in it; `warnings` are the codes of what is wrong with it."""
 
     audio_id: int
     original_filename: str
@@ -38,6 +38,7 @@ class BatchFile:
     error: str | None
     duration_seconds: float | None
     language: str | None
+    warnings: list[str]
 
 
 def read_batches(database: Database, before: str = "", limit: int = 50) -> list[Batch]:
@@ -70,7 +71,9 @@ def read_batch_files(
         return []
     with database.transaction() as cursor:
         cursor.execute(
-            "SELECT audio_id, original_filename, status, error, duration_seconds, language FROM audio_files"
+            "SELECT audio_id, original_filename, status, error, duration_seconds, language,"
+            " ARRAY(SELECT DISTINCT warning ->> 'code' FROM jsonb_array_elements(warnings) AS warning ORDER BY 1)"
+            " FROM audio_files"
             " WHERE batch_id = %(batch_id)s AND (%(status)s = '' OR status = %(status)s)"
             " AND original_filename > %(after)s ORDER BY original_filename LIMIT %(limit)s",
             {"batch_id": batch_id, "status": status, "after": after, "limit": limit},

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.transcript import REPEATED, UNCERTAIN, UNINTELLIGIBLE, is_uncertain, speaker_of
+from pipeline.transcript import REPEATED, UNCERTAIN, UNINTELLIGIBLE, channel_of, is_uncertain, speaker_of
 from pipeline.transcripts import AudioFile
 
 LEAST_MS = 1  # of a cue: it must end after it begins
@@ -80,7 +80,7 @@ def reading(segment: Mapping[str, Any], names: Sequence[str] = (), has_several_l
         note=_note(segment),
         language=segment.get("language") if has_several_languages and mark != UNINTELLIGIBLE else None,
         speaker=speaker_of(segment, names),
-        channel=segment.get("channel"),
+        channel=channel_of(segment),
     )
 
 

@@ -96,10 +96,16 @@ def is_uncertain(segment: Mapping[str, Any]) -> bool:
     return confidence is not None and confidence < UNCERTAIN
 
 
+def channel_of(segment: Mapping[str, Any]) -> int | None:
+    """The channel of a segment of `transcripts.segments`, from 1; None where the recording has one channel."""
+    channel = segment.get("channel")
+    return channel if isinstance(channel, int) and channel >= 1 else None
+
+
 def speaker_of(segment: Mapping[str, Any], names: Sequence[str]) -> str:
     """Who speaks in a segment of `transcripts.segments`: the name of its channel, "Channel 2" where `names` has
     none for it, "" where the recording has one channel."""
-    channel = segment.get("channel")
+    channel = channel_of(segment)
     if channel is None:
         return ""
-    return names[channel - 1] if 1 <= channel <= len(names) else f"Channel {channel}"
+    return names[channel - 1] if channel <= len(names) else f"Channel {channel}"

@@ -3,13 +3,14 @@
 import json
 from typing import Any
 
+from pipeline.file_warnings import FileWarning
 from pipeline.job_queue import JobQueue
 from pipeline.web.site import Sources
 from tests.fleet import Fleet
 from tests.recordings import SPEECH, opus
-from tests.steps import BATCH, add_batch, add_file, add_letter, s3_client
+from tests.steps import BATCH, add_batch, add_file, add_letter, s3_client, warn
 from tests.test_status import live, open_a_batch
-from tests.test_transcripts import hear
+from tests.test_transcripts import CUT, TURNED, hear
 
 TOKEN = "a-token-that-nobody-guesses"
 MARK = "alert(1)</script>"
@@ -20,8 +21,8 @@ TORN = "\udce9 <img src=x onerror=alert(1)>"
 
 
 def seed(fleet: Fleet, redis: Any) -> dict[str, int]:
-    """Fill everything; gives the audio ids: `heard` with its Opus in S3, `hostile`, `failed`, and
-    `doubtful` with what Whisper was not sure of, in two languages."""
+    """Fill everything; gives the audio ids: `heard` with its Opus in S3, `hostile`, `failed`, `call` with several
+    channels and with warnings, and `doubtful` with what Whisper was not sure of, in two languages."""
     add_batch(fleet, files=4)
     add_batch(fleet, "20250101-000000", files=0)
     heard = hear(
@@ -30,7 +31,10 @@ def seed(fleet: Fleet, redis: Any) -> dict[str, int]:
     )  # fmt: skip
     key = f"processed/2025-06-22/{heard}.opus"
     s3_client(fleet).put_object(Bucket=fleet.bucket, Key=key, Body=opus(SPEECH), ContentType="audio/ogg")
-    evil = {"text": STORED, "language": STORED[:60], "mark": STORED[:60], "reason": STORED[:60], "confidence": 0.1}
+    evil: dict[str, Any] = {
+        "text": STORED, "language": STORED[:60], "mark": STORED[:60], "reason": STORED[:60], "confidence": 0.1,
+        "channel": STORED[:60],
+    }  # fmt: skip
     hostile = hear(
         fleet, STORED, evil, "fire " * 400, language=STORED[:60], languages=[STORED[:60], "<b>"],
         labels={STORED[:80]: "topic"},
@@ -43,6 +47,14 @@ def seed(fleet: Fleet, redis: Any) -> dict[str, int]:
         {"text": "Ja, ja.", "language": "de", "confidence": 0.31, "mark": "repeated", "reason": "it looped"},
         languages=["en", "de"],
     )  # fmt: skip
+    call = hear(
+        fleet, "call.wav",
+        {"text": "Is there any smoke?", "channel": 1, "language": "en", "confidence": 0.9},
+        {"text": "Yes, at the harbour.", "channel": 2, "language": "en", "confidence": 0.4},
+        {"text": "Who is that?", "channel": 9, "language": "en", "confidence": 0.9},
+        languages=["en"], channels=9, warnings=[CUT, TURNED],
+    )  # fmt: skip
+    warn(fleet, hostile, FileWarning(STORED, 3.25, STORED))
     failed = add_file(fleet, "damaged.mp3", "failed", "ffmpeg: Invalid data found when processing input")
     add_file(fleet, "x" + STORED, "failed", STORED)
     add_file(fleet, "waiting.mp3", "processing")
@@ -56,7 +68,7 @@ def seed(fleet: Fleet, redis: Any) -> dict[str, int]:
         gpu={"name": "A100", "busy": 0.934, "memory_used": 10**10, "memory": 4 * 10**10},
     )  # fmt: skip
     JobQueue(redis, "queue:transfer", "nobody").add({"remote_path": HOSTILE})
-    return {"heard": heard, "hostile": hostile, "doubtful": doubtful, "failed": failed}
+    return {"heard": heard, "hostile": hostile, "doubtful": doubtful, "call": call, "failed": failed}
 
 
 def addresses(ids: dict[str, int]) -> list[str]:
@@ -78,6 +90,7 @@ def sources(fleet: Fleet, redis: Any, database: Any, **changes: Any) -> Sources:
         "token": TOKEN,
         "opus_address": lambda key: f"{fleet.s3.endpoint}/{fleet.bucket}/{key}?signed",
         "media_origin": fleet.s3.endpoint,
+        "channel_names": ("caller", "<b>agent</b>"),
         **changes,
     }
     return Sources(**given)

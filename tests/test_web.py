@@ -15,15 +15,16 @@ from werkzeug.test import TestResponse
 
 from pipeline import redis_client
 from pipeline.database import Database
+from pipeline.file_warnings import CODES
 from pipeline.transcript import UNCERTAIN
 from pipeline.web.site import HITS, LOGIN_DAYS, ROWS, make_app
 from tests.child import free_port
 from tests.fleet import Fleet, refuse_secrets
 from tests.site_data import MARK, STORED, TOKEN, TORN, addresses, seed, sources
-from tests.steps import BATCH, add_batch, add_file, add_letter, log_of
+from tests.steps import BATCH, add_batch, add_file, add_letter, log_of, warn
 from tests.test_pipelinectl import control
 from tests.test_status import live
-from tests.test_transcripts import day, hear
+from tests.test_transcripts import CUT, TURNED, day, hear
 
 Seen = list[tuple[str, dict[str, str | None]]]
 
@@ -146,7 +147,7 @@ def test_the_fleet(app: Flask, fleet: Fleet, redis: Any) -> None:
     seed(fleet, redis)
     page = get(app, "/")
     for words in (
-        "The fleet is broken", "queue:transfer: 1 job and no worker (no-worker)", "in the last hour 5 files",
+        "The fleet is broken", "queue:transfer: 1 job and no worker (no-worker)", "in the last hour 6 files",
         "Open batches: 1", "3 of 847", "gpu-01-gpu", "93 %", "400 GB of 1 TB", "ffmpeg: Invalid data",
     ):  # fmt: skip
         assert words in page.words, words
@@ -361,6 +362,66 @@ def test_doubtful_text_and_languages_are_told_apart(app: Flask, fleet: Fleet, re
     ]
     assert len(page.all("li")) == 4
     assert page.all("ol")[0]["lang"] == "en"
+
+
+def test_speakers_are_told_apart_by_name_and_colour(app: Flask, fleet: Fleet, redis: Any) -> None:
+    ids = seed(fleet, redis)
+    page = get(app, f"/files/{ids['call']}")
+    assert "Channels 9" in page.words
+    for words in (
+        "0:00caller: Is there any smoke?", "0:10<b>agent</b>: Yes, at the harbour. (uncertain)",
+        "0:20Channel 9: Who is that?",
+    ):  # fmt: skip
+        assert words in page.words, words
+    speakers = [str(span["class"]) for span in page.all("span") if "speaker" in str(span.get("class"))]
+    assert speakers == ["speaker s1", "speaker s2", "speaker s3"]
+    found = get(app, "/search?words=harbour")
+    assert "0:10 uncertain: confidence 40 % <b>agent</b>: Is there any smoke?" in found.words
+    assert "<v caller>Is there" in ask(app, f"/files/{ids['call']}/transcript.vtt").text
+    assert "&lt;b&gt;agent&lt;/b&gt;" in ask(app, f"/files/{ids['call']}/transcript.vtt").text
+    assert "caller: Is there" in ask(app, f"/files/{ids['call']}/transcript.srt").text
+
+
+def test_a_recording_of_one_channel_has_no_speakers(app: Flask, fleet: Fleet, redis: Any) -> None:
+    page = get(app, f"/files/{seed(fleet, redis)['heard']}")
+    assert "Channels 1" in page.words
+    assert "speaker" not in str(page.elements)
+    assert "Warnings" not in page.words
+
+
+def test_warnings_are_told_wherever_the_file_is(app: Flask, fleet: Fleet, redis: Any) -> None:
+    ids = seed(fleet, redis)
+    page = get(app, f"/files/{ids['call']}")
+    assert f"Warnings missing_end, 5.5 s lost: {CUT.message} inverted_channel: {TURNED.message}" in page.words
+    links = [link["href"] for link in page.all("a")]
+    assert {"/runbook#missing_end", "/runbook#inverted_channel"} < set(links)
+    assert "call.wav warning: inverted_channel, missing_end done" in get(app, f"/batches/{BATCH}").words
+    assert "call07.mp3 done" in get(app, f"/batches/{BATCH}").words
+    assert "· warning: inverted_channel, missing_end" in get(app, "/search?words=harbour").words
+    assert "warning" not in get(app, "/search?words=engines").words
+    assert "2 files of the last day with warnings" in get(app, "/").words
+
+
+def test_files_with_warnings_are_listed_with_the_failures(app: Flask, fleet: Fleet, redis: Any) -> None:
+    ids = seed(fleet, redis)
+    page = get(app, "/failures")
+    assert "Files with warnings: 2" in page.words
+    assert f"call.wav done missing_end, 5.5 s lost: {CUT.message}" in page.words
+    assert f"/files/{ids['call']}" in [link["href"] for link in page.all("a")]
+    one = get(app, "/failures?reason=MISSING_end")
+    assert "Files with warnings: 1" in one.words
+    assert "1 inverted_channel 1 missing_end" in one.words
+    assert "Files with warnings: 0" in get(app, "/failures?batch=20250101-000000").words
+    for number in range(ROWS):
+        warn(fleet, add_file(fleet, f"{number:04}.mp3", "done"), CUT)
+    page = get(app, "/failures")
+    assert f"Files with warnings: the latest {ROWS}" in page.words
+    assert f"{ROWS + 1} missing_end" in page.words
+
+
+def test_each_warning_leads_to_its_entry(app: Flask) -> None:
+    headings = {attributes.get("id") for attributes in get(app, "/runbook").all("h2")}
+    assert set(CODES) <= headings
 
 
 def test_certain_text_in_one_language_has_no_signs(app: Flask, fleet: Fleet) -> None:

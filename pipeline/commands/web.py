@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
                 token=config.WEB_TOKEN,
                 opus_address=lambda key: s3_utils.opus_url(key, ADDRESS_SECONDS),
                 media_origin=f"{endpoint.scheme}://{endpoint.netloc}",
+                channel_names=config.CHANNEL_NAMES,
             )
         )
         host, port = arguments.listen

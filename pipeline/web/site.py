@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from pipeline.batch_history import read_batch, read_batch_files, read_batches
 from pipeline.batches import all_queues, is_id
 from pipeline.database import Database
 from pipeline.errors import Permanent, away
-from pipeline.failures import Filter, failed_reasons, read_failures
+from pipeline.failures import Filter, failed_reasons, read_failures, warned_codes, warned_files
 from pipeline.status import host_state, observe, settled_files
 from pipeline.subtitles import html_language, legend, one_line, reading, readings
 from pipeline.transcripts import Query, read_file, read_history, search
@@ -67,7 +67,8 @@ pages = Blueprint("pages", __name__)
 @dataclass(frozen=True)
 class Sources:
     """What the pages are made of. `token` is what a reader has to know; `opus_address` gives a presigned address
-    for the key of an Opus, below `media_origin` (scheme, host and port)."""
+    for the key of an Opus, below `media_origin` (scheme, host and port). `channel_names` are those of the speakers
+    of a recording's channels."""
 
     redis: Any
     database: Database
@@ -75,6 +76,7 @@ class Sources:
     token: str
     opus_address: Callable[[str], str]
     media_origin: str
+    channel_names: tuple[str, ...] = ()
 
 
 def make_app(sources: Sources) -> Flask:
@@ -96,7 +98,7 @@ def make_app(sources: Sources) -> Flask:
         duration=duration,
         host_state=host_state,
         one_line=one_line,
-        reading=reading,
+        reading=partial(reading, names=sources.channel_names),
         settled_files=settled_files,
     )
     app.jinja_env.filters.update(moment=_moment, clock=clock)
@@ -205,16 +207,23 @@ def batch(batch_id: str) -> str:
 
 @pages.get("/failures")
 def failures() -> str:
-    """Failed files and dead letters."""
+    """Failed files, dead letters, and files with warnings."""
     found, asked = _sources(), request.args
     age = asked.get("age", "24h") if asked.get("age", "24h") in AGES else "24h"
     _, hours = AGES[age]
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours) if hours else None
     wanted = Filter(_text("batch"), "", _text("reason"), since)
     failed = read_failures(found.redis, found.database, all_queues(found.redis, found.queues), wanted, ROWS + 1)
-    reasons = failed_reasons(found.database, wanted, REASONS)
     return render_template(
-        "failures.html", failed=failed, reasons=reasons, most=ROWS, ages=AGES, age=age, asked=asked
+        "failures.html",
+        failed=failed,
+        reasons=failed_reasons(found.database, wanted, REASONS),
+        warned=warned_files(found.database, wanted, ROWS + 1),
+        codes=warned_codes(found.database, wanted),
+        most=ROWS,
+        ages=AGES,
+        age=age,
+        asked=asked,
     )
 
 
@@ -256,7 +265,7 @@ def file(audio_id: int) -> str:
     database = _sources().database
     if (found := read_file(database, audio_id)) is None:
         abort(404, f"There is no file {audio_id}.")
-    shown = list(readings(found))
+    shown = list(readings(found, _sources().channel_names))
     return render_template(
         "file.html",
         file=found,
@@ -283,7 +292,9 @@ def transcript(audio_id: int, suffix: str) -> Response:
     found = read_file(_sources().database, audio_id) if suffix in FORMATS else None
     if found is None:
         abort(404, f"There is no such transcript of a file {audio_id}.")
-    pieces = {"txt": subtitles.txt, "vtt": subtitles.vtt, "srt": subtitles.srt}[suffix](found)
+    pieces = {"txt": subtitles.txt, "vtt": subtitles.vtt, "srt": subtitles.srt}[suffix](
+        found, _sources().channel_names
+    )
     encoded = (piece.encode("utf-8", "backslashreplace") for piece in pieces)
     response = Response(stream_with_context(encoded), mimetype=FORMATS[suffix])
     response.headers["Content-Disposition"] = f'attachment; filename="{audio_id}.{suffix}"'
