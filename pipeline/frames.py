@@ -15,7 +15,7 @@ _MPEG_KBPS = {  # ISO 11172-3, 2.4.2.3 and 13818-3, 2.4.2.3: of (MPEG-1?, layer)
 }
 _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 _PACKETS, _LEAST_PACKETS = (188, 192, 204), 5  # of a transport stream: plain, with a time stamp, with FEC
-_GSM_BYTES, _LEAST_GSM, _MOST_GSM = 33, 16, 500
+_GSM_BYTES, _LEAST_GSM, _MOST_GSM = 33, 8, 500
 _TAGS_BEHIND = re.compile(rb"\0*(?:TAG|APETAGEX|LYRICSBEGIN|ID3|\Z)")
 
 
@@ -110,8 +110,9 @@ def is_transport_stream(window: bytes) -> bool:
     """Whether it is an MPEG transport stream (ISO 13818-1, 2.4.3.2); its first packet may be cut."""
     for length in _PACKETS:
         for at in range(length):
-            syncs = window[at : at + 40 * length : length]
-            if len(syncs) >= _LEAST_PACKETS and syncs.count(0x47) == len(syncs):
+            syncs, fields = (window[at + byte : at + byte + 40 * length : length] for byte in (0, 3))
+            # The field says whether an adaptation field or a payload follows: one of them has to.
+            if len(fields) >= _LEAST_PACKETS and syncs.count(0x47) == len(syncs) and all(b & 0x30 for b in fields):
                 return True
     return False
 
