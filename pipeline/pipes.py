@@ -2,11 +2,12 @@
 known by the error number of our own call."""
 
 import contextlib
-import math
 import os
+import resource
 import selectors
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from pipeline.errors import Stop, Stopping
 
 MESSAGES = -1  # the number of what it writes to standard error
 _CHUNK = 2**18
+_LOOK_SECONDS = 0.5  # between looks at whether to stop
 
 
 class TooSlow(Exception):
@@ -22,7 +24,8 @@ class TooSlow(Exception):
 
 @dataclass(frozen=True)
 class Ended:
-    """How the program ended: its exit status (negative: the signal), the most memory that it had (bytes)."""
+    """How the program ended: its exit status (negative: the signal), the most memory that it had (bytes; 0 where
+    it is not known, because this process had more when it started it)."""
 
     status: int
     peak_memory: int
@@ -35,6 +38,9 @@ class Running:
         self, process: "subprocess.Popen[bytes]", pipes: dict[int, int], stop: Stop, seconds: float
     ) -> None:
         self._process, self._pipes, self._stop, self.seconds = process, pipes, stop, seconds
+        self._left = seconds
+        # Linux counts the memory of the process that forked as the child's, until it becomes the program.
+        self._forked_with = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.ended = Ended(0, 0)
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
@@ -43,15 +49,8 @@ class Running:
         with selectors.DefaultSelector() as selector:
             for number, pipe in self._pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, number)
-            left = math.ceil(2 * self.seconds)
             while selector.get_map():
-                ready = selector.select(0.5)
-                if self._stop.is_set():
-                    raise Stopping
-                left -= not ready
-                if left < 0:
-                    raise TooSlow
-                for key, _ in ready:
+                for key, _ in self._select(selector):
                     chunk = os.read(key.fd, _CHUNK)
                     if chunk:
                         yield key.data, chunk
@@ -59,23 +58,41 @@ class Running:
                         selector.unregister(key.fd)
         self._wait()
 
+    def _select(self, selector: selectors.BaseSelector) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait a little for the program; what is ready."""
+        before = time.monotonic()
+        ready = selector.select(min(_LOOK_SECONDS, self._left))
+        # Where this process was stopped meanwhile, the program had no more time than that.
+        self._left -= min(time.monotonic() - before, _LOOK_SECONDS)
+        if self._stop.is_set():
+            raise Stopping
+        if self._left <= 0:
+            raise TooSlow
+        return ready
+
     def _wait(self) -> None:
-        """Its pipes are closed: it is ending."""
+        """Its pipes are closed: it is ending, and what it has started ends with it."""
         handle = os.pidfd_open(self._process.pid)
         with os.fdopen(handle), selectors.DefaultSelector() as selector:
             selector.register(handle, selectors.EVENT_READ)
-            if not selector.select(self.seconds):
-                raise TooSlow
+            while not self._select(selector):
+                pass
+        self._kill_group()
         _, status, used = os.wait4(self._process.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
-        self.ended = Ended(self._process.returncode, used.ru_maxrss * 1024)
+        memory = used.ru_maxrss if used.ru_maxrss > self._forked_with else 0
+        self.ended = Ended(self._process.returncode, memory * 1024)
 
     def kill(self) -> None:
         """End it and all that it has started, where it is not done."""
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill_group()
             self._process.wait()
+
+    def _kill_group(self) -> None:
+        """While it is not waited for, the number of its group is nobody else's."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
