@@ -6,6 +6,7 @@ WAV header that says less than is there.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,11 @@ _UNKNOWN = 0xFFFF_0000  # sizes from here on stand for "not known" in headers of
 _PADDING = 2**16  # of zeros behind the sound: no part of it
 _MOST_PIECES = 64
 _MOST_AMR = 2**28  # bytes, which are read at once: two days
+_MOST_AMR_FRAMES = 10_000_000  # two days: one of silence is a single byte
+_MOST_CHUNKS = 1000  # of a RIFF file; each is a look at the disk
+_MOST_PAGES = 5_000_000  # of an Ogg file, for the same reason: 20 GB of usual ones
+# Demuxers that read the ID3 tags in front of the sound themselves.
+_TAGGED = frozenset(("mp3", "aac", "ac3", "eac3", "flac", "tta", "ape", "mpc", "mpc8", "wv"))
 _LEAST_SECONDS = 0.05  # of sound, for a header to be called wrong
 
 
@@ -65,8 +71,20 @@ def pieces(path: Path) -> Pieces:
         form = containers.recognise(read_at(0, _HEAD), read_at, size)
         if form is None:
             return Pieces(problem="it holds no sound in a format that is read here" if size else "it is empty")
-        look = {"wav": _wav, "ogg": _ogg, "mov": _mov, "amr": _amr}.get(form)
-        return look(file, size) if look else Pieces([Piece(form)])
+        begin = containers.tag_bytes(read_at(0, _HEAD), read_at, size)
+        if form == "wav":
+            return _wav(file, size, begin)
+        if form == "amr":
+            return _amr(file, size, begin)
+        look = {"ogg": _ogg, "mov": _mov}.get(form)
+        if look and not begin:
+            return look(file, size)
+        return Pieces([Piece(form) if form in _TAGGED else _behind_tags(form, begin, size)])
+
+
+def _behind_tags(form: str, begin: int, size: int) -> Piece:
+    """The whole file but for the ID3 tags in front of it."""
+    return Piece(form, begin, size) if begin else Piece(form)
 
 
 def _at(file: BinaryIO, offset: int, count: int) -> bytes:
@@ -87,18 +105,18 @@ class _Wav:
     bytes_per_second: int = 0
 
 
-def _wav(file: BinaryIO, size: int) -> Pieces:
+def _wav(file: BinaryIO, size: int, begin: int) -> Pieces:
     found = Pieces()
-    start = 0
+    start = begin
     while start < size and len(found.all) < _MOST_PIECES:
         head = _wav_header(file, start, size)
         if head is None:  # something else than a WAV that we understand: ffmpeg shall say what it thinks
-            return found if found.all else Pieces([Piece("wav")])
+            return found if found.all else Pieces([_behind_tags("wav", begin, size)])
         if not LEAST_RATE <= head.rate <= MOST_RATE:
             return Pieces(problem=f"its sample rate is {head.rate} Hz")
         start = _add_wav(found, file, head, start, size)
     if len(found.all) == 1 and not found.all[0].options:
-        return Pieces([Piece("wav")], found.warnings)
+        return Pieces([_behind_tags("wav", begin, size)], found.warnings)
     return found
 
 
@@ -156,7 +174,7 @@ def _wav_header(file: BinaryIO, start: int, size: int) -> _Wav | None:
 def _chunks(file: BinaryIO, offset: int, size: int, order: str) -> list[tuple[bytes, int, int]]:
     """The chunks of a RIFF file: name, where the body begins, its length; to the sound at most."""
     found: list[tuple[bytes, int, int]] = []
-    while offset + 8 <= size and len(found) < 1000:
+    while offset + 8 <= size and len(found) < _MOST_CHUNKS:
         name, length = struct.unpack(f"{order}4sI", _at(file, offset, 8))
         found.append((name, offset + 8, length))
         if name == b"data":
@@ -167,7 +185,9 @@ def _chunks(file: BinaryIO, offset: int, size: int, order: str) -> list[tuple[by
 
 def _is_chunks(file: BinaryIO, offset: int, size: int) -> bool:
     """Whether well-formed chunks reach from here to the end (within a byte of padding)."""
-    while offset + 8 <= size:
+    for _ in range(_MOST_CHUNKS):
+        if offset + 8 > size:
+            break
         name, length = struct.unpack("<4sI", _at(file, offset, 8))
         if not all(32 <= byte < 127 for byte in name):
             return False
@@ -190,7 +210,7 @@ def _ogg(file: BinaryIO, size: int) -> Pieces:
     """Links of a chain, each a stream of its own: ffmpeg goes on from one to the next only where they are
     alike."""
     starts, ended, in_headers, streams = [0], True, True, set[int]()
-    for offset, flags, serial in _ogg_pages(file, size):
+    for count, (offset, flags, serial) in enumerate(_ogg_pages(file, size)):
         if flags & 2:  # the first page of a stream
             if not in_headers:
                 starts.append(offset)
@@ -202,26 +222,26 @@ def _ogg(file: BinaryIO, size: int) -> Pieces:
         if flags & 4:
             streams.discard(serial)
         ended = not streams
+        if len(starts) > _MOST_PIECES or count > _MOST_PAGES:
+            return Pieces([Piece("ogg")])
     warnings = []
     if not ended:
         warnings.append(FileWarning(MISSING_END, None, "The file is cut: its last page is missing."))
-    if len(starts) == 1 or len(starts) > _MOST_PIECES:
+    if len(starts) == 1:
         return Pieces([Piece("ogg")], warnings)
     return Pieces([Piece("ogg", *link) for link in zip(starts, [*starts[1:], size], strict=True)], warnings)
 
 
-def _ogg_pages(file: BinaryIO, size: int) -> list[tuple[int, int, int]]:
+def _ogg_pages(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
     """Where each page begins, with its flags and the number of its stream; damaged stretches are skipped."""
-    found: list[tuple[int, int, int]] = []
     offset = 0
     while offset + 27 <= size:
         head = _at(file, offset, 27 + 255)
         if head[:4] != b"OggS":
             offset = _find(file, b"OggS", offset + 1, size)
             continue
-        found.append((offset, head[5], struct.unpack("<I", head[14:18])[0]))
+        yield offset, head[5], struct.unpack("<I", head[14:18])[0]
         offset += 27 + head[26] + sum(head[27 : 27 + head[26]])
-    return found
 
 
 def _find(file: BinaryIO, what: bytes, offset: int, size: int) -> int:
@@ -264,15 +284,16 @@ _AMR_RESERVED = (12, 13, 14)
 _AMR_FRAME_SECONDS = 0.02
 
 
-def _amr(file: BinaryIO, size: int) -> Pieces:
+def _amr(file: BinaryIO, size: int, begin: int) -> Pieces:
     """Frames of silence are not decoded: their time is known by counting. Joined files begin with the magic
     anew."""
-    starts, frames, bad = [0], [0], 0
-    kind = next((magic for magic in _AMR_FRAMES if _at(file, 0, len(magic)) == magic), None)
+    whole = Pieces([_behind_tags("amr", begin, size)])
+    kind = next((magic for magic in _AMR_FRAMES if _at(file, begin, len(magic)) == magic), None)
     if kind is None or size > _MOST_AMR:  # with several channels, or longer than a day
-        return Pieces([Piece("amr")])
+        return whole
+    starts, frames, bad = [begin], [0], 0
     data = _at(file, 0, size)
-    offset, lengths = len(kind), _AMR_FRAMES[kind]
+    offset, lengths, all_frames = begin + len(kind), _AMR_FRAMES[kind], 0
     while offset < size:
         if data[offset] == kind[0] and data.startswith(kind, offset):
             starts.append(offset)
@@ -283,12 +304,15 @@ def _amr(file: BinaryIO, size: int) -> Pieces:
         bad += kind_of_frame in _AMR_RESERVED
         offset += 1 + lengths[kind_of_frame]
         frames[-1] += 1
+        all_frames += 1
+        if all_frames > _MOST_AMR_FRAMES or len(starts) > _MOST_PIECES:
+            return whole
     seconds = [round(count * _AMR_FRAME_SECONDS, 2) for count in frames]
     warnings = []
     if bad:
         lost = round(bad * _AMR_FRAME_SECONDS, 2)
         warnings.append(FileWarning(DECODE_ERRORS, lost, f"{lost:.1f} s of it are no frames of speech."))
-    if len(starts) == 1 or len(starts) > _MOST_PIECES:
-        return Pieces([Piece("amr", seconds=seconds[0] if len(starts) == 1 else None)], warnings)
+    if len(starts) == 1 and not begin:
+        return Pieces([Piece("amr", seconds=seconds[0])], warnings)
     places = zip(starts, [*starts[1:], size], seconds, strict=True)
     return Pieces([Piece("amr", start, end, seconds=length) for start, end, length in places], warnings)
