@@ -42,12 +42,14 @@ class Plan:
         return self.weights == [{number: 1.0} for number in range(channels)]
 
     def pan(self) -> str:
-        """The plan as ffmpeg's filter."""
+        """The plan as ffmpeg's filter; more than two channels get no loudspeakers (`C`): most counts have none by
+        default (`c`)."""
         outputs = (
             f"c{number}=" + "".join(f"{weight:+.6f}*c{source}" for source, weight in weights.items())
             for number, weights in enumerate(self.weights)
         )
-        return f"pan={len(self.weights)}c|{'|'.join(outputs)}"
+        count = len(self.weights)
+        return f"pan={count}{'C' if count > 2 else 'c'}|{'|'.join(outputs)}"
 
 
 class Measures:
@@ -76,8 +78,9 @@ class Measures:
             return Plan([{0: 1.0}])
         levels = np.concatenate(self._levels) if self._levels else np.full((1, channels), _FLOOR_DB)
         loudest = _loudest_second(levels)
-        silent = tuple(number for number in range(channels) if loudest[number] < _SILENT_DB)
-        heard = [number for number in range(channels) if number not in silent] or [int(np.argmax(loudest))]
+        heard = [number for number in range(channels) if loudest[number] >= _SILENT_DB]
+        heard = heard or [int(np.argmax(loudest))]
+        silent = tuple(number for number in range(channels) if number not in heard)
         if mode == "split":
             return Plan([{number: 1.0} for number in heard], silent=_from_one(silent))
         groups = self._groups(heard, levels, everything=mode == "mix")
