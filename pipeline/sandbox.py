@@ -48,8 +48,16 @@ def command(program: str, read: list[str], limits: dict[str, int]) -> list[str]:
     """What to put in front of a program and its arguments. `read`: the files that it may read, beside itself and
     the system's libraries; `limits`: the names of `LIMITS` with bytes, and seconds for `cpu`."""
     given = [f"{name}={limit}" for name, limit in limits.items()] + [f"read={path}" for path in read]
-    folder = os.path.dirname(os.path.realpath(program))
-    return [sys.executable, "-I", "-S", os.path.abspath(__file__), *given, f"read={folder}", "--"]
+    itself = os.path.realpath(_found(program))  # and not its folder: that may be anybody's home
+    return [sys.executable, "-I", "-S", os.path.abspath(__file__), *given, f"read={itself}", "--"]
+
+
+def _found(program: str) -> str:
+    """Where `execvp` finds a program (`shutil` would make every start slower)."""
+    if os.sep in program:
+        return program
+    places = (os.path.join(folder, program) for folder in os.get_exec_path())
+    return next((place for place in places if os.access(place, os.X_OK)), program)
 
 
 def missing() -> str | None:
