@@ -25,6 +25,7 @@ import numpy as np
 from pipeline import damage, reports, sandbox, scratch
 from pipeline.channels import Measures, Plan
 from pipeline.decoding import (
+    MOST_CHANNELS,
     SAMPLE_RATE,
     BrokenTimestamps,
     Decoder,
@@ -180,6 +181,7 @@ class Converter:
             for track in tracks:
                 track.is_timed = False
             sounds = decode(tracks)
+        self._decoder.check_length(sum(piece.seconds or 0 for piece in found.all), max(map(_channels, sounds)))
         for sound, piece in zip(sounds, found.all, strict=True):
             damage.complete(sound, piece)
         warnings += damage.found(sounds, found.all)
@@ -188,6 +190,8 @@ class Converter:
             others = [replace(tracks[0], number=number) for number in range(1, count)]
             with contextlib.suppress(UnreadableAudio):
                 sounds += decode(others)
+            while sum(map(_channels, sounds)) > MOST_CHANNELS:
+                sounds.pop()
             warnings += damage.ignored_tracks(sounds[0].tracks, len(sounds))
             return self._joined(files, sounds, folder, damage.side_by_side), warnings
         return self._joined(files, sounds, folder, damage.in_turn), warnings
@@ -215,6 +219,7 @@ class Converter:
             for (source, target, sound, warnings), plan, part in zip(files, plans, parts, strict=True):
                 report = Report(round(sound.seconds, 3), len(plan.weights), [*warnings, *damage.of_channels(plan)])
                 scratch.sync(part)
+                _remove(target)  # of other bytes: it must not get this report
                 reports.write(target, report, digest_of(source))
                 part.rename(target)
                 reports_made.append(report)
@@ -293,6 +298,17 @@ class Converter:
 def _is_plain(sound: Sound, found: Pieces) -> bool:
     """Whether nothing is wrong or unusual with a file."""
     return bool(sound.frames) and sound.tracks == 1 and not damage.found([sound], found.all)
+
+
+def _channels(sound: Sound) -> int:
+    return sound.channels
+
+
+def _remove(target: Path) -> None:
+    """Remove an older Opus, so that it is gone after a power cut too."""
+    if target.exists():
+        target.unlink()
+        scratch.sync(target.parent)
 
 
 def _write(file: FileIO, chunk: bytes) -> None:

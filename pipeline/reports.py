@@ -38,9 +38,12 @@ def write(opus: Path, report: Report, digest: str) -> None:
         "channels": report.channels,
         "warnings": file_warnings.as_json(report.warnings),
     }
-    part.write_text(json.dumps(content))
-    scratch.sync(part)
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps(content))
+        scratch.sync(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read(opus: Path) -> Report | None:
