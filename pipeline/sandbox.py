@@ -53,7 +53,7 @@ def command(program: str, read: list[str], limits: dict[str, int]) -> list[str]:
 
 
 def _found(program: str) -> str:
-    """Where `execvp` finds a program (`shutil` would make every start slower)."""
+    """Where a shell finds a program (`shutil` would make every start slower)."""
     if os.sep in program:
         return program
     places = (os.path.join(folder, program) for folder in os.get_exec_path())
@@ -143,11 +143,12 @@ def main(arguments: list[str]) -> None:
                 read.append(value)
             else:
                 _limit(name, int(value))
+        found = _found(program[0])  # now: Python may have to import something for it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _checked(_libc().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
         _confine(read)
         _refuse_calls()
-        os.execvp(program[0], program)
+        os.execv(found, program)
     except OSError as error:
         print(f"{program[0]} cannot be run: {error.strerror}", file=sys.stderr)
         os._exit(NOT_RUN[1] if isinstance(error, FileNotFoundError) else NOT_RUN[0])
