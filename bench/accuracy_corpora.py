@@ -12,7 +12,7 @@ from numpy.random import default_rng
 from bench import accuracy_sounds as sounds
 from bench.accuracy_score import Said
 from bench.accuracy_speech import HELPS, RATE, Clip
-from bench.accuracy_track import GAPS, Track, over, speak, write
+from bench.accuracy_track import GAPS, TURNS, Call, Track, over, speak, write
 
 SHORT_GAPS = (0.2, 0.5)  # seconds between two repetitions
 WINDOW = 28.0  # seconds: as much of one language as fills one of Whisper's windows
@@ -34,22 +34,25 @@ class Dose:
     tones: int = 3
     silent: tuple[tuple[float, ...], ...] = ((45, 60, 90), (120, 180), (180, 45))
     nothing: float = 60
+    calls: tuple[float, ...] = (4, 4, 4)
 
 
 FULL = Dose()
 QUICK = Dose(
-    (1 / 6, 1, 2), (2,), 0.5, 0.4, ("pink",), 0.5, (3, 8), ("es",), 1, ((45, 60),), 10,
+    (1 / 6, 1, 2), (2,), 0.5, 0.4, ("pink",), 0.5, (3, 8), ("es",), 1, ((45, 60),), 10, (1,),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class File:
-    """A recording: what kind of its corpus it is, its length in seconds, and what is said in it."""
+    """A recording: what kind of its corpus it is, its length in seconds, and what is said in it; or one of its
+    channels (from 1)."""
 
     group: str
     path: Path
     seconds: float
     said: list[Said]
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,11 @@ class Maker:
         for group, file, track in make(self):
             path = folder / file
             write(path, track.samples)
-            files.append(File(group, path, track.seconds, track.said))
+            if isinstance(track, Call):
+                for number, side in enumerate(track.sides, 1):
+                    files.append(File(f"channel {number}, {group}", path, track.seconds, side.said, number))
+            else:
+                files.append(File(group, path, track.seconds, track.said))
         return Corpus(name, what, files, timed)
 
     def clips(self) -> Made:
@@ -199,6 +206,19 @@ class Maker:
                 speak(track.pause(seconds), self.english, 15, draw)
             yield "all", f"{number:02}.wav", track
 
+    def calls(self) -> Made:
+        """Two people, each on a channel, who often speak at the same time; and each channel as a file."""
+        for number, minutes in enumerate(self.dose.calls):
+            sides = [
+                speak(
+                    Track().pause(wait), self.english, 60 * minutes, random.Random(f"call {number} {wait}"), TURNS
+                )
+                for wait in (0.3, 1.7)
+            ]
+            for channel, side in enumerate(sides, 1):
+                yield f"channel {channel}, alone", f"{number:02}-{channel}.wav", side
+            yield "of a call", f"{number:02}.wav", Call(sides)
+
     def nothing(self) -> Made:
         """Sound in which nobody speaks."""
         for number, (kind, samples) in enumerate(sounds.without_speech(self.dose.nothing).items()):
@@ -216,5 +236,6 @@ CORPORA: dict[str, tuple[str, Callable[[Maker], Made], bool]] = {
     "languages": ("English and another language in turn", Maker.languages, False),
     "tones": ("tones, DTMF and ringing before speech", Maker.tones, True),
     "pauses": ("silences of 45 to 180 s between speech", Maker.pauses, True),
+    "calls": ("two people at once, each on a channel, and each channel alone", Maker.calls, False),
     "nothing": ("sound in which nobody speaks", Maker.nothing, False),
 }

@@ -42,7 +42,7 @@ def ours(run: SimpleNamespace) -> Work:
                 raise result
             segments = [
                 {"start": one.start, "end": one.end, "text": one.text,
-                 "language": one.language or result.language, "spoken": one.is_spoken}
+                 "language": one.language or result.language, "spoken": one.is_spoken, "channel": one.channel}
                 for one in result.segments
             ]  # fmt: skip
             done(name, {"language": result.language, "segments": segments})

@@ -56,7 +56,11 @@ class Result:
 
     def add(self, file: File, heard: Mapping[str, Any], timed: bool) -> None:
         """Take a file into account."""
-        segments = [Segment(**one) for one in heard["segments"]]
+        segments = [
+            Segment(**{name: value for name, value in one.items() if name != "channel"})
+            for one in heard["segments"]
+            if one.get("channel") == file.channel
+        ]
         comparison = Comparison(file.said, segments)
         _add(self.groups, file.group, comparison.words)
         for language, words in comparison.by_language().items():

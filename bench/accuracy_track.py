@@ -14,6 +14,7 @@ from bench.accuracy_speech import RATE, Clip
 from tests.fleet import ffmpeg_program
 
 GAPS = (0.15, 2.0)  # seconds between two clips
+TURNS = (0.3, 4.0)  # seconds between two clips of one side of a call
 LOUDEST = 0.9  # of full scale: what is added up stays below it
 
 
@@ -50,6 +51,19 @@ class Track:
     def samples(self) -> np.ndarray:
         """All of the sound."""
         return np.concatenate(self.pieces)
+
+
+class Call(Track):
+    """A recording of several people, each on a channel of its own."""
+
+    def __init__(self, sides: list[Track]) -> None:
+        super().__init__([], [one for side in sides for one in side.said], max(side.length for side in sides))
+        self.sides = sides
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The sound, samples by channels."""
+        return np.stack([np.pad(side.samples, (0, self.length - side.length)) for side in self.sides], axis=1)
 
 
 def speak(
@@ -89,7 +103,7 @@ def write(path: Path, samples: np.ndarray) -> None:
     }.get(path.name)
     plain = path.with_suffix(".plain.wav") if telephone else path
     with wave.open(str(plain), "wb") as file:
-        file.setnchannels(1)
+        file.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
         file.setsampwidth(2)
         file.setframerate(RATE)
         file.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())

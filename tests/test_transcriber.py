@@ -5,14 +5,16 @@ import shutil
 import subprocess
 import threading
 import time
+import wave
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from faster_whisper import decode_audio
 
-from pipeline import languages
+from pipeline import languages, sandbox
 from pipeline import transcriber as module
 from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio
 from pipeline.classifiers import Classifiers, content
@@ -756,3 +758,81 @@ def test_content_is_speech_silence_or_other(
 ) -> None:
     found = content(speech, duration, loudness)
     assert (found.classifier, found.name, pytest.approx(found.score)) == ("content", *expected)
+
+
+# --- channels ----------------------------------------------------------------------------------------------
+
+LEFT, RIGHT = "monday/call001.mp3", "monday/call003.mp3"
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An Opus of two people, each on a channel, who speak at the same time."""
+    folder = tmp_path_factory.mktemp("call")
+    sides = [np.pad(decode_audio(str(SAMPLES / name)), (wait, 0)) for name, wait in ((LEFT, 0), (RIGHT, 4000))]
+    sound = np.stack([np.pad(side, (0, 8 * SAMPLE_RATE - len(side))) for side in sides], axis=1)
+    with wave.open(str(folder / "call.wav"), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((sound * 32767).astype("<i2").tobytes())
+    report = Converter(ffmpeg_program()).to_opus(folder / "call.wav", folder / "call.opus", threading.Event())
+    assert report.channels == 2
+    return folder / "call.opus"
+
+
+def test_two_who_speak_at_once_are_heard_as_each_alone(whisper: Whisper, call: Path) -> None:
+    both = hear(whisper, call)
+    assert both.channels == 2
+    for channel, name in enumerate((LEFT, RIGHT), 1):
+        assert " ".join(one.text for one in both.segments if one.channel == channel) == WORDS[name]
+    starts = [one.start for one in both.segments]
+    assert starts == sorted(starts)
+    assert both.duration_seconds == pytest.approx(8, abs=0.1)
+
+
+def test_a_file_with_channels_is_delivered_once_among_others(
+    whisper: Whisper, call: Path, opus: dict[str, Path]
+) -> None:
+    files = [*((name, opus[name]) for name in SPOKEN[:3]), ("call", call), (MEETING, opus[MEETING])]
+    found = transcribe(whisper, files, batch_size=2)
+    assert [type(result) for result in found.values()] == [Transcript] * 5
+    texts = {name: result.text for name, result in found.items() if isinstance(result, Transcript)}
+    assert all(texts[name] == WORDS[name] for name, _ in files if name != "call")
+
+
+def test_a_channel_that_cannot_be_heard_fails_its_file_once(
+    whisper: Whisper, call: Path, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Recording.windows
+
+    def windows(recording: Recording) -> Iterator[Window]:
+        if recording._channel == 1:
+            raise UnreadableAudio("the second channel is none")
+        return original(recording)
+
+    monkeypatch.setattr(Recording, "windows", windows)
+    found = transcribe(whisper, [("call", call), (LEFT, opus[LEFT])])
+    assert isinstance(found["call"], UnreadableAudio)
+    heard_alone = found[LEFT]
+    assert isinstance(heard_alone, Transcript)
+    assert heard_alone.text == WORDS[LEFT]
+
+
+def test_a_decoder_that_dies_costs_its_file_alone(
+    whisper: Whisper, opus: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = sandbox.command
+
+    def command(program: str, read: list[str], limits: dict[str, int]) -> list[str]:
+        if read[0].endswith("poison.opus"):
+            return ["bash", "-c", "kill -SEGV $$", "--"]
+        return original(program, read, limits)
+
+    monkeypatch.setattr(sandbox, "command", command)
+    shutil.copy(opus[RIGHT], tmp_path / "poison.opus")
+    files = [(LEFT, opus[LEFT]), ("poison", tmp_path / "poison.opus"), (MEETING, opus[MEETING])]
+    found = transcribe(whisper, files)
+    assert isinstance(found.pop("poison"), UnreadableAudio)
+    texts = {name: result.text for name, result in found.items() if isinstance(result, Transcript)}
+    assert texts == {name: WORDS[name] for name in (LEFT, MEETING)}
