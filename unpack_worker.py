@@ -16,7 +16,7 @@ import config
 import s3_utils
 from pipeline import archive, compression, finishing, logs, scratch, worker
 from pipeline.archive import Index, Member
-from pipeline.audio import Converter, UnreadableAudio
+from pipeline.audio import UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
 from pipeline.conversions import Conversions
 from pipeline.database import Database
@@ -41,7 +41,7 @@ class Unpacker:
         self.worker = process
         self.batches = Batches(process.redis, process.host)
         self.database = Database(config.DATABASE_URL)
-        self.converter = converter()
+        self.converter = config.converter()
         self.room = ""
         process.give_up = self.give_up
         process.ready_for_more = self.has_room
@@ -258,17 +258,6 @@ class Unpacker:
         finishing.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
 
 
-def converter() -> Converter:
-    """ffmpeg as it is set."""
-    return Converter(
-        config.FFMPEG,
-        config.OPUS_BITRATE_KBPS,
-        config.FFMPEG_TIMEOUT_SECONDS,
-        config.FFMPEG_MAX_MEMORY_MB,
-        config.OPUS_MAX_MB,
-    )
-
-
 def run() -> None:
     """Work until SIGTERM."""
     worker_id = config.worker_id("unpack")
@@ -276,6 +265,7 @@ def run() -> None:
     process.metrics.folder = config.SCRATCH_ROOT
     process.serve_metrics(config.METRICS_LISTEN)
     unpacker = Unpacker(process)
+    unpacker.converter.log_version()
     s3_utils.follow = Board(process).follow
     checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
     with process.running(*checks):
@@ -290,8 +280,7 @@ def main() -> int:
     given = worker.arguments(__doc__)
     os.umask(0o077)  # recordings are nobody else's
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT", "FFMPEG")
-    if problem := converter().problem():
-        config.refuse(f"FFMPEG is {config.FFMPEG!r} and makes no Opus: {problem}")
+    config.try_ffmpeg()
     logs.set_up(config.LOG_LEVEL, given.log_format or config.LOG_FORMAT, config.worker_id("unpack"), "unpack")
     try:
         run()
