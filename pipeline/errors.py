@@ -73,7 +73,7 @@ _REDIS_LOST = (
 # Codes of replies that redis-py has no class for, and of those that Redis 6 puts behind the place in a script.
 _REDIS_CODES = {
     "OOM", "MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "UNBLOCKED", "BUSY",
-    "TRYAGAIN", "LOADING",
+    "TRYAGAIN", "LOADING", "NOPERM",
 }  # fmt: skip
 _PLACE_IN_SCRIPT = re.compile(
     r"Error running script \(call to f_[0-9a-f]{40}\): @user_script:\d+: (@user_script: \d+: -)?"

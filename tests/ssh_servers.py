@@ -59,7 +59,12 @@ def sshd_path() -> str | None:
 
 
 class Sshd(SshServer):
-    """OpenSSH's sshd, for the user who runs the tests."""
+    """OpenSSH's sshd, for the user who runs the tests. It shows `banner`, where that file is there."""
+
+    @property
+    def banner(self) -> Path:
+        """What is shown to whoever connects, before they are let in."""
+        return self.private / "banner"
 
     def _set_up(self) -> list[Child]:
         program = sshd_path()
@@ -81,6 +86,7 @@ class Sshd(SshServer):
             "PasswordAuthentication": "no",
             "Subsystem": "sftp internal-sftp",
             "KexAlgorithms": "curve25519-sha256",  # the cheapest
+            "Banner": self.banner,  # where there is one
             "SetEnv": f"HOME={self.private}",  # a shell that reads its start files finds none
         }
         config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))

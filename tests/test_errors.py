@@ -18,6 +18,7 @@ from psycopg2 import errors as sql_errors
 from redis._parsers.base import BaseParser
 
 from pipeline import redis_client
+from pipeline.database import Database
 from pipeline.errors import LostClaim, Outage, Permanent, Stopping, away
 from tests.child import free_port
 from tests.fleet import Fleet
@@ -228,6 +229,15 @@ def test_it_knows_a_postgresql_that_is_down(fleet: Fleet) -> None:
     url = fleet.postgres.url
     for wrong in (f"postgresql://postgres@127.0.0.1:{free_port()}/pipeline", url + "-not-there"):
         assert away(raised_by(lambda wrong=wrong: psycopg2.connect(wrong))) == "PostgreSQL"  # type: ignore[misc]
+
+
+def test_a_start_names_a_database_that_is_not_there_and_waits_for_one_that_is_down(fleet: Fleet) -> None:
+    missing = Database(f"{fleet.postgres.url}-not-there").refusal()
+    assert str(missing).startswith("DATABASE_URL: ")
+    assert str(missing).endswith("does not exist")
+    assert Database(fleet.postgres.url).refusal() is None
+    down = Database(f"postgresql://postgres@127.0.0.1:{free_port()}/pipeline")
+    assert away(raised_by(down.refusal)) == "PostgreSQL"
 
 
 def test_it_knows_tables_that_are_not_there_yet(fleet: Fleet) -> None:

@@ -520,6 +520,31 @@ def test_a_host_key_that_is_not_the_known_one_is_an_outage(
     assert changed.read_text() == lines[known]
 
 
+def test_a_start_names_what_refuses_us_and_waits_for_what_is_away(
+    host: RemoteHost, server: SshHost | Sshd, tmp_path: Path
+) -> None:
+    if isinstance(server, Sshd):
+        server.banner.write_text("h: Permission denied (publickey).\nHost key verification failed.\n")
+    key = tmp_path / "other key"
+    key.touch(mode=0o600)
+    key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key("openssh"))
+    (tmp_path / "nobody").touch()
+    at = f"EC2_HOST: ssh to {host.user}@{host.host}: "
+    see = ": see EC2_USER, EC2_KEY_FILE and EC2_KNOWN_HOSTS"
+    try:
+        assert host.refusal() is None
+        wrong_key = str(replace(host, key_file=str(key)).refusal())
+        assert wrong_key.startswith(f"{at}{host.user}@{host.host}: Permission denied (")
+        assert wrong_key.endswith(see)
+        unknown = replace(host, known_hosts=str(tmp_path / "nobody")).refusal()
+        assert unknown == f"{at}Host key verification failed.{see}"
+        with pytest.raises(Outage, match="refused"):
+            replace(host, port=free_port()).refusal()
+    finally:
+        if isinstance(server, Sshd):
+            server.banner.unlink()
+
+
 def test_files_of_the_settings_may_have_spaces_in_their_names(
     host: RemoteHost, there: Path, here: Path, tmp_path: Path
 ) -> None:
