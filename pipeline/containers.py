@@ -116,9 +116,11 @@ def may_be_sure(start: bytes) -> bool:
 def is_surely_one(start: bytes, read_at: ReadAt, size: int) -> bool:
     """Whether the content alone makes a file a recording, so that its name may be any.
 
-    `start` is its first `SURE_BYTES`, for which `may_be_sure` holds. Frames without a header count only behind an
-    ID3 tag, and at once: anything may begin with something like a sync word.
+    `start` is its first `SURE_BYTES`. Frames without a header count only behind an ID3 tag, and at once: anything
+    may begin with something like a sync word.
     """
+    if not may_be_sure(start):
+        return False
     content = _Content(start, read_at, size)
     begin = _after_tags(content)
     if _by_header(content, begin):

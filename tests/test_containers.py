@@ -107,6 +107,7 @@ AUDIBLE = {  # written by hand, and read by ffmpeg
     "a tag and much padding": (ID3 + bytes(150_000) + FRAME * 40, "mp3"),
     "a cover of 3 MB": (b"ID3\x04\0\0\x01\x40\0\0" + bytes((1 << 21) + (64 << 14)) + FRAME * 40, "mp3"),
     "junk in front": (random.Random(1).randbytes(9000) + FRAME * 40, "mp3"),
+    "junk that ends like a sync word": (b"\0\xff\xff" + FRAME * 40, "mp3"),
     "an APE tag in front": (b"APETAGEX" + bytes(500) + FRAME * 40, "mp3"),
     "the end of a frame in front": (FRAME[100:] + FRAME * 40, "mp3"),
 }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import archive
+from pipeline import archive, containers
 from pipeline.archive import BadArchive
 from tests import hostile
 from tests.hostile import BLOCK, COMPRESSORS, END, fix, member, pax, record, unpack
@@ -29,6 +29,8 @@ SEEDS = [
     pax(record(b"path", b"p.mp3") + record(b"size", b"5")) + member(b"x", b"12345") + END,
     member(b"L", b"long.mp3\0", b"L") + member(b"K", b"link\0", b"K") + member(b"x", b"y", b"2") + END,
     b"".join(member(b"%c.mp3" % kind, b"", bytes([kind])) for kind in b"01234567") + END,
+    member(b"REC1", hostile.WAV) + member(b"x.txt", b"ID3\4" + bytes(6) + hostile.MP3) + member(b"y") + END,
+    *(case.data for name, case in hostile.sizes() if "sparse" in name and len(case.data) < 10_000),
     END,
 ]
 
@@ -123,6 +125,15 @@ def on_header(data: bytes, block: int, offset: int, new: bytes) -> bytes:
     return data[:block] + fix(changed) + data[block + BLOCK :]
 
 
+def sounds(content: bytes) -> bool:
+    """Whether the content makes it a recording, whatever its name."""
+
+    def read_at(offset: int, length: int) -> bytes:
+        return content[offset : offset + length]
+
+    return containers.is_surely_one(content[: containers.SURE_BYTES], read_at, len(content))
+
+
 def as_tarfile_sees_it(path: Path) -> list[tuple[int, int]] | None:
     """Where Python's own reader finds the audio; None where it finds fault, ends early, or has ways of its own."""
     found, data = [], path.read_bytes()
@@ -136,7 +147,9 @@ def as_tarfile_sees_it(path: Path) -> list[tuple[int, int]] | None:
                 if info.sparse is not None or "GNU.sparse.name" in info.pax_headers or not info.name or has_times:
                     return None
                 name = PurePosixPath(archive.readable(info.name).lower())
-                if info.isreg() and name.suffix in archive.AUDIO_SUFFIXES and not name.name.startswith("._"):
+                content = data[info.offset_data : info.offset_data + info.size]
+                is_named_so = name.suffix in archive.AUDIO_SUFFIXES and not name.name.startswith("._")
+                if info.isreg() and (is_named_so or sounds(content)):
                     found.append((info.offset_data, info.size))
             ended_early = data[tar.offset :].strip(b"\0")
     except Exception:  # noqa: BLE001
