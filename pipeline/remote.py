@@ -57,8 +57,8 @@ class RemoteHost:
     def refusal(self) -> str | None:
         """Why the host refuses us (user, key, host key), in one line; None where it does not.
 
-        For a start alone: ssh tells it by words, and at work the same failure is an outage whatever it says. They
-        are ssh's own, since at `LogLevel` ERROR it shows no banner and begins each line that quotes the host.
+        For a start alone: ssh tells it by words, and at work the same failure is an outage whatever it says. No
+        banner is among them at `LogLevel` ERROR.
         """
         status, _, messages = self._run("true")
         at = f"{self.user}@{self.host}"
