@@ -1,8 +1,11 @@
 """pipeline/audio.py: sound of any kind to Opus with the real ffmpeg, whole or not at all."""
 
+import contextlib
 import dataclasses
 import errno
 import os
+import random
+import resource
 import signal
 import socket
 import struct
@@ -11,19 +14,24 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+import wave
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
-from pipeline import scratch
+from pipeline import reports, scratch
 from pipeline.archive import AUDIO_SUFFIXES
-from pipeline.audio import Converter, UnreadableAudio
+from pipeline.audio import Converter, UnreadableAudio, digest_of, opus_channels
+from pipeline.decoding import Track
 from pipeline.errors import Outage, Permanent, Stopping, away
+from pipeline.pieces import Piece
 from tests.child import descendants, is_alive, wait_until
 from tests.disks import small_disk
+from tests.ffmpegs import every_ffmpeg
 from tests.fleet import PROJECT, ffmpeg_program
 
 SAMPLES = PROJECT / "tests" / "samples"
@@ -39,12 +47,52 @@ def make(path: Path, *arguments: str) -> Path:
     return path
 
 
+ARGUMENTS = """
+for word; do case "$word" in
+    pipe:*) out=${word#pipe:} ;;
+    libopus) encodes=yes ;;
+esac; done
+"""
+
+
 def program(folder: Path, body: str) -> Converter:
-    """A converter whose ffmpeg is this shell script."""
+    """A converter whose ffmpeg is this shell script: $out is the number of its last pipe, $encodes is set where it
+    is to make Opus, and not PCM."""
     script = folder / "ffmpeg.sh"
-    script.write_text(f"#!/bin/bash\n{body}\n")
+    script.write_text(f"#!/bin/bash\n{ARGUMENTS}\n{body}\n")
     script.chmod(0o755)
     return Converter(str(script))
+
+
+def only_when(encoding: bool, body: str) -> str:
+    """Where it encodes, or where it decodes, the body comes first. Then its Opus is the real program's, which
+    cannot be opened where it decodes, and its PCM half a second of noise."""
+    return f"""
+if [ {"-n" if encoding else "-z"} "$encodes" ]; then {body}; fi
+if [ -n "$encodes" ]; then exec {ffmpeg_program()} "$@"; fi
+printf '{HALF_A_SECOND}' >&$out
+"""
+
+
+def wav_header(channels: int) -> bytes:
+    """What ffmpeg writes in front of the PCM."""
+    form = struct.pack("<HHIIHH", 1, channels, 16000, 32000 * channels, 2 * channels, 16)
+    return b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", 16) + form + b"data\xff\xff\xff\xff"
+
+
+def escaped(content: bytes) -> str:
+    """For the printf of shells."""
+    return "".join(f"\\x{byte:02x}" for byte in content)
+
+
+HALF_A_SECOND = escaped(wav_header(1) + random.Random(1).randbytes(16000))
+
+
+def recording(folder: Path) -> Path:
+    """A recording, as it is taken out of an archive."""
+    source = folder / "x.source"
+    source.write_bytes(CALL.read_bytes())
+    return source
 
 
 @pytest.fixture
@@ -98,15 +146,28 @@ FORMATS = {
     "wav": ("wav", "pcm_s16le", "8000"), "flac": ("flac", "flac", "44100"), "m4a": ("ipod", "aac", "44100"),
     "ogg": ("ogg", "libvorbis", "44100"), "opus": ("opus", "libopus", "48000"), "aac": ("adts", "aac", "22050"),
     "wma": ("asf", "wmav2", "44100"), "aiff": ("aiff", "pcm_s16be", "44100"),
-    "aif": ("aiff", "pcm_s24be", "44100"), "webm": ("webm", "libopus", "48000"),
-    "mp3": ("mp3", "libmp3lame", "24000"),
-    "oga": ("oga", "flac", "44100"),
+    "aif": ("aiff", "pcm_s24be", "44100"), "aifc": ("aiff", "pcm_alaw", "8000"),
+    "webm": ("webm", "libopus", "48000"), "mp3": ("mp3", "libmp3lame", "24000"), "mp2": ("mp2", "mp2", "48000"),
+    "mpga": ("mp2", "mp2", "24000"), "oga": ("oga", "flac", "44100"), "w64": ("w64", "pcm_s16le", "16000"),
+    "m4b": ("ipod", "aac", "22050"), "mp4": ("mp4", "aac", "48000"), "mov": ("mov", "pcm_s16le", "48000"),
+    "3gp": ("3gp", "aac", "16000"), "3g2": ("3g2", "aac", "16000"), "asf": ("asf", "wmav1", "22050"),
+    "caf": ("caf", "pcm_s16be", "44100"), "au": ("au", "pcm_mulaw", "8000"), "snd": ("au", "pcm_s16be", "16000"),
+    "mka": ("matroska", "flac", "44100"), "mkv": ("matroska", "aac", "44100"), "ac3": ("ac3", "ac3", "48000"),
+    "wv": ("wv", "wavpack", "24000"), "voc": ("voc", "pcm_u8", "8000"), "avi": ("avi", "pcm_s16le", "22050"),
+    "flv": ("flv", "libmp3lame", "44100"), "ts": ("mpegts", "aac", "48000"), "mpg": ("mpeg", "mp2", "48000"),
+    "mpeg": ("mpeg", "libmp3lame", "44100"),
 }  # fmt: skip
 OTHERS = {  # the same suffixes hold these too
     "wav, mu-law": ("wav", "pcm_mulaw", "8000"), "wav, ADPCM": ("wav", "adpcm_ima_wav", "8000"),
     "wav, float": ("wav", "pcm_f32le", "96000"), "m4a, lossless": ("ipod", "alac", "44100"),
     "mp3, layer 2": ("mp2", "mp2", "44100"),
 }  # fmt: skip
+MADE_BY_HAND = {  # two seconds of frames of 20 ms
+    "amr": b"#!AMR\n" + (b"\x3c" + bytes(31)) * 100,
+    "awb": b"#!AMR-WB\n" + (b"\x14" + bytes(32)) * 100,
+    "gsm": (b"\xd1" + bytes(32)) * 100,
+}
+NO_ENCODER = {"ape", "qcp", "dss", "spx"}  # their beginnings are in tests/test_containers.py
 
 
 @pytest.mark.parametrize("kind", FORMATS | OTHERS)
@@ -118,15 +179,15 @@ def test_the_content_counts_whatever_the_suffix(folder: Path, kind: str) -> None
     assert measured(folder / "out.opus")[3] == pytest.approx(measured(CALL)[3], abs=0.15)
 
 
-def test_amr_is_read_too(folder: Path) -> None:
-    """Few ffmpegs can write it: two seconds of AMR-NB, as frames of 12.2 kb/s (32 bytes each, of 20 ms)."""
-    (folder / "x.source").write_bytes(b"#!AMR\n" + (b"\x3c" + bytes(31)) * 100)
+@pytest.mark.parametrize("kind", MADE_BY_HAND)
+def test_what_few_ffmpegs_can_write_is_read_too(folder: Path, kind: str) -> None:
+    (folder / "x.source").write_bytes(MADE_BY_HAND[kind])
     REAL.to_opus(folder / "x.source", folder / "out.opus", NEVER)
     assert measured(folder / "out.opus")[3] == pytest.approx(2, abs=0.15)
 
 
 def test_every_suffix_that_counts_as_audio_is_tried_here() -> None:
-    assert {f".{kind}" for kind in FORMATS} | {".amr"} == AUDIO_SUFFIXES
+    assert {f".{kind}" for kind in {*FORMATS, *MADE_BY_HAND, *NO_ENCODER}} == AUDIO_SUFFIXES
 
 
 def test_a_name_full_of_signs_is_a_file_name(folder: Path) -> None:
@@ -134,7 +195,7 @@ def test_a_name_full_of_signs_is_a_file_name(folder: Path) -> None:
     source.write_bytes(CALL.read_bytes())
     target = folder / "-y %03d *.opus"
     REAL.to_opus(source, target, NEVER)
-    assert sorted(folder.iterdir()) == sorted([source, target])
+    assert sorted(folder.iterdir()) == sorted([source, target, folder / "-y %03d *.report.json"])
 
 
 def test_tags_do_not_travel(folder: Path) -> None:
@@ -161,34 +222,51 @@ def unreadable(folder: Path, kind: str) -> Path:
     return source
 
 
-@pytest.mark.parametrize("kind", ["damaged", "empty", "text", "zeros", "tag only", "video"])
-def test_what_holds_no_sound_is_refused_with_a_reason_and_no_path(folder: Path, kind: str) -> None:
+UNKNOWN = "it holds no sound in a format that is read here"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("damaged", UNKNOWN), ("empty", "it is empty"), ("text", UNKNOWN), ("zeros", UNKNOWN),
+        ("tag only", UNKNOWN), ("video", "ffmpeg: "),
+    ],
+)  # fmt: skip
+def test_what_holds_no_sound_is_refused_with_a_reason_and_no_path(folder: Path, kind: str, expected: str) -> None:
     reason = refused(REAL, unreadable(folder, kind))
-    assert reason.startswith("ffmpeg: ")
-    assert len(reason) > len("ffmpeg: ended with status 1")
+    assert reason.startswith(expected)
+    assert reason != "ffmpeg: ended with status 1"
     assert_names_nothing(reason, folder)
 
 
 def assert_names_nothing(reason: str, folder: Path) -> None:
     """No path of ours and no memory address: the reason is shown to people, and should repeat as it was."""
-    assert "/" not in reason.replace("m3u8/hls", "")
+    assert "/" not in reason
     assert folder.name not in reason
     assert ".part" not in reason
     assert "0x" not in reason
 
 
-def test_the_reason_of_an_older_ffmpeg_has_no_path_either(folder: Path) -> None:
+@every_ffmpeg
+def test_no_ffmpegs_reason_has_a_path(folder: Path, ffmpeg: Path) -> None:
     """Debian 12's ffmpeg 5.1 begins the line with the file's name."""
-    said = f"[mp3 @ 0x55d0] Format mp3 detected\\nfile:{folder}/x.source: Invalid data found when processing input"
-    (folder / "x.source").write_bytes(b"x")
-    reason = refused(program(folder, f'printf "{said}\\n" >&2; exit 1'), folder / "x.source")
+    (folder / "x.source").write_bytes(b"caff\0\1" + bytes(100))
+    reason = refused(Converter(str(ffmpeg)), folder / "x.source")
     assert "Invalid data found when processing input" in reason
     assert_names_nothing(reason, folder)
 
 
 def test_a_silent_ffmpeg_gives_its_status_as_the_reason(folder: Path) -> None:
-    (folder / "x.source").write_bytes(b"x")
-    assert refused(program(folder, "exit 7"), folder / "x.source") == "ffmpeg: ended with status 7"
+    assert refused(program(folder, "exit 7"), recording(folder)) == "ffmpeg: ended with status 7"
+
+
+def test_sound_of_an_ffmpeg_that_fails_is_kept_with_a_warning(folder: Path) -> None:
+    converter = program(folder, only_when(False, f"printf '{HALF_A_SECOND}' >&$out; exit 7"))
+    report = converter.to_opus(recording(folder), folder / "out.opus", NEVER)
+    assert report.seconds == 0.5
+    assert [(warning.code, "status 7" in warning.message) for warning in report.warnings] == [
+        ("decode_errors", True)
+    ]
 
 
 def test_an_unreadable_file_is_no_outage_and_not_tried_again() -> None:
@@ -196,29 +274,55 @@ def test_an_unreadable_file_is_no_outage_and_not_tried_again() -> None:
     assert away(UnreadableAudio("x")) is None
 
 
-def test_a_killed_ffmpeg_leaves_nothing(folder: Path) -> None:
-    (folder / "x.source").write_bytes(b"x")
-    write = 'for last; do case "$last" in *.part) echo half > "${last#file:}";; esac; done'
-    reason = refused(program(folder, f"{write}; kill -9 $$"), folder / "x.source")
-    assert reason == "ffmpeg was ended with status -9, 3 times"
+@pytest.mark.parametrize("encoding", [False, True])
+def test_a_killed_ffmpeg_leaves_nothing(folder: Path, encoding: bool) -> None:
+    converter = program(folder, only_when(encoding, "echo half >&$out; kill -9 $$"))
+    assert refused(converter, recording(folder)) == "ffmpeg was ended with status -9, 3 times"
+
+
+def when_it_stands_still(then: Callable[[], object]) -> threading.Thread:
+    """Wait for a child of ours that has stopped itself, do something, and let it go on."""
+    began = children()
+
+    def wait() -> None:
+        wait_until(lambda: bool(still(children() - began)), "a child that stands still", 20)
+        then()
+        for child in still(children() - began):
+            os.kill(child, signal.SIGCONT)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def still(processes: set[int]) -> set[int]:
+    """Those that were stopped by a signal."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                found.add(process)
+    return found
 
 
 @pytest.mark.parametrize("ending", ["kill -9 $$", "kill -TERM $$", "exit 255"])
 def test_an_ffmpeg_that_a_signal_has_ended_is_started_again(folder: Path, ending: str) -> None:
-    (folder / "x.source").write_bytes(CALL.read_bytes())
-    once = f'[ -e "{folder.parent}/was" ] || {{ touch "{folder.parent}/was"; {ending}; }}'
-    converter = program(folder, f'{once}; exec {ffmpeg_program()} "$@"')
-    converter.to_opus(folder / "x.source", folder / "out.opus", NEVER)
+    first = folder.parent / "first"
+    first.touch()
+    converter = program(folder, only_when(False, f'[ -e "{first}" ] && {{ kill -STOP $$; {ending}; }}'))
+    thread = when_it_stands_still(first.unlink)
+    converter.to_opus(recording(folder), folder / "out.opus", NEVER)
+    thread.join()
     assert measured(folder / "out.opus")[0] == "opus"
 
 
 def test_who_stops_the_worker_may_stop_ffmpeg_first(folder: Path) -> None:
     stop = threading.Event()
-    (folder / "x.source").write_bytes(b"x")
-    converter = program(folder, f"touch {folder.parent}/begun; sleep 0.3; exit 255")
-    threading.Timer(0.1, stop.set).start()
+    converter = program(folder, "kill -STOP $$; exit 255")
+    thread = when_it_stands_still(stop.set)
     with pytest.raises(Stopping):
-        converter.to_opus(folder / "x.source", folder / "out.opus", stop)
+        converter.to_opus(recording(folder), folder / "out.opus", stop)
+    thread.join()
 
 
 def test_a_trial_says_why_a_program_will_not_do(tmp_path: Path) -> None:
@@ -229,17 +333,17 @@ def test_a_trial_says_why_a_program_will_not_do(tmp_path: Path) -> None:
 
 
 def test_the_target_appears_only_when_it_is_whole(folder: Path) -> None:
-    (folder / "x.source").write_bytes(b"x")
-    write = 'for last; do case "$last" in *.part) part="${last#file:}";; esac; done; echo half > "$part"'
-    watching = program(folder, f'{write}; while [ ! -e "{folder}/go" ]; do sleep 0.02; done; echo whole > "$part"')
+    waiting = f'while [ ! -e "{folder}/go" ]; do sleep 0.02; done'
+    watching = program(folder, only_when(True, f"echo half >&$out; {waiting}; echo whole >&$out; exit"))
     target = folder / "out.opus"
-    thread = threading.Thread(target=watching.to_opus, args=(folder / "x.source", target, NEVER))
+    thread = threading.Thread(target=watching.to_opus, args=(recording(folder), target, NEVER))
     thread.start()
-    wait_until(lambda: any(part.stat().st_size for part in folder.glob("*.part")), "the first half", 10)
+    wait_until(lambda: any(part.stat().st_size for part in folder.glob("*.part")), "the first half", 20)
     assert not target.exists()
+    assert not reports.path_of(target).exists()
     (folder / "go").touch()
-    thread.join(10)
-    assert target.read_text() == "whole\n"
+    thread.join(20)
+    assert target.read_text() == "half\nwhole\n"
 
 
 # --- patience ----------------------------------------------------------------------------------------------
@@ -267,10 +371,9 @@ def test_a_conversion_that_takes_too_long_is_ended(folder: Path, long_recording:
 
 
 def test_an_ffmpeg_that_ignores_sigterm_is_ended_too(folder: Path) -> None:
-    (folder / "x.source").write_bytes(b"x")
     before = children()
     deaf = program(folder, 'trap "" TERM INT; while :; do :; done').program
-    assert "not done" in refused(Converter(deaf, timeout_seconds=1), folder / "x.source")
+    assert "not done" in refused(Converter(deaf, timeout_seconds=1), recording(folder))
     assert children() == before
 
 
@@ -285,10 +388,17 @@ def test_stopping_ends_ffmpeg_at_once(folder: Path, long_recording: Path) -> Non
     assert list(folder.iterdir()) == []
 
 
-def test_a_finished_conversion_counts_although_stop_is_set(folder: Path) -> None:
-    stop = threading.Event()
-    stop.set()
+def test_a_finished_conversion_counts_although_stop_is_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop comes when ffmpeg has ended, and the Opus is about to appear."""
+    stop, sync = threading.Event(), scratch.sync
+
+    def stopping(path: Path) -> None:
+        stop.set()
+        sync(path)
+
+    monkeypatch.setattr(scratch, "sync", stopping)
     REAL.to_opus(CALL, folder / "out.opus", stop)
+    assert stop.is_set()
     assert (folder / "out.opus").exists()
 
 
@@ -297,24 +407,49 @@ def test_a_finished_conversion_counts_although_stop_is_set(folder: Path) -> None
 
 def limited(folder: Path, body: str, **limits: Any) -> str:
     """Why a conversion by this script is refused."""
-    (folder / "x.source").write_bytes(b"x")
-    return refused(dataclasses.replace(program(folder, body), **limits), folder / "x.source")
+    return refused(dataclasses.replace(program(folder, body), **limits), recording(folder))
 
 
 def test_a_hungry_ffmpeg_costs_one_failure_that_names_the_limit(folder: Path) -> None:
-    eat = f"exec {sys.executable} -c 'print(len(bytearray(400 * 2**20)))'"
-    assert limited(folder, eat, memory_mb=200) == "ffmpeg needs more than 200 MB of memory (FFMPEG_MAX_MEMORY_MB)"
-    reason = limited(folder, eat, memory_mb=900)  # else it is one that makes no Opus
-    assert reason == "ffmpeg found no sound in it"
+    """What it says is not asked: it has used up its memory, and has failed."""
+    eat = "x=$(printf '%*s' 1048576 ''); for ((i = 0; i < {}; i++)); do a+=(\"$x\"); done; exit {}"
+    limit = own_memory() + 300
+    named = f"ffmpeg needs more than {limit} MB of memory (FFMPEG_MAX_MEMORY_MB)"
+    assert limited(folder, eat.format(100000, 0), memory_mb=limit) == named
+    assert limited(folder, eat.format(100, 7), memory_mb=limit) == "ffmpeg: ended with status 7"
+    assert limited(folder, eat.format(100, 0), memory_mb=limit) == "ffmpeg found no sound in it"
 
 
-def test_an_endless_output_costs_one_failure_that_names_the_limit(folder: Path) -> None:
-    endless = (
-        'for last; do case "$last" in *.part) part="${last#file:}";; esac; done; exec cat /dev/zero > "$part"'
-    )
+@pytest.mark.parametrize("words", ["Cannot allocate memory", "No space left on device", "Input/output error"])
+def test_what_ffmpeg_says_decides_nothing(folder: Path, words: str) -> None:
+    """They may be the name of a file, or a title."""
+    reason = limited(folder, f"echo '[error] {words}' >&2; exit 1")
+    assert reason == f"ffmpeg: {words}"
+
+
+def own_memory() -> int:
+    """The most that this process has had (MiB): of a child that had less, nobody knows how much."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+@pytest.mark.parametrize(("encoding", "reason"), [
+    (True, "its Opus would be over 2 MB (OPUS_MAX_MB)"), (False, "its Opus would be too large (OPUS_MAX_MB)"),
+])  # fmt: skip
+def test_an_endless_output_costs_one_failure_that_names_the_limit(
+    folder: Path, encoding: bool, reason: str
+) -> None:
+    endless = only_when(encoding, f"printf '{escaped(wav_header(1))}' >&$out; exec yes >&$out")
     started = time.monotonic()
-    assert limited(folder, endless, opus_mb=2) == "its Opus would be over 2 MB (OPUS_MAX_MB)"
+    assert limited(folder, endless, opus_mb=2) == reason
     assert time.monotonic() - started < 5
+
+
+def test_silence_that_is_only_counted_costs_one_failure_too(folder: Path) -> None:
+    """A byte of AMR may stand for 640 of PCM: they would fill the disk, and that would look like an outage."""
+    (folder / "x.source").write_bytes(b"#!AMR\n" + (b"\x3c" + bytes(31)) * 50 + b"\x7c" * 20_000)
+    assert refused(dataclasses.replace(REAL, opus_mb=1), folder / "x.source") == (
+        "its Opus would be too large (OPUS_MAX_MB)"
+    )
 
 
 def test_an_opus_over_the_limit_is_not_taken_for_a_whole_one(folder: Path, long_recording: Path) -> None:
@@ -323,19 +458,18 @@ def test_an_opus_over_the_limit_is_not_taken_for_a_whole_one(folder: Path, long_
 
 
 def test_a_busy_ffmpeg_ends_even_when_nobody_is_left_to_end_it(folder: Path) -> None:
-    limits = f'ulimit -t > "{folder.parent}/cpu"; ulimit -Hc >> "{folder.parent}/cpu"'
-    limited(folder, f"sleep 0.3; {limits}", timeout_seconds=7)
-    assert (folder.parent / "cpu").read_text().split() == ["15", "0"]
-    reason = limited(folder, "sleep 0.1; kill -XCPU $$", timeout_seconds=7)
+    limits = 'echo "$(ulimit -t) $(ulimit -Hc) $(ulimit -f)" >&2; exit 1'
+    assert limited(folder, limits, timeout_seconds=7) == "ffmpeg: 15 0 0"
+    reason = limited(folder, "kill -XCPU $$", timeout_seconds=7)
     assert reason == "ffmpeg took 14 s of CPU (FFMPEG_TIMEOUT_SECONDS)"
 
 
 def test_what_ffmpeg_says_is_kept_in_part(folder: Path) -> None:
     tracemalloc.start()
-    reason = limited(folder, "yes 'Invalid data, again' | head -c 100000000 >&2; exit 1")
+    reason = limited(folder, "seq 1000000 >&2; exit 1")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert reason.startswith("ffmpeg: Invalid data, again; ")
+    assert reason.startswith("ffmpeg: 1; 2; 3; ")
     assert len(reason) < 500
     assert peak < 5 * 2**20
 
@@ -385,7 +519,7 @@ def test_a_recording_of_an_absurd_sample_rate_is_told_of_the_limit(folder: Path)
     named = ((b"fmt ", form), (b"data", bytes(2000)))
     chunks = b"".join(name + struct.pack("<I", len(data)) + data for name, data in named)
     (folder / "x.source").write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
-    assert refused(REAL, folder / "x.source") == "ffmpeg needs more than 1024 MB of memory (FFMPEG_MAX_MEMORY_MB)"
+    assert refused(REAL, folder / "x.source") == f"its sample rate is {rate} Hz"
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
@@ -398,14 +532,22 @@ def test_a_recording_of_no_length_holds_no_sound(folder: Path, kind: str) -> Non
 
 
 def test_a_full_disk_is_not_the_files_fault(folder: Path) -> None:
-    full = 'a=("$@"); for i in "${!a[@]}"; do case "${a[i]}" in *.part) a[i]=file:/dev/full;; esac; done'
-    converter = program(folder, f'{full}; exec "{ffmpeg_program()}" "${{a[@]}}"')
-    for source in (CALL, SAMPLES / "monday" / "meeting.mp3"):
-        with pytest.raises(OSError) as caught:  # noqa: PT011
-            converter.to_opus(source, folder / "out.opus", NEVER)
-        assert caught.value.errno == errno.ENOSPC
-        assert away(caught.value) == "the disk"
-        assert not (folder / "out.opus").exists()
+    """Whatever is written when it is full: the PCM (79 kB), the Opus (15 kB), or its report."""
+    full = []
+    for kilobytes in range(4, 124, 8):
+        with small_disk(folder / "small", f"{kilobytes}k") as small:
+            try:
+                REAL.to_opus(CALL, small / "out.opus", NEVER)
+                assert sorted(path.name for path in small.iterdir()) == ["out.opus", "out.report.json"]
+            except OSError as error:
+                full.append(error)
+                left = list(small.iterdir())
+            else:
+                continue
+        assert left == []
+    assert {error.errno for error in full} == {errno.ENOSPC}
+    assert {away(error) for error in full} == {"the disk"}
+    assert 10 <= len(full) < 15
 
 
 def test_a_disk_that_fills_up_is_not_the_files_fault(folder: Path, long_recording: Path) -> None:
@@ -426,7 +568,42 @@ def test_an_opus_is_on_the_disk_by_its_name(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(scratch, "sync", noted)
     REAL.to_opus(CALL, target, NEVER)
     assert synced[-1] == (folder, True)
-    assert len(synced) == 2
+    assert [(path.suffixes[-2:], is_there) for path, is_there in synced[:-1]] == [
+        ([synced[0][0].suffixes[-2], ".part"], False),
+        ([".json", ".part"], False),
+    ]
+    assert synced[0][0].name.startswith("out.opus.")
+
+
+def test_an_opus_of_other_bytes_never_has_the_new_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies between the report and the Opus leaves none that the next one would take."""
+    target, write = folder / "out.opus", reports.write
+    REAL.to_opus(CALL, target, NEVER)
+
+    class Died(Exception):
+        pass
+
+    def dying(*args: Any) -> None:
+        write(*args)
+        raise Died
+
+    monkeypatch.setattr(reports, "write", dying)
+    other = SAMPLES / "monday" / "meeting.mp3"
+    with pytest.raises(Died):
+        REAL.to_opus(other, target, NEVER)
+    assert reports.is_of(target, digest_of(other)) is None
+    assert reports.is_of(target, digest_of(CALL)) is None
+
+
+def test_a_report_lies_beside_the_opus(folder: Path) -> None:
+    target = folder / "out.opus"
+    report = REAL.to_opus(CALL, target, NEVER)
+    assert reports.read(target) == report == reports.is_of(target, digest_of(CALL))
+    assert report.seconds == pytest.approx(measured(CALL)[3], abs=0.1)
+    assert report.channels == opus_channels(target) == 1
+    assert report.warnings == []
+    target.unlink()
+    assert reports.is_of(target, digest_of(CALL)) is None
 
 
 def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> None:
@@ -483,12 +660,15 @@ def test_a_playlist_reaches_no_network(folder: Path, trap: socket.socket, kind: 
 
 
 def test_ffmpeg_is_told_to_open_files_alone() -> None:
-    """Newer ones open nothing else of themselves, so that no playlist shows whether they were told."""
-    command = REAL._command([(Path("a"), Path("a.opus")), (Path("b"), Path("b.opus"))])
+    """And with which demuxer. The sandbox stops it anyway, so that no playlist shows whether it was told."""
+    tracks = [Track(Path("a"), Piece("mp3")), Track(Path("b"), Piece("wav", 5, 9))]
+    command = REAL._decoder._command(tracks, ["pipe:3", "pipe:4"])
     inputs = [number for number, word in enumerate(command) if word == "-i"]
     told = [number for number, word in enumerate(command) if word == "-protocol_whitelist"]
-    assert [command[number + 1] for number in told] == ["file"] * len(inputs) == ["file"] * 2
+    forms = [number for number, word in enumerate(command[: inputs[-1]]) if word == "-f"]
+    assert [command[number + 1] for number in told] == ["file,subfile"] * len(inputs) == ["file,subfile"] * 2
     assert all(first < second for first, second in zip(told, inputs, strict=True))
+    assert {command[number + 1] for number in forms} == {"mp3", "wav"}
 
 
 @pytest.mark.parametrize("kind", ["hls", "m3u", "concat"])
@@ -498,3 +678,66 @@ def test_a_playlist_reads_no_other_file(folder: Path, tmp_path: Path, kind: str)
     for url in (str(secret), f"file://{secret}", "../secret.mp3"):
         (folder / "x.source").write_text(PLAYLISTS[kind].format(url=url))
         refused(REAL, folder / "x.source")
+
+
+def many_channels(path: Path, channels: int, tracks: int = 1) -> Path:
+    """Noise, other in each channel; the last one is silent."""
+    samples = np.random.default_rng(1).normal(0, 3000, (4000, channels))
+    samples[:, -1] = 0
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(channels)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(samples.astype("<i2").tobytes())
+    if tracks == 1:
+        return path
+    inputs = ("-i", str(path)) * tracks
+    mapped = [word for number in range(tracks) for word in ("-map", str(number))]
+    return make(path.with_suffix(".mka"), *inputs, *mapped, "-c:a", "pcm_s16le", "-f", "matroska")
+
+
+@every_ffmpeg
+@pytest.mark.parametrize("channels", [2, 3, 9, 10, 17, 64])
+def test_channels_of_any_number_stop_no_host(folder: Path, ffmpeg: Path, channels: int) -> None:
+    source = many_channels(folder / "x.wav", channels)
+    report = Converter(str(ffmpeg)).to_opus(source, folder / "out.opus", NEVER)
+    assert report.channels == opus_channels(folder / "out.opus") == channels - 1
+    assert [warning.code for warning in report.warnings] == ["silent_channel"]
+
+
+def test_tracks_of_too_many_channels_stop_no_host(folder: Path) -> None:
+    """An encoder that fails is an outage: its input is our own."""
+    report = REAL.to_opus(many_channels(folder / "x.wav", 40, tracks=3), folder / "out.opus", NEVER)
+    assert report.channels == 39
+    assert "ignored_track" in {warning.code for warning in report.warnings}
+
+
+# --- together ----------------------------------------------------------------------------------------------
+
+
+def test_several_files_are_converted_at_once_each_as_alone(folder: Path) -> None:
+    calls = [CALL, SAMPLES / "monday" / "meeting.mp3"]
+    made = REAL.together([(call, folder / f"{call.stem}.opus") for call in calls], NEVER)
+    assert made == [REAL.to_opus(call, folder / f"{call.stem}-alone.opus", NEVER) for call in calls]
+    for call in calls:
+        assert measured(folder / f"{call.stem}.opus") == measured(folder / f"{call.stem}-alone.opus")
+        assert reports.read(folder / f"{call.stem}.opus") == reports.read(folder / f"{call.stem}-alone.opus")
+
+
+@pytest.mark.parametrize("odd", ["text", "damaged", "video", "cut", "joined", "gap"])
+def test_files_of_which_one_is_unusual_are_not_converted_at_once(folder: Path, odd: str) -> None:
+    if odd in ("cut", "joined"):
+        whole = make(folder / "x.source", "-i", str(CALL), "-f", "wav").read_bytes()
+        (folder / "x.source").write_bytes(whole[:9000] if odd == "cut" else whole * 2)
+    elif odd == "gap":
+        gap = MADE_BY_HAND["amr"] + b"\x7c" * 100 + MADE_BY_HAND["amr"][6:]
+        (folder / "x.source").write_bytes(gap)
+    else:
+        unreadable(folder, odd)
+    files = [(CALL, folder / "call.opus"), (folder / "x.source", folder / "x.opus")]
+    if odd == "gap":  # of silence that was not recorded: nothing is wrong with it
+        made = REAL.together(files, NEVER)
+        assert made is None or made[1].seconds == pytest.approx(6, abs=0.1)
+        return
+    assert REAL.together(files, NEVER) is None
+    assert [path.name for path in folder.iterdir()] == ["x.source"]
