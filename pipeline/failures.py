@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ _WARNED = (  # the rows with warnings that a Filter takes
     " WHERE strpos(lower(concat_ws(': ', warning ->> 'code', warning ->> 'message')), lower(%(reason)s)) > 0))"
     " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
 )
+CODES = "jsonb_path_query_array(warnings, '$[*].code')"  # of a row: few differ, however many rows there are
 _CHANGED_AT = "to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 
@@ -196,14 +198,19 @@ def warned_files(database: Database, wanted: Filter, most: int | None = None) ->
 
 def warned_codes(database: Database, wanted: Filter) -> list[tuple[str, int]]:
     """How many of the rows with warnings have each code, the most frequent first."""
-    query = (
-        "SELECT warning ->> 'code', count(DISTINCT audio_id)"  # nosec B608
-        f" FROM audio_files CROSS JOIN jsonb_array_elements(warnings) AS warning WHERE {_WARNED}"
-        " GROUP BY 1 ORDER BY 2 DESC, 1"
-    )
+    query = f"SELECT {CODES}, count(*) FROM audio_files WHERE {_WARNED} GROUP BY 1"  # nosec B608
     with database.transaction() as cursor:
         cursor.execute(query, vars(wanted))
-        return list(cursor.fetchall())
+        return count_codes(cursor.fetchall())
+
+
+def count_codes(groups: Iterable[tuple[list[str], int]]) -> list[tuple[str, int]]:
+    """How many files have each code, the most frequent first, of groups of files with the same `CODES`."""
+    files: Counter[str] = Counter()
+    for codes, number in groups:
+        for code in set(codes):
+            files[code] += number
+    return sorted(files.items(), key=lambda item: (-item[1], item[0]))
 
 
 def failed_among(database: Database, files: list[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import batches, job_queue, redis_client
+from pipeline import batches, failures, job_queue, redis_client
 from pipeline.database import Database
 from pipeline.errors import away
 from pipeline.job_queue import decode
@@ -123,16 +123,13 @@ def read_done(database: Database) -> tuple[dict[str, float], list[dict[str, Any]
 
 def read_warnings(database: Database) -> dict[str, Any]:
     """How many files of a day have warnings (`files`), and how many have each of them (`codes`)."""
-    of_a_day = "warnings IS NOT NULL AND updated_at > now() - interval '1 day'"
     with database.transaction() as cursor:
-        cursor.execute(f"SELECT count(*) FROM audio_files WHERE {of_a_day}")  # nosec B608
-        (files,) = cursor.fetchone()
         cursor.execute(
-            "SELECT warning ->> 'code', count(DISTINCT audio_id)"  # nosec B608
-            f" FROM audio_files CROSS JOIN jsonb_array_elements(warnings) AS warning WHERE {of_a_day}"
-            " GROUP BY 1 ORDER BY 2 DESC, 1"
+            f"SELECT {failures.CODES}, count(*) FROM audio_files"  # nosec B608
+            " WHERE warnings IS NOT NULL AND updated_at > now() - interval '1 day' GROUP BY 1"
         )
-        return {"files": files, "codes": dict(cursor.fetchall())}
+        groups = cursor.fetchall()
+    return {"files": sum(number for _, number in groups), "codes": dict(failures.count_codes(groups))}
 
 
 # --- the rows ------------------------------------------------------------------------------------------------
