@@ -153,7 +153,7 @@ FORMATS = {
     "3gp": ("3gp", "aac", "16000"), "3g2": ("3g2", "aac", "16000"), "asf": ("asf", "wmav1", "22050"),
     "caf": ("caf", "pcm_s16be", "44100"), "au": ("au", "pcm_mulaw", "8000"), "snd": ("au", "pcm_s16be", "16000"),
     "mka": ("matroska", "flac", "44100"), "mkv": ("matroska", "aac", "44100"), "ac3": ("ac3", "ac3", "48000"),
-    "wv": ("wv", "wavpack", "24000"), "voc": ("voc", "pcm_u8", "8000"), "avi": ("avi", "pcm_s16le", "22050"),
+    "wv": ("wv", "wavpack", "8000"), "voc": ("voc", "pcm_u8", "8000"), "avi": ("avi", "pcm_s16le", "22050"),
     "flv": ("flv", "libmp3lame", "44100"), "ts": ("mpegts", "aac", "48000"), "mpg": ("mpeg", "mp2", "48000"),
     "mpeg": ("mpeg", "libmp3lame", "44100"),
 }  # fmt: skip
