@@ -37,6 +37,7 @@ READY = {
     "WHISPER_MODEL": "spoken-words",
 }
 ROLES = pytest.mark.parametrize("role", REQUIRED)
+RUNS_FFMPEG = pytest.mark.parametrize("role", ["unpack", "gpu"])
 
 
 def run(role: str, folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -128,9 +129,10 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
     assert str(MODELS / "large-v9") in line
 
 
+@RUNS_FFMPEG
 @pytest.mark.parametrize("program", ["no-such-ffmpeg", "/no/such/ffmpeg", str(EXAMPLE)])
-def test_a_missing_ffmpeg_is_named(tmp_path: Path, program: str) -> None:
-    (line,) = complaints(run("unpack", tmp_path, **{**READY, "FFMPEG": program}))
+def test_a_missing_ffmpeg_is_named(tmp_path: Path, role: str, program: str) -> None:
+    (line,) = complaints(run(role, tmp_path, **{**READY, "FFMPEG": program}))
     assert line.startswith(f"FFMPEG is {program!r}")
 
 
@@ -153,11 +155,12 @@ def test_an_ffmpeg_that_is_named_is_found_as_a_shell_finds_it(tmp_path: Path) ->
         assert ffmpeg_of(tmp_path, FFMPEG=name, PATH=str(tmp_path)) == f"{tmp_path}/my ffmpeg"
 
 
-def test_a_machine_without_a_pinned_ffmpeg_is_told_so(tmp_path: Path) -> None:
+@RUNS_FFMPEG
+def test_a_machine_without_a_pinned_ffmpeg_is_told_so(tmp_path: Path, role: str) -> None:
     """Where there is no wheel for it, pip installs imageio-ffmpeg without a program."""
     package = PINNED.parent.parent
     shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("ffmpeg-*", "__pycache__"))
-    (line,) = complaints(run("unpack", tmp_path, **READY, PYTHONPATH=str(tmp_path)))
+    (line,) = complaints(run(role, tmp_path, **READY, PYTHONPATH=str(tmp_path)))
     assert line.startswith("FFMPEG is not set, and imageio-ffmpeg has none for linux on ")
 
 
@@ -166,10 +169,11 @@ def test_who_runs_no_ffmpeg_needs_none(tmp_path: Path) -> None:
     assert line == "S3_BUCKET is not set"
 
 
+@RUNS_FFMPEG
 @pytest.mark.parametrize("program", ["/bin/false", "/bin/true"])
-def test_a_program_that_makes_no_opus_is_named(tmp_path: Path, program: str) -> None:
+def test_a_program_that_makes_no_opus_is_named(tmp_path: Path, role: str, program: str) -> None:
     settings = {**READY, "FFMPEG": program, "SCRATCH_ROOT": str(tmp_path)}
-    (line,) = complaints(run("unpack", tmp_path, **settings))
+    (line,) = complaints(run(role, tmp_path, **settings))
     assert line.startswith(f"FFMPEG is {program!r} and makes no Opus")
 
 
