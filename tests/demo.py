@@ -29,12 +29,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import config
 from pipeline.errors import Permanent
 from tests import demo_report, downloads
 from tests.fleet import PROJECT, Fleet
 
 EPILOG = """Exit status: 0 when every file went in and came out, 1 when a server or worker failed or a check did,
-2 for wrong arguments or a model that cannot be fetched."""
+2 for wrong arguments or settings, or a model that cannot be fetched."""
 PIPELINECTL = shlex.join([sys.executable, str(PROJECT / "pipelinectl.py")])  # as a shell takes it
 PATIENCE_SECONDS = 300  # without any progress
 FAILURES = (OSError, RuntimeError, Permanent, subprocess.SubprocessError,
@@ -225,6 +226,7 @@ def keep_logs(folder: Path) -> None:
 def main() -> int:
     """Run the demonstration; gives the exit status."""
     given, console = arguments(), Console()
+    config.require("FFMPEG")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if given.whisper:

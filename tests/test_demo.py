@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import config
 from tests import demo, downloads
 from tests.downloads import DownloadError, Say
 
@@ -58,6 +59,19 @@ def test_a_whisper_model_is_fetched_and_taken(
     assert main(monkeypatch, "--whisper", "base", archive) == 0
     assert ran[0].model == model / "base"
     assert capsys.readouterr().out == "fetching base\n"
+
+
+def test_an_ffmpeg_that_is_not_there_is_told_before_anything_starts(
+    archive: str,
+    ran: list[argparse.Namespace],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(config, "FFMPEG", "/no/such/ffmpeg")
+    with pytest.raises(SystemExit) as end:
+        main(monkeypatch, archive)
+    assert (end.value.code, ran) == (2, [])
+    assert capsys.readouterr().err.startswith("demo: FFMPEG is '/no/such/ffmpeg': there is no such program")
 
 
 def test_an_archive_without_a_model_is_run_with_the_toy_and_a_word_of_warning(
