@@ -140,12 +140,12 @@ class Converter:
             sound.setsampwidth(2)
             sound.setframerate(SAMPLE_RATE)
             sound.writeframes(three.astype("<i2").tobytes())
+        pause = (b"\x3c" + bytes(31)) * 25 + b"\x7c" * 50 + (b"\x3c" + bytes(31)) * 25  # AMR: 0.5, 1 and 0.5 s
+        (folder / "trial.amr").write_bytes(b"#!AMR\n" + pause)
         report = self.to_opus(folder / "trial.wav", opus, never)
         heard = sum(len(block) for block in self.sound(opus, never)) / SAMPLE_RATE
         if report.channels != 3 or not math.isclose(heard, 1, abs_tol=0.1):
             return f"of 1 s with 3 channels it makes {heard:.1f} s with {report.channels}"
-        pause = (b"\x3c" + bytes(31)) * 25 + b"\x7c" * 50 + (b"\x3c" + bytes(31)) * 25  # AMR: 0.5, 1 and 0.5 s
-        (folder / "trial.amr").write_bytes(b"#!AMR\n" + pause)
         report = self.to_opus(folder / "trial.amr", opus, never)
         return None if math.isclose(report.seconds, 2, abs_tol=0.1) else f"of 2 s it makes {report.seconds:.1f} s"
 

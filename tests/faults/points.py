@@ -26,6 +26,17 @@ _FINISHING = (
     "pipeline.database:Database.finish_batch",
     "pipeline.batches:Batches.close",
 )
+_CONVERTING = (  # also the trial of ffmpeg at the start
+    "pipeline.audio:Converter.version",
+    "pipeline.audio:Converter.problem",
+    "pipeline.audio:Converter.to_opus",
+    "pipeline.decoding:Decoder.sounds",
+    "pipeline.decoding:Decoder._command",
+    "pipeline.audio:Converter._encode",
+    "pipeline.audio:Converter._command",
+    "pipeline.audio:_remove",
+    "pipeline.reports:write",
+)
 FUNCTIONS: dict[str, tuple[str, ...]] = {
     "transfer": (
         *_EVERY_WORKER,
@@ -56,8 +67,8 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "unpack": (
         *_EVERY_WORKER,
         *_FINISHING,
+        *_CONVERTING,
         "pipeline.job_queue:JobQueue.give_back",
-        "pipeline.audio:Converter.problem",
         "pipeline.batches:Batches.check_queue",
         "pipeline.batches:Batches.enter_queue",
         "pipeline.scratch:free_mb",
@@ -68,8 +79,6 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.database:Database.open_batch",
         "pipeline.batches:Batches.open",
         "pipeline.archive:copy",
-        "pipeline.audio:Converter._run",
-        "pipeline.audio:Converter.to_opus",
         "pipeline.audio:Converter.together",
         "pipeline.conversions:Conversions._convert",
         "pipeline.database:Database.fail_file",
@@ -86,6 +95,8 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "gpu": (
         *_EVERY_WORKER,
         *_FINISHING,
+        *_CONVERTING,
+        "pipeline.decoding:Decoder.blocks",
         "pipeline.job_queue:JobQueue.give_back",
         "pipeline.batches:Batches.check_queue",
         "pipeline.batches:Batches.enter_queue",
