@@ -1,9 +1,8 @@
 """Recordings that are odd but legitimate: nothing of their sound is lost, and what is damaged is said.
 
-LONG_TESTS=1 ./test -k odd_recordings    all of them on every ffmpeg that is here
+LONG_TESTS=1 ./test -k odd_recordings    all of them, on every ffmpeg that is here
 """
 
-import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.audio import Converter, Report, UnreadableAudio
-from tests.fleet import ffmpeg_program
+from tests.ffmpegs import PINNED, every_ffmpeg, others, version
 from tests.odd_recordings import CASES, RATE, ROWS, Odd, Said, Samples, envelope, tone_of
 from tests.steps import AT_LENGTH
 
@@ -30,7 +29,7 @@ def decoded(path: Path) -> Samples:
     """The sound of an Opus: one row a sample of 16 kHz, one column a channel."""
     channels = path.read_bytes()[:4096].split(b"OpusHead", 1)[1][1]
     command = [
-        ffmpeg_program(),
+        str(PINNED),
         "-nostdin",
         "-loglevel",
         "error",
@@ -146,33 +145,42 @@ def check_warnings(odd: Odd, warnings: list[Any]) -> None:
         assert lost == pytest.approx(odd.lost, abs=max(1.5 * odd.within, 0.2)), warnings
 
 
-def check(odd: Odd, program: str, folder: Path) -> None:
+def check(odd: Odd, program: Path, folder: Path) -> None:
     """Convert the recording with this ffmpeg, and look at what came out."""
     (folder / "in").mkdir()
     source, target = odd.make(folder / "in"), folder / "out.opus"
     exact = source.suffix in EXACT_SUFFIXES and not any(word in odd.name for word in LOSSY) and not odd.or_mixed
     if odd.reason is not None:
         with pytest.raises(UnreadableAudio, match=odd.reason):
-            Converter(program).to_opus(source, target, threading.Event())
+            Converter(str(program)).to_opus(source, target, threading.Event())
         assert not target.exists()
         return
-    report = Converter(program).to_opus(source, target, threading.Event())
+    report = Converter(str(program)).to_opus(source, target, threading.Event())
     check_warnings(odd, report.warnings)
     check_sound(odd, target, report, exact)
 
 
-def some(cases: list[Odd], of: int) -> list[Odd]:
-    """Every row of the table of faults, and of the others one in so many, unless there is time."""
-    others = [odd for odd in cases if not odd.row]
-    return [*ROWS, *(others if AT_LENGTH else others[::of])]
+PLAIN = [odd for odd in CASES if not odd.row]
 
 
-@pytest.mark.parametrize("odd", some(CASES, 2), ids=lambda odd: odd.name)
+@pytest.mark.parametrize("odd", ROWS, ids=lambda odd: odd.name)
+@every_ffmpeg
+def test_a_fault_that_was_seen_is_seen_no_more(ffmpeg: Path, odd: Odd, tmp_path: Path) -> None:
+    check(odd, ffmpeg, tmp_path)
+
+
+@pytest.mark.parametrize("odd", PLAIN if AT_LENGTH else PLAIN[::3], ids=lambda odd: odd.name)
 def test_nothing_of_an_odd_recording_is_lost(odd: Odd, tmp_path: Path) -> None:
-    check(odd, ffmpeg_program(), tmp_path)
+    check(odd, PINNED, tmp_path)
+
+
+@pytest.mark.skipif(not AT_LENGTH, reason="takes minutes: LONG_TESTS=1")
+@pytest.mark.parametrize("odd", PLAIN, ids=lambda odd: odd.name)
+@pytest.mark.parametrize("ffmpeg", others(), ids=version)
+def test_nor_with_the_ffmpeg_of_the_distribution(ffmpeg: Path, odd: Odd, tmp_path: Path) -> None:
+    check(odd, ffmpeg, tmp_path)
 
 
 def test_there_are_many_of_them_and_each_has_its_name() -> None:
     assert len(CASES) >= 150
     assert len({odd.name for odd in CASES}) == len(CASES)
-    assert struct.calcsize("<f") == 4
