@@ -49,7 +49,7 @@ class Stopping(Exception):
 
 
 # What is wrong with the disk, its permissions or the machine stops every job alike.
-DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
 _HOST_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 # S3 answers that tell of credentials, the bucket, the region or the quota rather than of one object: by their
@@ -123,7 +123,7 @@ def away(error: BaseException) -> str | None:
     if isinstance(error, psycopg2.Error):
         lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, *_SQL_SETUP))
         return "PostgreSQL" if lost and not isinstance(error, _SQL_VALUES) else None
-    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRNOS:
         return "the disk"
     if isinstance(error, OSError) and error.errno in _HOST_ERRNOS:
         return "the host"

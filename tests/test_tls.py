@@ -192,7 +192,6 @@ def test_redis_may_ask_for_our_certificate_too(secured: Secured) -> None:
     with pytest.raises(ConnectionError) as caught:
         redis_client.connect(url).ping()
     assert away(caught.value) == "Redis"
-    assert "certificate required" in str(certificate_problem(caught.value))
 
 
 @pytest.mark.parametrize("negotiation", ["postgres", "direct"])
