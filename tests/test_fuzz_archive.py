@@ -144,7 +144,10 @@ def as_tarfile_sees_it(path: Path) -> list[tuple[int, int]] | None:
                 has_times = (
                     block[257:263] != b"ustar\0" and block[345:346] != b"\0"
                 )  # where others have the prefix
-                if info.sparse is not None or "GNU.sparse.name" in info.pax_headers or not info.name or has_times:
+                is_sparse = info.sparse is not None or any(
+                    key.startswith("GNU.sparse.") for key in info.pax_headers
+                )
+                if is_sparse or not info.name or has_times:
                     return None
                 name = PurePosixPath(archive.readable(info.name).lower())
                 content = data[info.offset_data : info.offset_data + info.size]
