@@ -22,7 +22,12 @@ _OPPOSITE = 0.5  # of two channels of one scene: mixed as they are, they would w
 # the same time about 0.
 _ONE_SCENE = 0.8
 _BLOCK_SECONDS = 0.1
+# Mixed, channels that belong together lose at most this (dB) of the louder one: two of the same loudness that have
+# nothing to do with each other 3, a whole group of them as much as it has channels.
+_LOST_DB = 9.0
+_LOST_SHARE = 0.02  # of the seconds with sound: where more is lost, the channels are kept apart
 _FULL_SCALE = 32768.0
+_BLOCKS_OF_A_SECOND = round(1 / _BLOCK_SECONDS)
 _FLOOR_DB = -80.0  # levels under it are alike
 
 
@@ -57,8 +62,9 @@ class Measures:
 
     def __init__(self, channels: int, rate: int) -> None:
         """`rate`: frames in a second."""
+        self._channels = channels
         self._block, self._rest = int(rate * _BLOCK_SECONDS), np.empty((0, channels), np.int16)
-        self._products = np.zeros((channels, channels))
+        self._seconds: list[np.ndarray] = []  # the channels' products, of about a second each
         self._levels: list[np.ndarray] = []
 
     def add(self, sound: np.ndarray) -> None:
@@ -73,7 +79,7 @@ class Measures:
         if len(self._rest):
             self._look(self._rest[np.newaxis])
             self._rest = self._rest[:0]
-        channels = len(self._products)
+        channels = self._channels
         if channels == 1:
             return Plan([{0: 1.0}])
         levels = np.concatenate(self._levels) if self._levels else np.full((1, channels), _FLOOR_DB)
@@ -83,7 +89,10 @@ class Measures:
         silent = tuple(number for number in range(channels) if number not in heard)
         if mode == "split":
             return Plan([{number: 1.0} for number in heard], silent=_from_one(silent))
-        groups = self._groups(heard, levels, everything=mode == "mix")
+        products = np.array(self._seconds, np.float64).reshape(-1, channels, channels)
+        groups = self._groups(heard, levels, products.sum(axis=0), everything=mode == "mix")
+        if mode == "auto":
+            groups = [part for group in groups for part in _safe(group, products)]
         weights = [{number: sign / len(group) for number, sign in group.items()} for group in groups]
         inverted = tuple(number for group in groups for number, sign in group.items() if sign < 0)
         return Plan(weights, _from_one(inverted), _from_one(silent))
@@ -93,19 +102,22 @@ class Measures:
             return
         sound = blocks.astype(np.float64) / _FULL_SCALE
         sound -= sound.mean(axis=1, keepdims=True)  # an offset is no sound
-        flat = sound.reshape(-1, sound.shape[2])
-        self._products += flat.T @ flat
+        for first in range(0, len(sound), _BLOCKS_OF_A_SECOND):
+            flat = sound[first : first + _BLOCKS_OF_A_SECOND].reshape(-1, self._channels)
+            self._seconds.append((flat.T @ flat).astype(np.float32))
         energy = np.square(sound).mean(axis=1)
         self._levels.append(10 * np.log10(np.maximum(energy, 10 ** (_FLOOR_DB / 10))))
 
-    def _groups(self, heard: list[int], levels: np.ndarray, everything: bool) -> list[dict[int, float]]:
+    def _groups(
+        self, heard: list[int], levels: np.ndarray, products: np.ndarray, everything: bool
+    ) -> list[dict[int, float]]:
         """The channels by what they hold: each group is one sound; a member's sign is that of its first one, or
         the opposite where it is inverted."""
         groups: list[dict[int, float]] = []
         for number in heard:
             for group in groups:
                 first = next(iter(group))
-                alike = self._correlation(first, number)
+                alike = _correlation(products, first, number)
                 if everything or abs(alike) >= _SAME or _together(levels[:, first], levels[:, number]):
                     group[number] = -1.0 if alike <= -_OPPOSITE else 1.0
                     break
@@ -113,9 +125,25 @@ class Measures:
                 groups.append({number: 1.0})
         return groups
 
-    def _correlation(self, one: int, other: int) -> float:
-        own = self._products[one, one] * self._products[other, other]
-        return float(self._products[one, other] / np.sqrt(own)) if own > 0 else 0.0
+
+def _correlation(products: np.ndarray, one: int, other: int) -> float:
+    own = products[one, one] * products[other, other]
+    return float(products[one, other] / np.sqrt(own)) if own > 0 else 0.0
+
+
+def _safe(group: dict[int, float], products: np.ndarray) -> list[dict[int, float]]:
+    """The group, or each of its channels by itself where mixing them would lose what one of them holds: channels
+    that are equal for a time and inverted for another cancel each other out."""
+    if len(group) == 1:
+        return [group]
+    numbers, weights = list(group), np.array(list(group.values())) / len(group)
+    own = products[:, numbers, numbers].max(axis=1)
+    mixed = np.einsum("i,tij,j->t", weights, products[:, numbers][:, :, numbers], weights)
+    loud = own > own.max() * 1e-4
+    lost = mixed < own * 10 ** (-(_LOST_DB + 10 * np.log10(len(group) / 2)) / 10)
+    if (lost & loud).sum() <= _LOST_SHARE * loud.sum():
+        return [group]
+    return [{number: 1.0} for number in numbers]
 
 
 def _loudest_second(levels: np.ndarray) -> np.ndarray:

@@ -210,7 +210,7 @@ class Decoder:
         for track in tracks:
             source = ffmpeg.input(
                 track.piece.url(track.path), format=track.piece.format, threads=1,
-                protocol_whitelist="file,subfile", max_error_rate=1, **track.piece.options,
+                protocol_whitelist="file,subfile", max_error_rate=1, err_detect="crccheck", **track.piece.options,
             )[f"a:{track.number}"]  # fmt: skip
             for filtered in (_FILLED, _PLAIN) if track.fills else (_PLAIN,):
                 outputs.append(

@@ -5,6 +5,8 @@ ffmpeg reads the first of several joined recordings of some formats and is silen
 WAV header that says less than is there.
 """
 
+import mmap
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -76,6 +78,8 @@ def pieces(path: Path) -> Pieces:
             return _wav(file, size, begin)
         if form == "amr":
             return _amr(file, size, begin)
+        if form == "mp3":
+            return _mp3(file, size)
         look = {"ogg": _ogg, "mov": _mov}.get(form)
         if look and not begin:
             return look(file, size)
@@ -201,6 +205,50 @@ def _is_tag(start: bytes) -> bool:
 
 def _is_zeros(file: BinaryIO, start: int, end: int) -> bool:
     return end - start <= _PADDING and not any(_at(file, start, end - start))
+
+
+# --- MP3 (ID3v2: id3.org/id3v2.4.0-structure; the frame that Xing's encoder was the first to write) ------------
+
+_JOINT = re.compile(rb"ID3[\x02-\x04][\x00-\x0f][\x00-\xff][\x00-\x7f]{4}|(?:Xing|Info)\x00\x00\x00[\x00-\x0f]")
+_SYNC = re.compile(rb"\xff[\xe0-\xff]")
+_TO_XING = (36, 21, 13)  # from a frame's start: MPEG-1 stereo; MPEG-1 mono and MPEG-2 stereo; MPEG-2 mono
+
+
+def _mp3(file: BinaryIO, size: int) -> Pieces:
+    """Joined files: each begins with an ID3 tag, or a frame that says how many follow."""
+    starts = [0]
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        behind = 0  # the end of the tag that was found last
+        for found in _JOINT.finditer(data):
+            at = found.start()
+            if data[at : at + 3] == b"ID3":
+                end = at + 10 + _synchsafe(data[at + 6 : at + 10])
+                if at < behind or not _is_sync(data[end : end + 2]):
+                    continue
+                behind = end
+            else:
+                fronts = [at - back for back in _TO_XING if at >= back]
+                at = next((front for front in fronts if _is_sync(data[front : front + 2])), 0)
+                if at <= behind:
+                    continue
+            if at > 0 and (len(starts) > 1 or _SYNC.search(data, 0, at)):  # junk in front is no file
+                starts.append(at)
+    if len(starts) == 1 or len(starts) > _MOST_PIECES:
+        return Pieces([Piece("mp3")])
+    return Pieces([Piece("mp3", *part) for part in zip(starts, [*starts[1:], size], strict=True)])
+
+
+def _synchsafe(four: bytes) -> int:
+    """A number of ID3v2: seven bits of each byte."""
+    number = 0
+    for byte in four:
+        number = number << 7 | byte & 127
+    return number
+
+
+def _is_sync(start: bytes) -> bool:
+    """Whether an MPEG audio frame may begin so."""
+    return len(start) == 2 and start[0] == 0xFF and start[1] >= 0xE0
 
 
 # --- Ogg (RFC 3533) ------------------------------------------------------------------------------------------
