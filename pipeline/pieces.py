@@ -78,6 +78,8 @@ def pieces(path: Path) -> Pieces:
             return _wav(file, size, begin)
         if form == "amr":
             return _amr(file, size, begin)
+        if form == "aiff":
+            return _aiff(file, size, begin)
         if form == "mp3":
             return _mp3(file, size)
         look = {"ogg": _ogg, "mov": _mov}.get(form)
@@ -205,6 +207,34 @@ def _is_tag(start: bytes) -> bool:
 
 def _is_zeros(file: BinaryIO, start: int, end: int) -> bool:
     return end - start <= _PADDING and not any(_at(file, start, end - start))
+
+
+# --- AIFF (Apple, AIFF-C 1991) ---------------------------------------------------------------------------------
+
+_AIFF_PCM = {8: "s8", 16: "s16be", 24: "s24be", 32: "s32be"}  # by bits: ffmpeg's demuxers of bare samples
+
+
+def _aiff(file: BinaryIO, size: int, begin: int) -> Pieces:
+    """Where the recorder crashed, the chunk of sound has no length: its samples are read as such."""
+    whole = Pieces([_behind_tags("aiff", begin, size)])
+    channels = bits = rate = 0
+    offset = begin + 12
+    while offset + 8 <= size:
+        name, length = struct.unpack(">4sI", _at(file, offset, 8))
+        body = _at(file, offset + 8, 18)
+        if name == b"COMM" and len(body) == 18:
+            channels, _, bits, exponent, mantissa = struct.unpack(">HIHHQ", body)
+            rate = round(mantissa * 2.0 ** ((exponent & 0x7FFF) - 16446))
+            if not LEAST_RATE <= rate <= MOST_RATE:
+                return Pieces(problem=f"its sample rate is {rate} Hz")
+        if name == b"SSND":
+            if length > 8 or _at(file, begin + 8, 4) != b"AIFF" or bits not in _AIFF_PCM:
+                return whole
+            options = {"ar": str(rate), "ac": str(channels)}
+            warning = FileWarning(WRONG_HEADER, None, "The header says that it holds no sound: read to its end.")
+            return Pieces([Piece(_AIFF_PCM[bits], offset + 16, size, options)], [warning])
+        offset += 8 + length + length % 2
+    return whole
 
 
 # --- MP3 (ID3v2: id3.org/id3v2.4.0-structure; the frame that Xing's encoder was the first to write) ------------
