@@ -164,7 +164,7 @@ def _wav_header(file: BinaryIO, start: int, size: int) -> _Wav | None:
     order = ">" if _at(file, start, 4) == b"RIFX" else "<"
     head, wide = _Wav(), 0
     for name, offset, length in _chunks(file, start + 12, size, order):
-        body = _at(file, offset, 28)
+        body = _at(file, offset, min(length, 28))
         if name == b"ds64" and len(body) >= 24:
             wide = struct.unpack("<Q", body[8:16])[0]
         elif name == b"fmt " and len(body) >= 16:
@@ -284,6 +284,9 @@ def _is_sync(start: bytes) -> bool:
 # --- Ogg (RFC 3533) ------------------------------------------------------------------------------------------
 
 
+_PAGE = b"OggS\0"  # with the only version that there is
+
+
 def _ogg(file: BinaryIO, size: int) -> Pieces:
     """Links of a chain, each a stream of its own: ffmpeg goes on from one to the next only where they are
     alike."""
@@ -315,8 +318,8 @@ def _ogg_pages(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
     offset = 0
     while offset + 27 <= size:
         head = _at(file, offset, 27 + 255)
-        if head[:4] != b"OggS":
-            offset = _find(file, b"OggS", offset + 1, size)
+        if head[:5] != _PAGE:
+            offset = _find(file, _PAGE, offset + 1, size)
             continue
         yield offset, head[5], struct.unpack("<I", head[14:18])[0]
         offset += 27 + head[26] + sum(head[27 : 27 + head[26]])
