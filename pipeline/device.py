@@ -12,8 +12,8 @@ from pipeline.errors import Broken, Outage
 
 _OUT_OF_MEMORY = ("out of memory", "status_alloc_failed", "failed to allocate memory")
 _OF_THE_DEVICE = ("cuda", "cublas failed", "cublas_status", "cudnn")  # not: a library is not found
-# What CTranslate2 and onnxruntime raise, and no class derived from it: some errors of PyAV are RuntimeErrors
-# too, and hold the name of a recording. These two are given numbers and models alone: their words are their own.
+# What CTranslate2 and onnxruntime raise, and no class derived from it: other libraries have such, with names of
+# files in their messages. These two are given numbers and models alone: their words are their own.
 _NATIVE_ERRORS = (
     RuntimeError,
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,
