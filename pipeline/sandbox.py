@@ -148,7 +148,7 @@ def main(arguments: list[str]) -> None:
         _checked(_libc().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
         _confine(read)
         _refuse_calls()
-        os.execv(found, program)
+        os.execv(found, program)  # nosec B606 - what this program is for
     except OSError as error:
         print(f"{program[0]} cannot be run: {error.strerror}", file=sys.stderr)
         os._exit(NOT_RUN[1] if isinstance(error, FileNotFoundError) else NOT_RUN[0])
