@@ -61,10 +61,7 @@ _MAGICS = tuple(
         ("pvf", rb"PVF1\n"),  # Portable Voice Format of voice modems
         ("wve", rb"ALawSoundFile\*\*\x00"),  # Psion
         ("oma", rb"ea3\x03|EA3\x01"),  # Sony OpenMG
-        (
-            "dts",
-            rb"\x1f\xff\xe8\x00\x07[\xf0-\xff]|\xff\x1f\x00\xe8[\xf0-\xff]\x07",
-        ),  # ETSI TS 102 114: 14 bits
+        ("dts", rb"\x1f\xff\xe8\x00\x07[\xf0-\xff]|\xff\x1f\x00\xe8[\xf0-\xff]\x07"),  # TS 102 114, 14 bits
     )
 )
 _TEXTS = ("nistsphere",)  # the only ones whose head may be plain text
