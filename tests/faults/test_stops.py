@@ -170,9 +170,7 @@ def test_it_unpacks_once_whatever_step_it_is_stopped_at(
     assert sorted(job["original_filename"] for job in jobs) == ["file001.mp3", "file002.mp3", "file003.mp3"]
     folder = fleet.folder / "scratch" / BATCH
     assert {path.name for path in folder.iterdir() if path.suffix != ".part"} == {
-        "file001.opus",
-        "file002.opus",
-        "file003.opus",
+        f"file00{number}.{kind}" for number in (1, 2, 3) for kind in ("opus", "report.json")
     }
     assert all(Path(job["opus_path"]).stat().st_size for job in jobs)
     counters = redis.mget(f"batch:{BATCH}:total", f"batch:{BATCH}:processed", f"batch:{BATCH}:failed")
