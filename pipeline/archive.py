@@ -125,7 +125,7 @@ def is_storable(name: str) -> bool:
 
 def _is_recording(file: BinaryIO, header: Header, path: PurePosixPath) -> bool:
     """A file with an audio suffix, or one whose content leaves no doubt; a Mac's `._` companions only look like
-    one. A hard link looks like one too: in many archives no other member has its sound."""
+    one. A hard link with such a suffix counts: its sound may be stored under no other name."""
     if path.suffix in AUDIO_SUFFIXES and not path.name.startswith("._"):
         return header.kind in (FILE, SPARSE, HARD_LINK)
     if header.kind != FILE or not header.size:
