@@ -47,11 +47,11 @@ def decoded(path: Path) -> Samples:
 
 def loudness(channel: Samples, speaker: int) -> Samples:
     """How loud the speaker's tone is, every `STEP`."""
-    moments = np.arange(len(channel)) / RATE
-    beaten = channel * np.exp(-2j * np.pi * tone_of(speaker) * moments)
-    window = np.hanning(round(0.06 * RATE))
-    total = np.convolve(beaten, window / window.sum(), "same")[:: round(STEP * RATE)]
-    return np.abs(total)
+    step = round(STEP * RATE)
+    steps = len(channel) // step
+    beaten = channel * np.exp(-2j * np.pi * tone_of(speaker) * np.arange(len(channel)) / RATE)
+    each = beaten[: steps * step].reshape(steps, step).mean(axis=1)
+    return np.abs(np.convolve(each, [0.25, 0.5, 0.25], "same"))
 
 
 def said_loudness(said: list[Said], moments: Samples) -> Samples:
@@ -65,13 +65,17 @@ def said_loudness(said: list[Said], moments: Samples) -> Samples:
 
 def likeness(measured: Samples, said: list[Said], near: float) -> float:
     """The best correlation of a loudness with what was said, up to `near` seconds sooner or later."""
-    moments = np.arange(len(measured)).astype(np.float64) * STEP
+    moments: Samples = (np.arange(len(measured), dtype=np.float64) + 0.5) * STEP
     most = round(near / STEP)
-    found = [
-        np.corrcoef(measured, said_loudness(said, moments + shift * STEP))[0, 1]
-        for shift in range(-most, most + 1)
-    ]
-    return float(np.nanmax([0.0, *found]))
+    found = (alike(measured, said_loudness(said, moments + step * STEP)) for step in range(-most, most + 1))
+    return max(found)
+
+
+def alike(one: Samples, other: Samples) -> float:
+    """Their correlation (Pearson's), 0 where one of them does not change."""
+    one, other = one - one.mean(), other - other.mean()
+    sizes = size_of(one) * size_of(other)
+    return float((one * other).sum()) / sizes if sizes > 0 else 0.0
 
 
 def check_channel(channel: Samples, said: tuple[Said, ...], everybody: set[int], near: float) -> None:
@@ -79,8 +83,9 @@ def check_channel(channel: Samples, said: tuple[Said, ...], everybody: set[int],
     present = sorted({piece.speaker for piece in said})
     measured = {speaker: loudness(channel, speaker) for speaker in everybody}
     for speaker in present:
-        alike = likeness(measured[speaker], [piece for piece in said if piece.speaker == speaker], near)
-        assert alike >= LIKENESS, f"speaker {speaker} is heard as {alike:.2f}"
+        own = [piece for piece in said if piece.speaker == speaker]
+        as_said = likeness(measured[speaker], own, near)
+        assert as_said >= LIKENESS, f"speaker {speaker} is heard as {as_said:.2f}"
     strongest = max(float(measured[speaker].mean()) for speaker in present)
     for speaker in everybody - set(present):
         leak = float(measured[speaker].mean()) / strongest
@@ -102,8 +107,12 @@ def fit(part: Samples, wave: Samples) -> float:
     """How well the part fits the wave, either way up and up to `MOST_LAG` sooner or later: 1 is the same."""
     middle = part[MOST_LAG:-MOST_LAG]
     shifted = [wave[shift : shift + len(middle)] for shift in range(2 * MOST_LAG + 1)]
-    size = float(np.linalg.norm(middle))
-    return max(abs(float(middle @ other)) / (size * float(np.linalg.norm(other))) for other in shifted)
+    return max(abs(float((middle * other).sum())) / (size_of(middle) * size_of(other)) for other in shifted)
+
+
+def size_of(wave: Samples) -> float:
+    """Its length as a vector."""
+    return float(np.sqrt(np.square(wave).sum()))
 
 
 def check_samples(channel: Samples, said: tuple[Said, ...]) -> None:
@@ -169,7 +178,7 @@ def test_a_fault_that_was_seen_is_seen_no_more(ffmpeg: Path, odd: Odd, tmp_path:
     check(odd, ffmpeg, tmp_path)
 
 
-@pytest.mark.parametrize("odd", PLAIN if AT_LENGTH else PLAIN[::3], ids=lambda odd: odd.name)
+@pytest.mark.parametrize("odd", PLAIN if AT_LENGTH else PLAIN[::5], ids=lambda odd: odd.name)
 def test_nothing_of_an_odd_recording_is_lost(odd: Odd, tmp_path: Path) -> None:
     check(odd, PINNED, tmp_path)
 
