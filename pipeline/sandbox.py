@@ -30,16 +30,24 @@ _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _LOAD, _EQUALS, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _X32 = 0x40000000  # the other numbering of x86-64
 _EPERM = 1
+_FIRST_ARGUMENT = 16  # where the lower half of it is (both machines are little-endian)
 # By machine: its number in linux/audit.h, and the system calls that are refused: sockets, other processes' memory,
-# and what leads around Landlock or to more rights. The order is that of the names.
+# what leads around Landlock or to more rights, and what Landlock does not know: whose a file is, its mode, times
+# and attributes. The order is that of the names.
 # socket, socketpair, connect, bind, listen, sendto, sendmsg; ptrace, process_vm_readv, process_vm_writev,
-# pidfd_getfd; io_uring_setup, open_by_handle_at, mount, unshare, setns, bpf, perf_event_open, keyctl, userfaultfd
+# pidfd_getfd; io_uring_setup, open_by_handle_at, mount, unshare, setns, bpf, perf_event_open, keyctl, userfaultfd;
+# truncate, fchmod, fchmodat, fchmodat2, fchown, fchownat, setxattr, lsetxattr, fsetxattr, removexattr,
+# lremovexattr, fremovexattr, utimensat, pidfd_send_signal; of x86-64 alone chmod, chown, lchown, utime, utimes, futimesat
 _MACHINES = {
     "x86_64": (0xC000003E, (41, 53, 42, 49, 50, 44, 46, 101, 310, 311, 438,
-                            425, 304, 165, 272, 308, 321, 298, 250, 323)),
+                            425, 304, 165, 272, 308, 321, 298, 250, 323,
+                            76, 91, 268, 452, 93, 260, 188, 189, 190, 197, 198, 199, 280, 424,
+                            90, 92, 94, 132, 235, 261)),
     "aarch64": (0xC00000B7, (198, 199, 203, 200, 201, 206, 211, 117, 270, 271, 438,
-                             425, 265, 40, 97, 268, 280, 241, 219, 282)),
+                             425, 265, 40, 97, 268, 280, 241, 219, 282,
+                             45, 52, 53, 452, 55, 54, 5, 6, 7, 14, 15, 16, 88, 424)),
 }  # fmt: skip
+_SIGNALS = {"x86_64": (62, 200, 234, 129), "aarch64": (129, 130, 131, 138)}  # kill, tkill, tgkill, rt_sigqueueinfo
 # What a program that is linked dynamically needs.
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/ld.so.preload")
 
@@ -118,6 +126,11 @@ def _refuse_calls() -> None:
     ]  # fmt: skip
     for number in calls:
         steps += [step(_EQUALS, number, 0, 1), step(_RETURN, _REFUSE | _EPERM)]
+    for number in _SIGNALS[os.uname().machine]:  # to itself alone: Landlock's scopes are younger
+        steps += [
+            step(_EQUALS, number, 0, 4), step(_LOAD, _FIRST_ARGUMENT), step(_EQUALS, os.getpid(), 0, 1),
+            step(_RETURN, _ALLOW), step(_RETURN, _REFUSE | _EPERM),
+        ]  # fmt: skip
     steps.append(step(_RETURN, _ALLOW))
     code = ctypes.create_string_buffer(b"".join(steps))
     program = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(code)))
