@@ -37,7 +37,8 @@ _FIRST_ARGUMENT = 16  # where the lower half of it is (both machines are little-
 # socket, socketpair, connect, bind, listen, sendto, sendmsg; ptrace, process_vm_readv, process_vm_writev,
 # pidfd_getfd; io_uring_setup, open_by_handle_at, mount, unshare, setns, bpf, perf_event_open, keyctl, userfaultfd;
 # truncate, fchmod, fchmodat, fchmodat2, fchown, fchownat, setxattr, lsetxattr, fsetxattr, removexattr,
-# lremovexattr, fremovexattr, utimensat, pidfd_send_signal; of x86-64 alone chmod, chown, lchown, utime, utimes, futimesat
+# lremovexattr, fremovexattr, utimensat, pidfd_send_signal; of x86-64 alone chmod, chown, lchown, utime, utimes,
+# futimesat
 _MACHINES = {
     "x86_64": (0xC000003E, (41, 53, 42, 49, 50, 44, 46, 101, 310, 311, 438,
                             425, 304, 165, 272, 308, 321, 298, 250, 323,
