@@ -128,9 +128,22 @@ def test_one_scene_before_two_microphones_is_mixed() -> None:
 
 
 def test_a_steady_sound_makes_no_scene() -> None:
-    """Two lines that hum tell nothing of loud and quiet."""
-    hum, other = at(-30), np.roll(at(-30)[::-1], 77)
-    assert groups(planned(hum, other)) == [{1: 1}, {2: 1}]
+    """Two lines that hum tell nothing of loud and quiet, though one power station wobbles in both."""
+    wobble = 1 + 0.08 * np.sin(np.arange(len(ONE)) / RATE * 5)
+    assert groups(planned(at(-30) * wobble, at(-30)[::-1] * wobble)) == [{1: 1}, {2: 1}]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_steady_sound_over_two_lines_is_one(sign: int) -> None:
+    """Here the waves alone tell."""
+    other = sign * (at(-30) / 2 + at(-50)[::-1])
+    assert groups(planned(at(-30), other)) == [{1: 1, 2: sign}]
+
+
+def test_the_beginning_of_a_call_is_told_by_its_waves_too() -> None:
+    """A second is too short for loud and quiet."""
+    assert groups(planned(ONE[:RATE], coded(ONE)[:RATE])) == [{1: 1, 2: 1}]
+    assert groups(planned(ONE[:RATE], TWO[:RATE])) == [{1: 1}, {2: 1}]
 
 
 def test_groups_of_several() -> None:

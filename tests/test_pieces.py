@@ -5,7 +5,6 @@ import random
 import struct
 import subprocess
 import threading
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def codes(one: Pieces) -> list[tuple[str, float | None]]:
 WHOLE = {
     "plain": wav(),
     "with chunks in front": wav(before=LIST + chunk(b"JUNK", bytes(2000)) + chunk(b"bext", b"odd")),
-    "with chunks behind": wav(behind=LIST + chunk(b"id3 ", bytes(33))),
+    "with chunks behind": wav(behind=LIST + chunk(b"id3 ", b"ID3" * 1111)),
     "with an ID3v1 tag behind": wav(behind=b"TAG" + bytes(125)),
     "with an ID3v2 tag behind": wav(behind=b"ID3\3\0\0\0\0\x20\0" + b"x" * 4096),
     "with an APE tag behind": wav(behind=b"APETAGEX" + b"x" * 2000),
@@ -300,9 +299,19 @@ def test_random_and_cut_bytes_never_raise(tmp_path: Path, blocks: list[bytes], e
     assert all(first[1] <= second[0] for first, second in itertools.pairwise(places))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("content", [wav(), wav(before=LIST, behind=LIST), wav() + wav(SOUND[:500], says=3)])
+FTYP = b"\0\0\0\x18ftypM4A " + bytes(12)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        wav(before=LIST, behind=LIST)[:3000] + wav(SOUND[:500], says=3), FTYP + b"\0\0\0\1mdat" + bytes(99),
+        b"#!AMR\n" + (b"\x3c" + bytes(31)) * 9, b"#!AMR-WB\n" + (b"\x14" + bytes(32)) * 9,
+        b"OggS\0\2" + bytes(20) + b"\2\xff\x10" + bytes(271), wav(says=2**32 - 1, riff=b"RF64", before=DS64)[:200],
+    ],
+)  # fmt: skip
 def test_a_file_that_is_cut_anywhere_never_raises(path: Path, content: bytes) -> None:
-    for end in range(0, len(content), 37):
+    for end in range(len(content)):
         one = found(path, content[:end])
         assert bool(one.all) != bool(one.problem)
 
@@ -312,8 +321,8 @@ HOSTILE: dict[str, Any] = {  # much work, or much memory, for each byte
     "Ogg pages, each a link": lambda size: (
         (b"OggS\0\2" + bytes(20) + b"\0" + b"OggS\0\0" + bytes(20) + b"\0") * (size // 54)
     ),
-    "AMR of silence": lambda size: b"#!AMR\n" + b"\x7c" * size,
-    "AMR of magics": lambda size: b"#!AMR\n" * (size // 6),
+    "AMR of silence": lambda size: b"#!AMR\n\x3c" + bytes(31) + b"\x7c" * size,
+    "AMR of magics": lambda size: b"#!AMR\n\x3c" + bytes(31) + b"#!AMR\n" * (size // 6),
     "boxes of nothing": lambda size: b"\0\0\0\x18ftypM4A " + bytes(12) + b"\0\0\0\x08free" * (size // 8),
     "chunks of nothing": lambda size: wav(behind=b"abcd\0\0\0\0" * (size // 8)),
     "chunks in front": lambda size: wav(before=b"abcd\0\0\0\0" * (size // 8)),
@@ -328,14 +337,21 @@ def test_a_hostile_file_takes_little_time_and_memory(
     """With limits that are met here as they would be met by gigabytes."""
     monkeypatch.setattr(module, "_MOST_AMR_FRAMES", 20_000)
     monkeypatch.setattr(module, "_MOST_PAGES", 5_000)
+    looks, look = 0, module._at
+
+    def counted(*args: Any) -> bytes:
+        nonlocal looks
+        looks += 1
+        return look(*args)
+
+    monkeypatch.setattr(module, "_at", counted)
     content = HOSTILE[kind](4_000_000)
     path.write_bytes(content)
     tracemalloc.start()
-    started = time.process_time()
     one = pieces(path)
-    took, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(one.all) <= 64
-    assert peak < 3 * len(content)
-    assert took < 3
+    assert 1 <= len(one.all) <= 64
+    assert peak < 2 * len(content)
+    assert looks < 150_000
     assert all(piece.seconds is None for piece in one.all)
