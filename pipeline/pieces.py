@@ -376,6 +376,8 @@ def _amr(file: BinaryIO, size: int, begin: int) -> Pieces:
     data = _at(file, 0, size)
     offset, lengths, all_frames = begin + len(kind), _AMR_FRAMES[kind], 0
     while offset < size:
+        if all_frames > _MOST_AMR_FRAMES or len(starts) > _MOST_PIECES:
+            return whole
         if data[offset] == kind[0] and data.startswith(kind, offset):
             starts.append(offset)
             frames.append(0)
@@ -386,8 +388,6 @@ def _amr(file: BinaryIO, size: int, begin: int) -> Pieces:
         offset += 1 + lengths[kind_of_frame]
         frames[-1] += 1
         all_frames += 1
-        if all_frames > _MOST_AMR_FRAMES or len(starts) > _MOST_PIECES:
-            return whole
     seconds = [round(count * _AMR_FRAME_SECONDS, 2) for count in frames]
     warnings = []
     if bad:
