@@ -189,12 +189,11 @@ FREE = {  # options that let a demuxer open what it will
 def test_an_ffmpeg_that_is_left_to_itself_opens_the_canary(tmp_path: Path, canary: Canary, watch: Watch) -> None:
     """So these files do what they are for, and the watch sees it."""
     opened = set()
-    for number, hostile in enumerate(SCRIPTS):
+    plain = [hostile for hostile in SCRIPTS if hostile.name.endswith(("absolute", "../", "imf"))]
+    for number, hostile in enumerate(plain):
         folder = tmp_path / str(number)
         folder.mkdir()
         source = hostile.make(folder, canary, number)
-        if "/dev/" in hostile.name or hostile.name.endswith(("zero", "random", "rtsp", "endless", "live")):
-            continue
         watch.seen()
         options = ("-nostdin", "-loglevel", "quiet", "-protocol_whitelist", "file", *FREE.get(hostile.demuxer, ()))
         command = [str(PINNED), *options, "-i", str(source), "-t", "1", "-f", "null", "-"]
