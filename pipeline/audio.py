@@ -169,18 +169,20 @@ class Converter:
     ) -> tuple[Sound, list[FileWarning]]:
         """All the sound of a file, and what is wrong with it."""
 
-        def decode(tracks: Sequence[Track]) -> list[Sound]:
+        warnings = list(found.warnings)
+
+        def read(tracks: Sequence[Track]) -> list[Sound]:
             return files.enter_context(self._decoder.sounds(tracks, folder, stop, self.timeout_seconds))
 
+        def decode(tracks: Sequence[Track]) -> list[Sound]:
+            try:
+                return read(tracks)
+            except BrokenTimestamps as error:
+                warnings.append(damage.broken_timestamps(str(error)))
+                return read([replace(track, is_timed=False) for track in tracks])
+
         tracks = [Track(source, piece) for piece in found.all]
-        warnings = list(found.warnings)
-        try:
-            sounds = decode(tracks)
-        except BrokenTimestamps as error:
-            warnings.append(damage.broken_timestamps(str(error)))
-            for track in tracks:
-                track.is_timed = False
-            sounds = decode(tracks)
+        sounds = decode(tracks)
         self._decoder.check_length(sum(piece.seconds or 0 for piece in found.all), max(map(_channels, sounds)))
         for sound, piece in zip(sounds, found.all, strict=True):
             damage.complete(sound, piece)
@@ -194,6 +196,7 @@ class Converter:
                 sounds.pop()
             warnings += damage.ignored_tracks(sounds[0].tracks, len(sounds))
             return self._joined(files, sounds, folder, damage.side_by_side), warnings
+        warnings += damage.ignored_tracks(max(sound.tracks for sound in sounds), 1)
         return self._joined(files, sounds, folder, damage.in_turn), warnings
 
     def _joined(

@@ -712,6 +712,39 @@ def test_tracks_of_too_many_channels_stop_no_host(folder: Path) -> None:
     assert "ignored_track" in {warning.code for warning in report.warnings}
 
 
+def with_a_gap(folder: Path, seconds: int) -> Path:
+    """Two tracks; the times of the second one leave so much out."""
+    made = folder / "x.source"
+    jump = f"[1:a]asetpts='if(gt(T,1),PTS+{seconds}/TB,PTS)'[late]"
+    form = ("-map", "0:a", "-map", "[late]", "-c:a", "pcm_s16le", "-f", "matroska")
+    return make(made, "-i", str(CALL), "-i", str(CALL), "-filter_complex", jump, *form)
+
+
+def test_times_of_a_second_track_that_cannot_be_right_cost_only_the_times(folder: Path) -> None:
+    report = REAL.to_opus(with_a_gap(folder, 20_000), folder / "out.opus", NEVER)
+    assert report.seconds == pytest.approx(measured(CALL)[3], abs=0.1)
+    assert "gap" in {warning.code for warning in report.warnings}
+
+
+@pytest.mark.parametrize("samples", [1, 2, 30, 300, 1000])
+@pytest.mark.parametrize("channels", [1, 2, 12])
+def test_a_few_samples_stop_no_host(folder: Path, samples: int, channels: int) -> None:
+    loud = np.random.default_rng(1).normal(0, 3000, (samples, channels)).astype("<i2")
+    with wave.open(str(folder / "x.wav"), "wb") as sound:
+        sound.setnchannels(channels)
+        sound.setsampwidth(2)
+        sound.setframerate(16_000)
+        sound.writeframes(loud.tobytes())
+    try:
+        report = REAL.to_opus(folder / "x.wav", folder / "out.opus", NEVER)
+    except UnreadableAudio:
+        if samples > 100:  # fewer are not worth a word
+            raise
+        return
+    assert (report.channels, report.seconds) == (channels, pytest.approx(samples / 16_000, abs=0.001))
+    assert sum(len(block) for block in REAL.sound(folder / "out.opus", NEVER)) == pytest.approx(samples, abs=320)
+
+
 # --- together ----------------------------------------------------------------------------------------------
 
 

@@ -180,7 +180,7 @@ def test_the_time_of_a_worker_that_was_stopped_is_not_its_own() -> None:
 import sys, threading
 sys.path.insert(0, {project!r})
 from pipeline.pipes import running
-with running(lambda _: ["sh", "-c", "sleep 2.5; echo words >&2"], 0, threading.Event(), 3.5) as program:
+with running(lambda _: ["sh", "-c", "sleep 1; echo words >&2"], 0, threading.Event(), 3) as program:
     print("begun", flush=True)
     print(list(program.chunks()), program.ended.status)
 """
@@ -189,7 +189,7 @@ with running(lambda _: ["sh", "-c", "sleep 2.5; echo words >&2"], 0, threading.E
         assert worker.stdout is not None
         assert worker.stdout.readline() == "begun\n"
         subprocess.run(["kill", "-STOP", str(worker.pid)], check=True)
-        time.sleep(3)
+        time.sleep(4)
         subprocess.run(["kill", "-CONT", str(worker.pid)], check=True)
         assert worker.stdout.readline() == "[(-1, b'words\\n')] 0\n"
 
