@@ -735,12 +735,11 @@ def test_a_few_samples_stop_no_host(folder: Path, samples: int, channels: int) -
         sound.setsampwidth(2)
         sound.setframerate(16_000)
         sound.writeframes(loud.tobytes())
-    try:
-        report = REAL.to_opus(folder / "x.wav", folder / "out.opus", NEVER)
-    except UnreadableAudio:
-        if samples > 100:  # fewer are not worth a word
-            raise
+    if samples < 100:  # whether it is sound or not
+        with contextlib.suppress(UnreadableAudio):
+            REAL.to_opus(folder / "x.wav", folder / "out.opus", NEVER)
         return
+    report = REAL.to_opus(folder / "x.wav", folder / "out.opus", NEVER)
     assert (report.channels, report.seconds) == (channels, pytest.approx(samples / 16_000, abs=0.001))
     assert sum(len(block) for block in REAL.sound(folder / "out.opus", NEVER)) == pytest.approx(samples, abs=320)
 
