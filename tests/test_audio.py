@@ -534,7 +534,7 @@ def test_a_recording_of_no_length_holds_no_sound(folder: Path, kind: str) -> Non
 def test_a_full_disk_is_not_the_files_fault(folder: Path) -> None:
     """Whatever is written when it is full: the PCM (79 kB), the Opus (15 kB), or its report."""
     full = []
-    for kilobytes in range(4, 124, 8):
+    for kilobytes in (4, 40, 76, 80, 84, 88, 92, 96, 100, 104):
         with small_disk(folder / "small", f"{kilobytes}k") as small:
             try:
                 REAL.to_opus(CALL, small / "out.opus", NEVER)
@@ -547,7 +547,7 @@ def test_a_full_disk_is_not_the_files_fault(folder: Path) -> None:
         assert left == []
     assert {error.errno for error in full} == {errno.ENOSPC}
     assert {away(error) for error in full} == {"the disk"}
-    assert 10 <= len(full) < 15
+    assert 6 <= len(full) < 10
 
 
 def test_a_disk_that_fills_up_is_not_the_files_fault(folder: Path, long_recording: Path) -> None:
@@ -756,11 +756,17 @@ def test_several_files_are_converted_at_once_each_as_alone(folder: Path) -> None
         assert reports.read(folder / f"{call.stem}.opus") == reports.read(folder / f"{call.stem}-alone.opus")
 
 
-@pytest.mark.parametrize("odd", ["text", "damaged", "video", "cut", "joined", "gap"])
+@pytest.mark.parametrize("odd", ["text", "damaged", "video", "cut", "joined", "cut FLAC", "two tracks", "gap"])
 def test_files_of_which_one_is_unusual_are_not_converted_at_once(folder: Path, odd: str) -> None:
     if odd in ("cut", "joined"):
         whole = make(folder / "x.source", "-i", str(CALL), "-f", "wav").read_bytes()
         (folder / "x.source").write_bytes(whole[:9000] if odd == "cut" else whole * 2)
+    elif odd == "cut FLAC":  # all that is known before it is decoded is in order
+        whole = make(folder / "x.source", "-i", str(CALL), "-f", "flac").read_bytes()
+        (folder / "x.source").write_bytes(whole[: len(whole) // 2])
+    elif odd == "two tracks":
+        tracks = ("-i", str(CALL), "-i", str(CALL), "-map", "0", "-map", "1")
+        make(folder / "x.source", *tracks, "-f", "matroska")
     elif odd == "gap":
         gap = MADE_BY_HAND["amr"] + b"\x7c" * 100 + MADE_BY_HAND["amr"][6:]
         (folder / "x.source").write_bytes(gap)
