@@ -118,6 +118,8 @@ def said_by(node: ast.AST, module: ast.Module, errors: set[str]) -> set[str]:
             said = {re.sub(r"%[.\d]*[a-z]", "…", text) for text in texts(form, module)}
             assert said, f"what is logged must be told from the source: {ast.unparse(node)}"
             return said
+        case ast.Call(keywords=[ast.keyword(arg="problem", value=problem)]):
+            return texts(problem, module)
         case ast.Call(args=[ast.Attribute(attr="fail_file"), *arguments]):
             return either(arguments, module)
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=arguments):
