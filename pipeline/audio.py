@@ -52,6 +52,7 @@ _MOST_PAGE_BYTES = 65_307  # of an Ogg page
 _MOST_TRACKS = 8
 TOGETHER_SECONDS = 60  # for several small files at once: far more than they need
 INTERRUPTIONS = 3  # by a signal, before the file is to blame
+FAILURES = 2  # of an ffmpeg that works with other sound, likewise
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ class Converter:
         `UnreadableAudio` where no sound can be had of the file, `Outage` where ffmpeg cannot be run: this host
         would fail archive after archive. `Stopping` where `stop` is set meanwhile.
         """
-        for _ in range(INTERRUPTIONS):
+        for _ in range(FAILURES):
             try:
-                return self._to_opus(source, target, stop)
-            except Interrupted as error:  # by who stops us too, or by a machine without memory
-                if stop.is_set():
-                    raise Stopping from None
+                return self._convert(source, target, stop)
+            except Outage as error:  # is it this host that fails, or this file?
+                if self.problem():
+                    raise
                 reason = str(error)
-        raise UnreadableAudio(f"{reason}, {INTERRUPTIONS} times")
+        raise UnreadableAudio(f"ffmpeg fails with this file alone: {reason}")
 
     def together(self, files: list[tuple[Path, Path]], stop: Stop) -> list[Report] | None:
         """Convert small files (source, target) at once, because ffmpeg's start costs as much as seconds of sound.
@@ -96,7 +97,7 @@ class Converter:
                 if not all(_is_plain(sound, one) for sound, one in zip(sounds, found, strict=True)):
                     return None
                 return self._encode([(*file, sound, []) for file, sound in zip(files, sounds, strict=True)], stop)
-        except (UnreadableAudio, Interrupted, BrokenTimestamps) as error:
+        except (UnreadableAudio, Interrupted, BrokenTimestamps, Outage) as error:
             log.debug("%d files have to be converted one by one: %s", len(files), error)
             return None
 
@@ -142,11 +143,11 @@ class Converter:
             sound.writeframes(three.astype("<i2").tobytes())
         pause = (b"\x3c" + bytes(31)) * 25 + b"\x7c" * 50 + (b"\x3c" + bytes(31)) * 25  # AMR: 0.5, 1 and 0.5 s
         (folder / "trial.amr").write_bytes(b"#!AMR\n" + pause)
-        report = self.to_opus(folder / "trial.wav", opus, never)
+        report = self._convert(folder / "trial.wav", opus, never)
         heard = sum(len(block) for block in self.sound(opus, never)) / SAMPLE_RATE
         if report.channels != 3 or not math.isclose(heard, 1, abs_tol=0.1):
             return f"of 1 s with 3 channels it makes {heard:.1f} s with {report.channels}"
-        report = self.to_opus(folder / "trial.amr", opus, never)
+        report = self._convert(folder / "trial.amr", opus, never)
         return None if math.isclose(report.seconds, 2, abs_tol=0.1) else f"of 2 s it makes {report.seconds:.1f} s"
 
     @property
@@ -155,6 +156,16 @@ class Converter:
         return Decoder(self.program, Limits(self.timeout_seconds, self.memory_mb * 2**20, pcm))
 
     # --- decoding --------------------------------------------------------------------------------------
+
+    def _convert(self, source: Path, target: Path, stop: Stop) -> Report:
+        for _ in range(INTERRUPTIONS):
+            try:
+                return self._to_opus(source, target, stop)
+            except Interrupted as error:  # by who stops us too, or by a machine without memory
+                if stop.is_set():
+                    raise Stopping from None
+                reason = str(error)
+        raise UnreadableAudio(f"{reason}, {INTERRUPTIONS} times")
 
     def _to_opus(self, source: Path, target: Path, stop: Stop) -> Report:
         found = pieces(source)

@@ -15,7 +15,7 @@ import threading
 import time
 import tracemalloc
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ import pytest
 from pipeline import reports, scratch
 from pipeline.archive import AUDIO_SUFFIXES
 from pipeline.audio import Converter, UnreadableAudio, digest_of, opus_channels
-from pipeline.decoding import Track
+from pipeline.channels import Plan
+from pipeline.decoding import Sound, Track
 from pipeline.errors import Outage, Permanent, Stopping, away
 from pipeline.pieces import Piece
 from tests.child import descendants, is_alive, wait_until
@@ -413,11 +414,12 @@ def limited(folder: Path, body: str, **limits: Any) -> str:
 def test_a_hungry_ffmpeg_costs_one_failure_that_names_the_limit(folder: Path) -> None:
     """What it says is not asked: it has used up its memory, and has failed."""
     eat = "x=$(printf '%*s' 1048576 ''); for ((i = 0; i < {}; i++)); do a+=(\"$x\"); done; exit {}"
-    limit = own_memory() + 300
+    own = own_memory()
+    limit = 2 * own + 400
     named = f"ffmpeg needs more than {limit} MB of memory (FFMPEG_MAX_MEMORY_MB)"
     assert limited(folder, eat.format(100000, 0), memory_mb=limit) == named
-    assert limited(folder, eat.format(100, 7), memory_mb=limit) == "ffmpeg: ended with status 7"
-    assert limited(folder, eat.format(100, 0), memory_mb=limit) == "ffmpeg found no sound in it"
+    assert limited(folder, eat.format(own + 100, 7), memory_mb=limit) == "ffmpeg: ended with status 7"
+    assert limited(folder, eat.format(own + 100, 0), memory_mb=limit) == "ffmpeg found no sound in it"
 
 
 @pytest.mark.parametrize("words", ["Cannot allocate memory", "No space left on device", "Input/output error"])
@@ -742,6 +744,29 @@ def test_a_few_samples_stop_no_host(folder: Path, samples: int, channels: int) -
     report = REAL.to_opus(folder / "x.wav", folder / "out.opus", NEVER)
     assert (report.channels, report.seconds) == (channels, pytest.approx(samples / 16_000, abs=0.001))
     assert sum(len(block) for block in REAL.sound(folder / "out.opus", NEVER)) == pytest.approx(samples, abs=320)
+
+
+class FailsWithStereo(Converter):
+    """An encoder with a fault."""
+
+    def _command(self, sounds: list[Sound], plans: list[Plan], urls: Sequence[str]) -> list[str]:
+        return ["false"] if sounds[0].channels == 2 else super()._command(sounds, plans, urls)
+
+
+def test_a_file_that_the_encoder_alone_fails_with_stops_no_host(folder: Path) -> None:
+    """A trial with other sound says whose fault it is."""
+    converter = FailsWithStereo(ffmpeg_program())
+    reason = refused(converter, many_channels(folder / "x.wav", 2))
+    assert reason.startswith("ffmpeg fails with this file alone: ")
+    converter.to_opus(CALL, folder / "out.opus", NEVER)
+    assert converter.together([(folder / "x.wav", folder / "a.opus"), (CALL, folder / "b.opus")], NEVER) is None
+
+
+def test_an_encoder_that_fails_with_everything_is_an_outage(folder: Path) -> None:
+    source = recording(folder)
+    with pytest.raises(Outage, match="makes no Opus, status 7"):
+        program(folder, only_when(True, "exit 7")).to_opus(source, folder / "out.opus", NEVER)
+    assert sorted(path.name for path in folder.iterdir()) == ["ffmpeg.sh", "x.source"]
 
 
 # --- together ----------------------------------------------------------------------------------------------

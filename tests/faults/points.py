@@ -30,6 +30,7 @@ _CONVERTING = (  # also the trial of ffmpeg at the start
     "pipeline.audio:Converter.version",
     "pipeline.audio:Converter.problem",
     "pipeline.audio:Converter.to_opus",
+    "pipeline.audio:Converter._convert",
     "pipeline.decoding:Decoder.sounds",
     "pipeline.decoding:Decoder._command",
     "pipeline.audio:Converter._encode",
