@@ -178,7 +178,7 @@ def test_a_fault_that_was_seen_is_seen_no_more(ffmpeg: Path, odd: Odd, tmp_path:
     check(odd, ffmpeg, tmp_path)
 
 
-@pytest.mark.parametrize("odd", PLAIN if AT_LENGTH else PLAIN[::7], ids=lambda odd: odd.name)
+@pytest.mark.parametrize("odd", PLAIN if AT_LENGTH else PLAIN[::12], ids=lambda odd: odd.name)
 def test_nothing_of_an_odd_recording_is_lost(odd: Odd, tmp_path: Path) -> None:
     check(odd, PINNED, tmp_path)
 
