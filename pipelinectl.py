@@ -1,11 +1,13 @@
-"""The operator's command: queue archives, see what moves and what failed, try it again, mend what is amiss."""
+"""The operator's command: queue archives, see what is in progress and what failed, retry it, repair the rest."""
+
+import pipeline.foundation.startup
 
 import argparse
 import importlib
 import os
 import sys
 
-from pipeline.commands.common import complain
+from pipeline.commands.common import complain, did_you_mean
 from pipeline.errors import away
 
 EPILOG = """examples:
@@ -21,23 +23,27 @@ EPILOG = """examples:
   python pipelinectl.py drain gpu-04 --wait              before a host is taken down
   python pipelinectl.py web                              all this to look at in a browser
 
-exit status: 0 well, 1 a service is away or something is left to do, 2 wrong arguments or settings (example.env)"""
+exit status: 0 success, 1 a service is unavailable or something is left to do, 2 wrong arguments or settings
+(example.env). `completion` sets up the completion of bash and zsh."""
 
 COMMANDS = (
     "enqueue", "status", "search", "show", "export", "failures",
-    "retry", "reconcile", "drain", "migrate", "exporter", "web",
+    "retry", "reconcile", "drain", "migrate", "exporter", "web", "completion",
 )  # fmt: skip
 
 
 def parser(given: list[str]) -> argparse.ArgumentParser:
-    """The command line; where the first of the arguments given is a command, it knows that one alone, since the
-    modules of the others take a while to load."""
+    """The command line. Where the first of the arguments given is a command, only that one is added, since the
+    modules of the others take a while to load; `completion` needs them all."""
     top = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    top.add_argument("--version", action="version", version=f"pipelinectl {pipeline.foundation.startup.VERSION}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    asked = [command for command in COMMANDS if given[:1] == [command]]
-    for command in asked or COMMANDS:
+    first = given[0] if given else "--help"
+    if first not in COMMANDS and not first.startswith("-"):
+        top.error(f"no command {first!r}{did_you_mean(first, COMMANDS) or ': see --help'}")
+    for command in (first,) if first in COMMANDS and first != "completion" else COMMANDS:
         importlib.import_module(f"pipeline.commands.{command}").add(commands)
     return top
 
@@ -53,7 +59,8 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if (service := away(error)) is None:
+        service = away(error)
+        if service is None:
             raise
         complain(f"{service} is away: {error}")
         return 1

@@ -16,6 +16,10 @@ find_python() {
     return 1
 }
 
+old_python() {
+    python3 -c 'import sys; print("python3 is %d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo "there is no python3"
+}
+
 is_made() {
     [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.wanted" 2>/dev/null)" = "$wanted" ]
 }
@@ -60,7 +64,7 @@ need scp openssh-client
 need setpriv util-linux
 need flock util-linux
 id -un >/dev/null 2>&1 || stop "user $(id -u) has no name, which ssh asks for: run this as a user of /etc/passwd"
-python=$(find_python) || stop "Python 3.11 or later is needed (Debian, Ubuntu: apt install python3 python3-venv)"
+python=$(find_python) || stop "Python 3.11 or later is required; $(old_python) (Debian, Ubuntu: apt install python3 python3-venv)"
 
 if [ "$(id -u)" = 0 ]; then # with sudo it may be another user's, and libraries would leave files of root there
     HOME=$("$python" -I -B "$here/tests/places.py" home) || exit 2

@@ -1,8 +1,9 @@
 """What the commands share: the services, and speaking with people on a terminal."""
 
 import argparse
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from pipeline.database import Database
 from pipeline.wording import printable
 
 WIDTHS = {"id": 12, "time": 20, "failed_at": 20, "batch_id": 15}  # of what is copied into the next command
+NEWEST = 500  # batches of PostgreSQL that a mistyped one is compared with
 QUEUES = [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE]
 
 
@@ -43,6 +45,32 @@ def connect_database() -> Iterator[Database]:
 def queues_of(redis: Any) -> list[str]:
     """Every queue: those of the settings, and each host's own."""
     return all_queues(redis, QUEUES)
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The end of a message about a mistyped word: what it may have been, or nothing."""
+    names = list(known)
+    close = [name for name in names if given and name.startswith(given)]
+    close = close or difflib.get_close_matches(given, names, cutoff=0.75)
+    return f": did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def newest_batches(database: Database) -> list[str]:
+    """The ids of the newest batches."""
+    with database.transaction() as cursor:
+        cursor.execute("SELECT batch_id FROM batches ORDER BY batch_id DESC LIMIT %s", (NEWEST,))
+        return [batch_id for (batch_id,) in cursor.fetchall()]
+
+
+def batch_hint(database: Database, batch_id: str) -> str:
+    """The end of a message about a batch: what it may have been, where there is none of this id."""
+    if not is_storable(batch_id):
+        return ""
+    with database.transaction() as cursor:
+        cursor.execute("SELECT FROM batches WHERE batch_id = %s", (batch_id,))
+        if cursor.rowcount:
+            return ""
+    return did_you_mean(batch_id, newest_batches(database))
 
 
 def has_agreed(arguments: argparse.Namespace, question: str) -> bool:
