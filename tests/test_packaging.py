@@ -107,8 +107,9 @@ def test_any_other_error_keeps_its_traceback() -> None:
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "pipeline/__init__.py", "pipeline/foundation/startup.py"])
 def test_what_says_so_can_be_read_by_old_pythons(script: str) -> None:
-    """RHEL 8 has Python 3.6: no `:=`, no `match`."""
-    ast.parse((PROJECT / script).read_text(), feature_version=(3, 6))
+    """RHEL 8 has Python 3.6, Ubuntu 20.04 has 3.8; no worker is started by hand on the former."""
+    version = (3, 8) if script.endswith("_worker.py") else (3, 6)
+    ast.parse((PROJECT / script).read_text(), feature_version=version)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
