@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 _MOST_PAGE_BYTES = 65_307  # of an Ogg page
 _MOST_TRACKS = 8
 TOGETHER_SECONDS = 60  # for several small files at once: far more than they need
+FILL_SECONDS, FILL_BYTES = 20, 50_000  # for a file with times of its packets, and for so many bytes a second more
 INTERRUPTIONS = 3  # by a signal, before the file is to blame
 FAILURES = 2  # of an ffmpeg that works with other sound, likewise
 
@@ -183,7 +184,10 @@ class Converter:
         warnings = list(found.warnings)
 
         def read(tracks: Sequence[Track]) -> list[Sound]:
-            return files.enter_context(self._decoder.sounds(tracks, folder, stop, self.timeout_seconds))
+            seconds: float = self.timeout_seconds
+            if any(track.fills for track in tracks):  # ffmpeg never ends where times jump back and forth
+                seconds = min(seconds, FILL_SECONDS + source.stat().st_size / FILL_BYTES)
+            return files.enter_context(self._decoder.sounds(tracks, folder, stop, seconds))
 
         def decode(tracks: Sequence[Track]) -> list[Sound]:
             try:
@@ -197,7 +201,7 @@ class Converter:
         self._decoder.check_length(sum(piece.seconds or 0 for piece in found.all), max(map(_channels, sounds)))
         for sound, piece in zip(sounds, found.all, strict=True):
             damage.complete(sound, piece)
-        warnings += damage.found(sounds, found.all)
+        warnings += damage.found(sounds, found.all, found.share)
         if len(sounds) == 1 and sounds[0].tracks > 1:
             count = min(sounds[0].tracks, _MOST_TRACKS)
             others = [replace(tracks[0], number=number) for number in range(1, count)]
@@ -311,7 +315,7 @@ class Converter:
 
 def _is_plain(sound: Sound, found: Pieces) -> bool:
     """Whether nothing is wrong or unusual with a file."""
-    return bool(sound.frames) and sound.tracks == 1 and not damage.found([sound], found.all)
+    return bool(sound.frames) and sound.tracks == 1 and not damage.found([sound], found.all, found.share)
 
 
 def _channels(sound: Sound) -> int:

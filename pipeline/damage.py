@@ -26,13 +26,17 @@ _SILENT = frozenset(("amr",))  # ffmpeg calls pauses that were not recorded an e
 Join = Callable[[list[Sound], Sound], None]
 
 
-def found(sounds: Sequence[Sound], parts: Sequence[Piece]) -> list[FileWarning]:
-    """What is wrong with the pieces of a file, of which this is the sound."""
+def found(sounds: Sequence[Sound], parts: Sequence[Piece], share: float = 1.0) -> list[FileWarning]:
+    """What is wrong with the pieces of a file, of which this is the sound; `share` of its bytes are there."""
     warnings = []
     declared = sum(sound.declared or 0 for sound in sounds)
     lost = sum(_lost(sound, piece) for sound, piece in zip(sounds, parts, strict=True))
-    if lost:
-        decoded = sum(sound.seconds for sound in sounds)
+    decoded = sum(sound.seconds for sound in sounds)
+    if share < 1:
+        lost = max(lost, decoded / share - decoded)
+        message = f"The file is cut: {share:.0%} of its bytes are there."
+        warnings.append(FileWarning(MISSING_END, round(lost, 2), message))
+    elif lost:
         message = f"It declares {declared:.1f} s of sound, {decoded:.1f} s could be decoded."
         warnings.append(FileWarning(MISSING_END, round(lost, 2), message))
     errors = [] if all(piece.format in _SILENT for piece in parts) else sounds[0].errors

@@ -242,6 +242,8 @@ class Decoder:
                     self._check_bytes(pcm.kept_bytes)
                 pcm.check_gap(track)
         except TooSlow:
+            if any(track.fills for track in tracks):
+                raise BrokenTimestamps("they cannot be followed") from None
             raise UnreadableAudio(
                 f"ffmpeg was not done after {program.seconds:g} s (FFMPEG_TIMEOUT_SECONDS)"
             ) from None

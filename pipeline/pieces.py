@@ -8,18 +8,21 @@ WAV header that says less than is there.
 import mmap
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline import containers
-from pipeline.file_warnings import DECODE_ERRORS, MISSING_END, WRONG_HEADER, FileWarning
+from pipeline.file_warnings import DECODE_ERRORS, IGNORED_TRACK, MISSING_END, WRONG_HEADER, FileWarning
 
 LEAST_RATE, MOST_RATE = 1_000, 1_000_000  # Hz; outside them it is no sound, but an attack on our time
 _HEAD = 2**16
 _UNKNOWN = 0xFFFF_0000  # sizes from here on stand for "not known" in headers of 32 bits
 _PADDING = 2**16  # of zeros behind the sound: no part of it
+_UNKNOWN_LARGE = 2**62  # the same in headers of 64 bits
+# ASF 01.20.05, section 3.2: the File Properties Object, whose size of the file is 40 bytes behind its start.
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _MOST_PIECES = 64
 _MOST_AMR = 2**28  # bytes, which are read at once: two days
 _MOST_AMR_FRAMES = 10_000_000  # two days: one of silence is a single byte
@@ -53,12 +56,13 @@ class Piece:
 class Pieces:
     """The stretches of sound in a file, in order, and what is wrong with their headers.
 
-    `problem`: why there is no sound to be had.
+    `problem`: why there is no sound to be had. `share`: how much there is of the bytes that its header counts.
     """
 
     all: list[Piece] = field(default_factory=list)
     warnings: list[FileWarning] = field(default_factory=list)
     problem: str | None = None
+    share: float = 1.0
 
 
 def pieces(path: Path) -> Pieces:
@@ -85,7 +89,24 @@ def pieces(path: Path) -> Pieces:
         look = {"ogg": _ogg, "mov": _mov}.get(form)
         if look and not begin:
             return look(file, size)
-        return Pieces([Piece(form) if form in _TAGGED else _behind_tags(form, begin, size)])
+        piece = Piece(form) if form in _TAGGED else _behind_tags(form, begin, size)
+        return Pieces([piece], share=_share(form, read_at, begin, size))
+
+
+def _share(form: str, read_at: Callable[[int, int], bytes], begin: int, size: int) -> float:
+    """How much is there of the bytes that the header counts, 0 to 1."""
+    declared = 0
+    head = read_at(begin, _HEAD)
+    if form == "avi":  # RIFF, of which the first chunk is the file, or its first gigabyte
+        declared = 8 + int.from_bytes(head[4:8], "little")
+    elif form == "w64":
+        declared = int.from_bytes(head[16:24], "little")
+    elif form == "asf" and (place := head.find(_ASF_FILE)) >= 0:
+        declared = int.from_bytes(head[place + 40 : place + 48], "little")
+    elif form == "caf" and (place := head.find(b"data")) >= 0:
+        length = int.from_bytes(head[place + 4 : place + 12], "big", signed=True)
+        declared = place + 12 + length if length > 0 else 0
+    return (size - begin) / declared if size - begin < declared < _UNKNOWN_LARGE else 1.0
 
 
 def _behind_tags(form: str, begin: int, size: int) -> Piece:
@@ -121,6 +142,10 @@ def _wav(file: BinaryIO, size: int, begin: int) -> Pieces:
         if not LEAST_RATE <= head.rate <= MOST_RATE:
             return Pieces(problem=f"its sample rate is {head.rate} Hz")
         start = _add_wav(found, file, head, start, size)
+    if start < size:
+        found.warnings.append(
+            FileWarning(IGNORED_TRACK, None, f"It has more than {_MOST_PIECES} joined recordings.")
+        )
     if len(found.all) == 1 and not found.all[0].options:
         return Pieces([_behind_tags("wav", begin, size)], found.warnings)
     return found
@@ -224,7 +249,8 @@ def _aiff(file: BinaryIO, size: int, begin: int) -> Pieces:
         body = _at(file, offset + 8, 18)
         if name == b"COMM" and len(body) == 18:
             channels, _, bits, exponent, mantissa = struct.unpack(">HIHHQ", body)
-            rate = round(mantissa * 2.0 ** ((exponent & 0x7FFF) - 16446))
+            power = (exponent & 0x7FFF) - 16383
+            rate = mantissa >> (63 - power) if 0 <= power < 32 else 0
             if not LEAST_RATE <= rate <= MOST_RATE:
                 return Pieces(problem=f"its sample rate is {rate} Hz")
         if name == b"SSND":

@@ -61,6 +61,8 @@ def is_of(opus: Path, digest: str) -> Report | None:
 
 
 def _content(opus: Path) -> dict | None:
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        return json.loads(path_of(opus).read_text())
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        content = json.loads(path_of(opus).read_text())
+        if isinstance(content, dict) and content.keys() >= {"source_sha256", "seconds", "channels", "warnings"}:
+            return content
     return None

@@ -76,7 +76,8 @@ def test_the_unpack_worker_writes_the_jobs_and_keys_of_the_contract(
     ]
     keys = [f"batch:{BATCH}:{name}" for name in ("total", "processed", "s3_key")]
     assert redis.mget(keys) == ["2", "0", f"archives/{BATCH}.tar"]
-    assert sorted(path.name for path in folder.iterdir()) == ["file001.opus", "file002.opus"]
+    names = [f"file00{number}.{kind}" for number in (1, 2) for kind in ("opus", "report.json")]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 @pytest.mark.parametrize("offset", [512, 1024], ids=["inside", "boundary"])

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import redis
 from redis.exceptions import ConnectionError as Away
+from redis.exceptions import ResponseError
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
@@ -144,5 +145,14 @@ class _Steps:
 
         return add
 
-    def execute(self) -> list[Any]:
-        return [command() for command in self._commands]
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """The answers; an error is one of them, unless it is to be raised."""
+        found = []
+        for command in self._commands:
+            try:
+                found.append(command())
+            except ResponseError as error:
+                if raise_on_error:
+                    raise
+                found.append(error)
+        return found
