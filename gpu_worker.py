@@ -5,6 +5,8 @@ the last file of a batch, its scratch goes.
 Each may be repeated, so a job that is delivered again goes through them again and shows once.
 """
 
+import pipeline.foundation.startup  # noqa: F401 - first: it looks at Python and the packages
+
 import logging
 import os
 import threading

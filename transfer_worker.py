@@ -8,6 +8,8 @@ One archive is copied at a time, while TRANSFER_AHEAD of those before it go up. 
 (is the source still the same? has S3 all of it?) is done while the next one is copied.
 """
 
+import pipeline.foundation.startup  # noqa: F401 - first: it looks at Python and the packages
+
 import logging
 import os
 import shutil

@@ -4,6 +4,8 @@ All steps are idempotent, because a job may be delivered again after any of them
 once, a file is queued once, and what PostgreSQL holds as done or failed is not worked on again.
 """
 
+import pipeline.foundation.startup  # noqa: F401 - first: it looks at Python and the packages
+
 import contextlib
 import logging
 import os

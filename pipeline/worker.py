@@ -24,10 +24,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline import batches, job_queue, logs, redis_client, unit
 from pipeline.errors import Broken, LostClaim, Outage, Permanent, Stopping, away
+from pipeline.foundation import startup
 from pipeline.job_queue import Job, JobQueue
 from pipeline.metrics import Metrics
 
@@ -418,5 +420,6 @@ def arguments(doc: str | None) -> argparse.Namespace:
         epilog="Every other setting is an environment variable; example.env lists them.\n"
         "SIGTERM ends the worker after its present job. Exit status 2: the settings are wrong.",
     )
+    parser.add_argument("--version", action="version", version=f"{Path(parser.prog).stem} {startup.VERSION}")
     parser.add_argument("--log-format", choices=logs.FORMATS, default="", help="in place of LOG_FORMAT")
     return parser.parse_args()

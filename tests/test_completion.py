@@ -137,3 +137,12 @@ def test_a_batch_that_exists_is_not_suggested(fleet: Fleet, database: Database) 
     assert common.batch_hint(database, IDS[0]) == ""
     assert common.batch_hint(database, "20250622-143025") == f": did you mean {IDS[0]}?"
     assert common.batch_hint(database, "\0") == ""
+
+
+@pytest.mark.parametrize("command", ["retry", "search word --batch", "export --format json --batch"])
+def test_a_batch_that_is_mistyped(fleet: Fleet, command: str) -> None:
+    add_batch(fleet, IDS[0])
+    done = fleet.control(*command.split(), "20250622-143025")
+    assert done.returncode in (1, 2)
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f": did you mean {IDS[0]}?")

@@ -23,7 +23,7 @@ from tests.fleet import PROJECT
 from tests.steps import AT_LENGTH
 from tests.test_requirements import brought_by
 
-SCRIPTS = ["pipelinectl.py"]
+SCRIPTS = ["pipelinectl.py", "transfer_worker.py", "unpack_worker.py", "gpu_worker.py"]
 MODELS = {"faster-whisper", "ctranslate2", "onnxruntime", "tokenizers", "numpy", "av", "imageio-ffmpeg"}
 project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 Done = subprocess.CompletedProcess[str]

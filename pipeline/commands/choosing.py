@@ -57,4 +57,5 @@ def file_of(database: Database, names: list[str]) -> AudioFile:
 def require_batch(database: Database, batch_id: str) -> None:
     """End with status 2 where no batch of this id was ever unpacked: an empty answer would hide a slip."""
     if batch_id and not read_batch_files(database, batch_id, limit=1) and read_batch(database, batch_id) is None:
-        common.reject(f"no batch {batch_id} has been unpacked yet: see `pipelinectl.py status` and `failures`")
+        hint = common.batch_hint(database, batch_id) or ": see `pipelinectl.py status` and `failures`"
+        common.reject(f"no batch {batch_id} has been unpacked yet{hint}")

@@ -83,7 +83,7 @@ def tried(batch_id: str, retrying: Retry, names: list[str] | None) -> int:
     try:
         common.say(f"queued {retrying.batch(batch_id, names)}")
     except Permanent as problem:
-        common.complain(str(problem))
+        common.complain(f"{problem}{common.batch_hint(retrying.database, batch_id)}")
         return 1
     return 0
 
