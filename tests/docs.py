@@ -1,6 +1,6 @@
 """What can be checked of the documentation: its links, and docs/configuration.md, which is made of example.env.
 
-    python -m tests.docs --write     writes docs/configuration.md anew, after a change of example.env or config.py
+    python -m tests.docs --write     writes docs/configuration.md, after a change of a setting
 
 Which worker uses a setting is read from the code: the parts of config.py that a worker's functions name, and those
 of the functions that they call in s3_utils.py and pipeline/commands/.
