@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 _MOST_PAGE_BYTES = 65_307  # of an Ogg page
 _MOST_TRACKS = 8
 TOGETHER_SECONDS = 60  # for several small files at once: far more than they need
-FILL_SECONDS, FILL_BYTES = 20, 50_000  # for a file with times of its packets, and for so many bytes a second more
+FILL_SECONDS, FILL_BYTES = 8, 50_000  # for a file with times of its packets, and for so many bytes a second more
 INTERRUPTIONS = 3  # by a signal, before the file is to blame
 FAILURES = 2  # of an ffmpeg that works with other sound, likewise
 
