@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2.extensions
 
-from pipeline import logs, scratch
+from pipeline.foundation import logs, scratch
 from pipeline.ffmpeg_program import pinned_ffmpeg
 from pipeline.options import Options
 from pipeline.worker import Limits

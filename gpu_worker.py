@@ -17,19 +17,20 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline import device, finishing, job_queue, logs, reports, worker
+from pipeline.foundation import device, logs
+from pipeline import finishing, job_queue, reports, worker
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
 from pipeline.database import AudioRow, Database
-from pipeline.device import BadModel
-from pipeline.errors import Permanent, Stopping, away
-from pipeline.gpu import Gpu
+from pipeline.foundation.device import BadModel
+from pipeline.foundation.errors import Permanent, Stopping, away
+from pipeline.foundation.gpu import Gpu
 from pipeline.job_queue import Job
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
 from pipeline.whisper import Whisper, language_problem, model_problem
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 from pipeline.worker import Worker
 
 log = logging.getLogger("gpu")

@@ -8,7 +8,7 @@ import os
 import sys
 
 from pipeline.commands.common import complain, did_you_mean
-from pipeline.errors import away
+from pipeline.foundation.errors import away
 
 EPILOG = """examples:
   python pipelinectl.py migrate                          make or update the tables

@@ -5,7 +5,7 @@
     sources/{digest}.json              which batch a remote file is, so that it never becomes two
 
 Every function may be repeated: it writes the same bytes under the same name. Errors are boto3's own
-(`pipeline.errors.away` tells an outage) or `Permanent` where the object or the batch id is at fault.
+(`pipeline.foundation.errors.away` tells an outage) or `Permanent` where the object or the batch id is at fault.
 """
 
 import functools
@@ -25,10 +25,10 @@ from botocore.exceptions import ClientError, SSLError
 from botocore.handlers import add_expect_header
 
 import config
-from pipeline import scratch
+from pipeline.foundation import scratch
 from pipeline.batches import check_id, is_id
-from pipeline.checksum import HashedFile, sha256
-from pipeline.errors import Outage, Permanent, certificate_problem
+from pipeline.foundation.checksum import HashedFile, sha256
+from pipeline.foundation.errors import Outage, Permanent, certificate_problem
 
 PREFIXES = ("archives/", "processed/")
 MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts

@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 
 import config
 import s3_utils
-from pipeline import archive, compression, finishing, logs, scratch, worker
+from pipeline import archive, compression, finishing, worker
+from pipeline.foundation import logs, scratch
 from pipeline.archive import Index, Member
 from pipeline.audio import UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
 from pipeline.conversions import Conversions
 from pipeline.database import Database
 from pipeline.draining import hand_back
-from pipeline.errors import Outage, Permanent
+from pipeline.foundation.errors import Outage, Permanent
 from pipeline.job_queue import Job
 from pipeline.progress import Board
 from pipeline.worker import Worker

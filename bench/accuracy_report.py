@@ -13,7 +13,7 @@ from bench.accuracy_result import Result, spread, total
 from bench.accuracy_score import Words
 from bench.accuracy_verdict import OURS, Results, Rule
 from bench.report import Panel
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 GROUPED = ("clips", "telephone", "noise", "repeated", "tones", "calls")  # corpora whose groups have a table
 MOST_WORDS = 12  # that nobody said, shown of a sound

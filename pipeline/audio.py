@@ -22,7 +22,8 @@ from pathlib import Path
 import ffmpeg
 import numpy as np
 
-from pipeline import damage, reports, sandbox, scratch
+from pipeline import damage, reports, sandbox
+from pipeline.foundation import scratch
 from pipeline.channels import Measures, Plan
 from pipeline.decoding import (
     MOST_CHANNELS,
@@ -36,10 +37,10 @@ from pipeline.decoding import (
     UnreadableAudio,
     temporary_file,
 )
-from pipeline.errors import Outage, Stop, Stopping
+from pipeline.foundation.errors import Outage, Stop, Stopping
 from pipeline.ffmpeg_messages import LEVEL, Messages
 from pipeline.ffmpeg_program import pinned_ffmpeg
-from pipeline.file_warnings import FileWarning
+from pipeline.foundation.file_warnings import FileWarning
 from pipeline.pieces import Pieces, pieces
 from pipeline.pipes import MESSAGES, TooSlow, running
 from pipeline.reports import Report

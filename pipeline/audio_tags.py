@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.audio import SAMPLE_RATE
-from pipeline.device import BadModel, OnnxModel, only_model, required, trial
+from pipeline.foundation.device import BadModel, OnnxModel, only_model, required, trial
 from pipeline.transcript import Label
 
 CLASSIFIER = "audio_tag"

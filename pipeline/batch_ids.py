@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import redis_client
-from pipeline.errors import LostClaim
+from pipeline.foundation import redis_client
+from pipeline.foundation.errors import LostClaim
 from pipeline.job_queue import Job, JobQueue
 
 RESERVED_SECONDS = 86400  # by then the archive is in S3, and `taken` knows

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import redis_client
-from pipeline.errors import LostClaim, Permanent
+from pipeline.foundation import redis_client
+from pipeline.foundation.errors import LostClaim, Permanent
 from pipeline.job_queue import Job, JobQueue, encode
 
 OPEN, FINISHING, HOSTS, QUEUES = "batches:open", "batches:finishing", "hosts:seen", "hosts:queues"

@@ -16,7 +16,7 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from pipeline import scratch
+from pipeline.foundation import scratch
 from pipeline.tar_headers import BLOCK, BadArchive, is_plain
 
 if sys.version_info >= (3, 14):

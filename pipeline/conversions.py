@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from pipeline import archive, reports
 from pipeline.archive import Member
 from pipeline.audio import Converter, UnreadableAudio
-from pipeline.errors import Stop, Stopping
+from pipeline.foundation.errors import Stop, Stopping
 
 TOGETHER, SMALL_BYTES = 8, 2**18  # files of so many bytes at most are converted so many at a time (bench/archives)
 _CHUNK = 2**20

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import Permanent
-from pipeline.wording import amount
+from pipeline.foundation.errors import Permanent
+from pipeline.foundation.formatting import amount
 
 _OURS = re.compile(r"(\d{8}-\d{6})\.tar(\.part)?")
 

@@ -18,8 +18,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.checksum import sha256
-from pipeline.errors import Outage, Permanent, Stop, Stopping, away
+from pipeline.foundation.checksum import sha256
+from pipeline.foundation.errors import Outage, Permanent, Stop, Stopping, away
 from pipeline.remote import COMMAND_FAILED, MALFORMED, FileState, RemoteHost, Unclear
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.channels import Plan
 from pipeline.decoding import SAMPLE_RATE, Sound
-from pipeline.file_warnings import (
+from pipeline.foundation.file_warnings import (
     DECODE_ERRORS,
     GAP,
     IGNORED_TRACK,
@@ -16,7 +16,7 @@ from pipeline.file_warnings import (
     FileWarning,
 )
 from pipeline.pieces import Piece
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 # What an encoder adds in front and behind is up to 0.1 s; containers round to their frames.
 _LEAST_SECONDS, _LEAST_SHARE = 0.25, 0.002

@@ -14,8 +14,8 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from pipeline.errors import Outage, away
-from pipeline.file_warnings import FileWarning, as_json
+from pipeline.foundation.errors import Outage, away
+from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"

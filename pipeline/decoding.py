@@ -17,7 +17,7 @@ import ffmpeg
 import numpy as np
 
 from pipeline import sandbox
-from pipeline.errors import Outage, Permanent, Stop
+from pipeline.foundation.errors import Outage, Permanent, Stop
 from pipeline.ffmpeg_messages import LEVEL, Messages
 from pipeline.pieces import LEAST_RATE, Piece
 from pipeline.pipes import MESSAGES, Ended, Running, TooSlow, running

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.batches import DRAINING, Batches
 from pipeline.status import open_batches, read_workers
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.archive import is_storable
 from pipeline.batches import is_id
 from pipeline.database import Database
-from pipeline.file_warnings import FileWarning, as_json, from_json
+from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
 from pipeline.job_queue import decode
 
 _FAILED = (  # the rows that a Filter takes

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import scratch
+from pipeline.foundation import scratch
 from pipeline.batches import Batches
 from pipeline.database import Database
 

@@ -21,8 +21,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import redis_client
-from pipeline.errors import Permanent
+from pipeline.foundation import redis_client
+from pipeline.foundation.errors import Permanent
 
 FORGET_WORKER_SECONDS = 7 * 86400
 LOOK_SECONDS = 60  # how often a worker looks whether its list holds what it knows nothing of

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import archive, compression, redis_client
+from pipeline import archive, compression
+from pipeline.foundation import redis_client
 from pipeline.batch_ids import RESERVED_SECONDS
 from pipeline.batches import unpack_job
-from pipeline.checksum import sha256
-from pipeline.errors import Permanent
+from pipeline.foundation.checksum import sha256
+from pipeline.foundation.errors import Permanent
 from pipeline.job_queue import encode
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 
 @dataclass

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import Stop, Stopping
+from pipeline.foundation.errors import Stop, Stopping
 
 MESSAGES = -1  # the number of what it writes to standard error
 _CHUNK = 2**18

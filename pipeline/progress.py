@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from pipeline.wording import amount, duration
+from pipeline.foundation.formatting import amount, duration
 from pipeline.worker import Worker
 
 log = logging.getLogger(__name__)

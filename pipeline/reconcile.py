@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.batches import FINISHING, OPEN, QUEUES, Batches, unpack_job
 from pipeline.database import Database
 from pipeline.job_queue import decode, encode
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 Row = tuple[str, int, str]  # S3 key, audio id, batch id
 ROWS_AT_A_TIME = 2000

@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 
 from pipeline import sftp
-from pipeline.errors import Outage, Permanent
+from pipeline.foundation.errors import Outage, Permanent
 
 log = logging.getLogger(__name__)
 

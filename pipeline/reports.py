@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import file_warnings, scratch
-from pipeline.file_warnings import FileWarning
+from pipeline.foundation import file_warnings, scratch
+from pipeline.foundation.file_warnings import FileWarning
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id, is_id, unpack_job
 from pipeline.database import Database
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 from pipeline.failures import DeadLetter
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 MOST_KEY_BYTES = 1024  # of an S3 key
 

@@ -10,8 +10,8 @@ import logging
 import time
 from typing import Any
 
-from pipeline import redis_client
-from pipeline.errors import Permanent, away
+from pipeline.foundation import redis_client
+from pipeline.foundation.errors import Permanent, away
 from pipeline.remote import FileState, RemoteHost
 
 log = logging.getLogger(__name__)

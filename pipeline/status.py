@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import batches, failures, job_queue, redis_client
+from pipeline import batches, failures, job_queue
+from pipeline.foundation import redis_client
 from pipeline.database import Database
-from pipeline.errors import away
+from pipeline.foundation.errors import away
 from pipeline.job_queue import decode
-from pipeline.wording import amount, count, duration
+from pipeline.foundation.formatting import amount, count, duration
 
 SILENT_SECONDS = 60  # a host that was not heard so long does not live
 RESTART_SECONDS = 300  # of silence that a host's new start may take

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 
 BLOCK = 512
 MOST_HEADER_BYTES = 2**20  # of one PAX or GNU header: names are far shorter

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from pipeline.device import BadModel, OnnxModel, only_model, required, trial
+from pipeline.foundation.device import BadModel, OnnxModel, only_model, required, trial
 from pipeline.transcript import Label
 
 CLASSIFIER = "topic"

@@ -22,13 +22,14 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from pipeline import device, languages
+from pipeline.foundation import device
+from pipeline import languages
 from pipeline.audio import Converter, opus_channels
 from pipeline.audio_tags import AudioTags, SoundOfFile
-from pipeline.errors import Stop, Stopping
+from pipeline.foundation.errors import Stop, Stopping
 from pipeline.languages import Guesses
 from pipeline.listening import listen
-from pipeline.metrics import Metrics
+from pipeline.foundation.metrics import Metrics
 from pipeline.segments import Heard, segments, text_of
 from pipeline.speakers import languages_of, merged
 from pipeline.transcript import Label, Transcript

@@ -14,8 +14,8 @@ from typing import Any
 
 from pipeline.archive import is_storable
 from pipeline.database import Database
-from pipeline.errors import Permanent
-from pipeline.file_warnings import FileWarning, as_json, from_json
+from pipeline.foundation.errors import Permanent
+from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
 from pipeline.transcript import speaker_of
 
 MOST_SEARCH_BYTES = 1000

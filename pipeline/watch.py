@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.job_queue import encode
 from pipeline.remote import FileState
 

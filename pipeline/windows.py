@@ -13,7 +13,7 @@ import numpy as np
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
 from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio, ends_whole
-from pipeline.errors import Stop
+from pipeline.foundation.errors import Stop
 
 WINDOW_SECONDS = 30  # what Whisper's encoder takes at a time
 OVERLAP_SECONDS = 2.0  # heard by both windows, where speech without a pause has to be cut

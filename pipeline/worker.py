@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from pipeline import batches, job_queue, logs, redis_client, unit
-from pipeline.errors import Broken, LostClaim, Outage, Permanent, Stopping, away
+from pipeline import batches, job_queue
+from pipeline.foundation import logs, redis_client, systemd
+from pipeline.foundation.errors import Broken, LostClaim, Outage, Permanent, Stopping, away
 from pipeline.foundation import startup
 from pipeline.job_queue import Job, JobQueue
-from pipeline.metrics import Metrics
+from pipeline.foundation.metrics import Metrics
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -145,14 +146,14 @@ class Worker:
             if problem := self.outlast(check):
                 raise Misconfigured(problem)
         self.outlast(self._beat_of_host)  # not before: where all are refused at every start, it loses its batches
-        unit.notify("READY=1")
+        systemd.notify("READY=1")
         log.info("%s ready, queue %s", self.id, self.queue.name)
         self.doing("idle")
 
     def _leave(self, crashed: bool) -> None:
         """End the heartbeat thread. What is in hand stays in our list: our next run goes on with it, and
         where there is none, others take it back when the heartbeat has run out."""
-        unit.notify("STOPPING=1")
+        systemd.notify("STOPPING=1")
         self._ended.set()
         if self._beating.is_alive():
             self._beating.join()
@@ -176,8 +177,8 @@ class Worker:
             other = json.loads(held)
             is_named_so = other["host"] == self.host
             # a heartbeat of another boot is of this machine's last one, or of another machine of our name
-            is_here = is_named_so and str(other["started"]).startswith(unit.boot())
-            if is_here and (unit.started(other["pid"]) != other["started"] or other["pid"] == os.getpid()):
+            is_here = is_named_so and str(other["started"]).startswith(systemd.boot())
+            if is_here and (systemd.started(other["pid"]) != other["started"] or other["pid"] == os.getpid()):
                 dead = held  # an earlier run here that has ended, or ourselves, where the answer was lost
                 continue
             if is_here or time.monotonic() > deadline:
@@ -202,7 +203,7 @@ class Worker:
         shown = how_far or text
         if shown != self._shown:
             self._shown = shown
-            unit.notify(f"STATUS={shown}")
+            systemd.notify(f"STATUS={shown}")
 
     def moved(self, _bytes: int = 0) -> None:
         """Say that a long step goes on, and end it with `Stopping` when the worker is to stop."""
@@ -216,7 +217,7 @@ class Worker:
             "role": self.role,
             "host": self.host,
             "pid": os.getpid(),
-            "started": unit.started(os.getpid()),
+            "started": systemd.started(os.getpid()),
             "queue": self.queue.name,
             "doing": self._shown,
             "since": int(self._since),
@@ -252,7 +253,7 @@ class Worker:
                 self._steady_since = time.monotonic()
                 log.warning("no heartbeat: %s", error, exc_info=not away(error))
             if time.monotonic() - self._moved < self.limits.stall:
-                unit.notify("WATCHDOG=1")
+                systemd.notify("WATCHDOG=1")
 
     def _check_clock(self) -> None:
         """`Outage` while our clock, as the last heartbeat has found it, is wrong: dates come from it, S3 takes no

@@ -10,7 +10,7 @@ import pytest
 
 import config
 import s3_utils
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.database import Database
 from pipeline.job_queue import JobQueue
 from tests.fleet import Fleet

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import config
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 from tests import demo_report, downloads
 from tests.fleet import PROJECT, Fleet
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pipeline.file_warnings import FileWarning
+from pipeline.foundation.file_warnings import FileWarning
 from pipeline.job_queue import JobQueue
 from pipeline.web.site import Sources
 from tests.fleet import Fleet

@@ -15,7 +15,7 @@ import redis as redis_py
 from botocore.exceptions import ClientError
 from psycopg2 import errors as sql_errors
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from tests.fleet import PROJECT, Fleet
 from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar
 from tests.servers import ACCESS, GuardedS3

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline import archive
 from pipeline.archive import BadArchive, Index, Member
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 
 BLOCK = 512
 MOST_BYTES = 2**30

@@ -23,12 +23,13 @@ import av
 import numpy as np
 import pytest
 
-from pipeline import reports, scratch
+from pipeline import reports
+from pipeline.foundation import scratch
 from pipeline.archive import AUDIO_SUFFIXES
 from pipeline.audio import Converter, UnreadableAudio, digest_of, opus_channels
 from pipeline.channels import Plan
 from pipeline.decoding import Sound, Track
-from pipeline.errors import Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stopping, away
 from pipeline.pieces import Piece
 from tests.child import descendants, is_alive, wait_until
 from tests.disks import small_disk

@@ -17,8 +17,8 @@ from onnx import TensorProto
 
 from pipeline.audio import SAMPLE_RATE, Converter
 from pipeline.audio_tags import AudioTags, Ced, Yamnet
-from pipeline.device import BadModel
-from pipeline.errors import Broken, Outage
+from pipeline.foundation.device import BadModel
+from pipeline.foundation.errors import Broken, Outage
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Label, Transcript
 from pipeline.whisper import Options, Whisper

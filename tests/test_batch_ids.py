@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.batch_ids import RESERVED_SECONDS, BatchIds
-from pipeline.errors import LostClaim
+from pipeline.foundation.errors import LostClaim
 from pipeline.job_queue import Job, JobQueue, encode
 from tests.fleet import Fleet
 

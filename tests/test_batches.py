@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import batches, redis_client
+from pipeline import batches
+from pipeline.foundation import redis_client
 from pipeline.batches import Batches
-from pipeline.errors import LostClaim, Permanent
+from pipeline.foundation.errors import LostClaim, Permanent
 from pipeline.job_queue import Job, JobQueue, encode
 from tests.fleet import Fleet
 

@@ -1,4 +1,4 @@
-"""pipeline/checksum.py: the SHA-256 of a file that is written in any order."""
+"""pipeline/foundation/checksum.py: the SHA-256 of a file that is written in any order."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checksum import HashedFile
+from pipeline.foundation.checksum import HashedFile
 
 BYTES = bytes(range(256)) * 1000
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.audio import Converter
 from pipeline.classifiers import Classifiers
-from pipeline.device import BadModel
+from pipeline.foundation.device import BadModel
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Label, Transcript
 from pipeline.whisper import Options, Whisper

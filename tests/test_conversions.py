@@ -13,7 +13,7 @@ from pipeline import archive, conversions, reports
 from pipeline.archive import Member
 from pipeline.audio import Converter, Report, UnreadableAudio
 from pipeline.conversions import SMALL_BYTES, TOGETHER, Conversions
-from pipeline.errors import Stop, Stopping
+from pipeline.foundation.errors import Stop, Stopping
 from tests.fleet import ffmpeg_program
 from tests.recordings import DAMAGED, SILENCE, SPEECH, make_tar
 from tests.test_audio import measured

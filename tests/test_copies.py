@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.copies import Copies
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 from tests.disks import small_disk
 
 ID, OTHER = "20250622-143052", "20250622-143053"

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import copying
 from pipeline.copying import Copy
-from pipeline.errors import Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stopping, away
 from pipeline.remote import RemoteHost
 from tests.faults.proxy import Proxy
 from tests.servers import Sshd, SshHost, sshd_path

@@ -1,4 +1,4 @@
-"""pipeline/device.py: what a GPU's errors mean, and which files are models."""
+"""pipeline/foundation/device.py: what a GPU's errors mean, and which files are models."""
 
 import threading
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import pytest
 from av.error import BugError
 from onnx import TensorProto
 
-from pipeline.device import THREADS, BadModel, OnnxModel, is_broken, is_out_of_memory, only_model, required
-from pipeline.errors import Broken, Outage, away
+from pipeline.foundation.device import THREADS, BadModel, OnnxModel, is_broken, is_out_of_memory, only_model, required
+from pipeline.foundation.errors import Broken, Outage, away
 from tests.tiny_onnx import Graph
 
 NATIVE = onnxruntime.capi.onnxruntime_pybind11_state

@@ -17,9 +17,9 @@ from botocore.response import StreamingBody
 from psycopg2 import errors as sql_errors
 from redis._parsers.base import BaseParser
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.database import Database
-from pipeline.errors import LostClaim, Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping, away
 from tests.child import free_port
 from tests.fleet import Fleet
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.file_warnings import FileWarning
+from pipeline.foundation.file_warnings import FileWarning
 from pipeline.transcript import UNCERTAIN
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_batch, add_file, s3_client

@@ -15,7 +15,7 @@ import pytest
 from pipeline import archive, compression
 from pipeline.archive import BadArchive
 from pipeline.compression import zstd
-from pipeline.errors import away
+from pipeline.foundation.errors import away
 from tests import hostile
 from tests.disks import small_disk
 from tests.fleet import PROJECT

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import s3_utils
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 from pipeline.local_archives import LocalArchives
 from tests.child import free_port
 from tests.fleet import PROJECT, Fleet

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.file_warnings import CODES
-from pipeline.metrics import Busy, Metrics
+from pipeline.foundation.file_warnings import CODES
+from pipeline.foundation.metrics import Busy, Metrics
 from tests.child import free_port
 from tests.fleet import Fleet
 from tests.recordings import DAMAGED, SPEECH, make_tar
@@ -23,7 +23,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("pipeline.metrics.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("pipeline.foundation.metrics.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

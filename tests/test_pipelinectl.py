@@ -16,7 +16,7 @@ import pytest
 import pipelinectl
 import s3_utils
 from pipeline.database import Database
-from pipeline.file_warnings import FileWarning, as_json
+from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.reconcile import Finding, Reconciler
 from tests.child import Child, free_port
 from tests.fleet import PROJECT, Fleet
@@ -366,7 +366,7 @@ def test_what_cannot_be_read_gives_the_usage(arguments: list[str], capsys: pytes
 
 def test_what_needs_no_s3_does_not_load_its_library() -> None:
     code = (
-        "import errno, sys, pipelinectl; from pipeline.errors import away; pipelinectl.parser(['status']);"
+        "import errno, sys, pipelinectl; from pipeline.foundation.errors import away; pipelinectl.parser(['status']);"
         "assert away(OSError(errno.ENOSPC, 'full')) == 'the disk'; assert 'boto3' not in sys.modules;"
         "from botocore.exceptions import ReadTimeoutError; assert away(ReadTimeoutError(endpoint_url='x')) == 'S3'"
     )

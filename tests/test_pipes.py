@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Stopping
+from pipeline.foundation.errors import Stopping
 from pipeline.pipes import MESSAGES, Ended, Running, TooSlow, running
 from tests.child import descendants, is_alive, wait_until
 from tests.fleet import PROJECT

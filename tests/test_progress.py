@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import Stopping
-from pipeline.metrics import Metrics
+from pipeline.foundation.errors import Stopping
+from pipeline.foundation.metrics import Metrics
 from pipeline.progress import Board, Progress
-from pipeline.wording import amount, duration
+from pipeline.foundation.formatting import amount, duration
 
 
 class Clock:

@@ -20,7 +20,7 @@ import pytest
 
 from pipeline import remote, sftp
 from pipeline.copying import Copy
-from pipeline.errors import Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stopping, away
 from pipeline.remote import MALFORMED, FileState, RemoteHost, Unclear
 from tests.child import descendants, free_port, is_alive, wait_until
 from tests.disks import small_disk

@@ -9,7 +9,7 @@ import s3_utils
 from pipeline import retry
 from pipeline.batches import Batches
 from pipeline.database import Database
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 from pipeline.failures import DeadLetter, dead_letters
 from pipeline.job_queue import Job
 from pipeline.retry import Retry

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from pipeline.file_warnings import CODES
+from pipeline.foundation.file_warnings import CODES
 from tests.fleet import PROJECT
 
 RUNBOOK = (PROJECT / "docs" / "runbook.md").read_text()

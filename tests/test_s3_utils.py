@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import config
 import s3_utils
-from pipeline.errors import Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stopping, away
 from tests.child import free_port
 from tests.faults.proxy import Proxy
 from tests.fleet import PROJECT

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import scratch
+from pipeline.foundation import scratch
 from pipeline.batches import Batches
 from pipeline.database import Database
 from pipeline.finishing import finish_batches
@@ -27,7 +27,7 @@ ID = "20250622-143052"
 # Holds the lock until it is killed.
 HOLDER = """
 import pathlib, sys, time
-from pipeline import scratch
+from pipeline.foundation import scratch
 with scratch.locked(pathlib.Path(sys.argv[1]), sys.argv[2]) as held:
     print("held" if held else "refused", flush=True)
     time.sleep(600)
@@ -36,7 +36,7 @@ with scratch.locked(pathlib.Path(sys.argv[1]), sys.argv[2]) as held:
 # Adds to a number in a file, which is only safe under the lock; prints how often it did.
 HAMMER = """
 import pathlib, sys, time
-from pipeline import scratch
+from pipeline.foundation import scratch
 root, counter = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1], "counter")
 end, added = time.monotonic() + 1.5, 0
 while time.monotonic() < end:

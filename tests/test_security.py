@@ -39,7 +39,7 @@ def test_every_file_and_setting_that_is_named_exists() -> None:
 
 def test_a_name_cannot_begin_a_line_of_the_log() -> None:
     code = (
-        "import logging; from pipeline import logs; logs.set_up('INFO');"
+        "import logging; from pipeline.foundation import logs; logs.set_up('INFO');"
         "logging.getLogger('x').info('%s failed', 'a\\n2026-01-01 00:00:00 INFO all is well\\r.mp3')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)

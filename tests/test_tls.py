@@ -16,9 +16,9 @@ from redis.exceptions import ConnectionError
 
 import config
 import s3_utils
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.database import Database
-from pipeline.errors import away, certificate_problem
+from pipeline.foundation.errors import away, certificate_problem
 from tests.child import wait_until
 from tests.fleet import Fleet
 from tests.recordings import SILENCE, SPEECH, make_tar, opus

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from tokenizers import Tokenizer, models
 
-from pipeline.device import BadModel
-from pipeline.errors import Broken, Outage
+from pipeline.foundation.device import BadModel
+from pipeline.foundation.errors import Broken, Outage
 from pipeline.topics import HYPOTHESIS, MOST_PASSAGES, MOST_TOKENS, Topics
 from pipeline.transcript import Label
 from tests import tiny_onnx

@@ -18,7 +18,7 @@ from pipeline import languages, sandbox
 from pipeline import transcriber as module
 from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio
 from pipeline.classifiers import Classifiers, content
-from pipeline.errors import Stopping
+from pipeline.foundation.errors import Stopping
 from pipeline.listening import listen
 from pipeline.transcriber import Transcriber, _File, _Row, _Whole
 from pipeline.transcript import Label, Transcript

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import transcripts
 from pipeline.database import Database
-from pipeline.errors import Permanent
-from pipeline.file_warnings import FileWarning, as_json
+from pipeline.foundation.errors import Permanent
+from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.transcripts import AudioFile, Hit, Query, every_file, find_files, read_file, search
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_file

@@ -13,9 +13,9 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.database import Database
-from pipeline.file_warnings import CODES
+from pipeline.foundation.file_warnings import CODES
 from pipeline.transcript import UNCERTAIN
 from pipeline.web.site import HITS, LOGIN_DAYS, ROWS, make_app
 from tests.child import free_port

@@ -15,9 +15,9 @@ import pytest
 from redis import exceptions as redis_errors
 
 from pipeline import job_queue
-from pipeline.errors import LostClaim, Outage, Permanent, Stopping
+from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping
 from pipeline.job_queue import Job, JobQueue
-from pipeline.unit import notify
+from pipeline.foundation.systemd import notify
 from pipeline.worker import Limits, Misconfigured, Worker
 from tests.child import Child, free_port, is_alive, wait_until
 from tests.faults.proxy import Proxy

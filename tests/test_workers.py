@@ -399,7 +399,7 @@ def test_a_host_whose_gpu_workers_are_dead_takes_no_more_than_it_has(
 
 
 def test_the_unpack_worker_outlasts_a_disk_that_cannot_be_asked_for_room(fleet: Fleet, redis: Any) -> None:
-    strike = [str(PROJECT / "tests" / "kill_at.py"), "pipeline.scratch:free_mb", "before", "2", "LOST"]
+    strike = [str(PROJECT / "tests" / "kill_at.py"), "pipeline.foundation.scratch:free_mb", "before", "2", "LOST"]
     worker = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
     wait_for_log(worker, "is back")
     worker.require_running()

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 import config
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.archive import is_storable
 from pipeline.batches import all_queues
 from pipeline.database import Database
-from pipeline.wording import printable
+from pipeline.foundation.formatting import printable
 
 WIDTHS = {"id": 12, "time": 20, "failed_at": 20, "batch_id": 15}  # of what is copied into the next command
 NEWEST = 500  # batches of PostgreSQL that a mistyped one is compared with

@@ -8,7 +8,7 @@ import config
 from pipeline import draining
 from pipeline.batches import Batches
 from pipeline.commands import common
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 DESCRIPTION = """Have a host take no new work: it finishes its open batches, and gives back the archives that
 it has not begun. Exit status 1 while it has some. Its workers may be stopped at any time: nothing is lost, only

@@ -12,10 +12,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 import config
 import s3_utils
 from pipeline.commands import common
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 from pipeline.local_archives import LocalArchives
 from pipeline.watch import Watch
-from pipeline.wording import printable
+from pipeline.foundation.formatting import printable
 
 DESCRIPTION = """Queue archives: paths on the EC2 host, which a transfer worker fetches, and with --local files of
 this machine, which are uploaded to S3 before the command ends. The same file again, under whatever name, is the

@@ -18,11 +18,11 @@ from pipeline import subtitles
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.database import Database
-from pipeline.errors import Permanent
-from pipeline.file_warnings import FileWarning
+from pipeline.foundation.errors import Permanent
+from pipeline.foundation.file_warnings import FileWarning
 from pipeline.transcript import UNINTELLIGIBLE
 from pipeline.transcripts import AudioFile, Query, every_file, with_speaker
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 DESCRIPTION = """Write transcripts: of a file (its audio id, or its batch and name), a batch, or what a search and
 the options take, the oldest first. txt, vtt and srt of several go into a folder: {batch}/{name}-{audio id}.vtt.

@@ -12,11 +12,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import config
-from pipeline import logs, unit
+from pipeline.foundation import logs, systemd
 from pipeline.commands import common
-from pipeline.errors import away
+from pipeline.foundation.errors import away
 from pipeline.status import Status, read_status
-from pipeline.wording import printable
+from pipeline.foundation.formatting import printable
 
 DESCRIPTION = """Serve queues, open batches, dead letters, workers and hosts to Prometheus, as http://ADDRESS/metrics,
 until Ctrl-C. It needs Redis alone; what each worker does, workers serve themselves where METRICS_LISTEN is set."""
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     except OSError as error:
         common.reject(f"--listen {host}:{port}: {error.strerror or error}")
     common.say(f"http://{host}:{port}/metrics")
-    unit.notify("READY=1")
+    systemd.notify("READY=1")
     threading.Event().wait()
 
 

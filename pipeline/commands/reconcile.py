@@ -10,7 +10,7 @@ import config
 import s3_utils
 from pipeline.commands import common
 from pipeline.reconcile import Finding, Reconciler
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 DESCRIPTION = """Compare archives and Opus in S3, PostgreSQL and Redis, and say what is missing, doubled or
 orphaned. With --apply, queue what nobody works on and clean up what is left over. Safe while workers run, and to

@@ -8,10 +8,10 @@ import config
 import s3_utils
 from pipeline.commands import common
 from pipeline.commands.failures import add_filter, filter_of
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 from pipeline.failures import DeadLetter, Failures, Filter, dead_letters, failed_among, read_failures
 from pipeline.retry import Retry
-from pipeline.wording import count
+from pipeline.foundation.formatting import count
 
 DESCRIPTION = """Queue failed work again: the failed files of a batch, dead letters by --job, or all that a
 filter takes. What is done stays done. The archive is fetched and unpacked once more, so it has to be in S3."""

@@ -15,10 +15,10 @@ import config
 import s3_utils
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
-from pipeline.errors import Permanent
+from pipeline.foundation.errors import Permanent
 from pipeline.subtitles import Reading, legend, readings
 from pipeline.transcripts import AudioFile, read_history
-from pipeline.wording import clock, printable
+from pipeline.foundation.formatting import clock, printable
 
 DESCRIPTION = """Show everything about one file: its row, labels, history and what was said, when. `search` shows
 audio ids. A failed file has its reason here, and no Opus to fetch or play. A warning says what of a recording is

@@ -6,7 +6,7 @@ from typing import Any
 
 import config
 import s3_utils
-from pipeline import logs, unit
+from pipeline.foundation import logs, systemd
 from pipeline.commands import common
 
 LISTEN = "127.0.0.1:8080"
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         except OSError as error:
             common.reject(f"--listen {host}:{port}: {error.strerror or error}")
         common.say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        unit.notify("READY=1")
+        systemd.notify("READY=1")
         server.run()
 
 

@@ -38,12 +38,12 @@ from pipeline import subtitles
 from pipeline.batch_history import read_batch, read_batch_files, read_batches
 from pipeline.batches import all_queues, is_id
 from pipeline.database import Database
-from pipeline.errors import Permanent, away
+from pipeline.foundation.errors import Permanent, away
 from pipeline.failures import Filter, failed_reasons, read_failures, warned_codes, warned_files
 from pipeline.status import host_state, observe, settled_files
 from pipeline.subtitles import html_language, legend, one_line, reading, readings
 from pipeline.transcripts import Query, read_file, read_history, search
-from pipeline.wording import amount, clock, count, duration, printable
+from pipeline.foundation.formatting import amount, clock, count, duration, printable
 
 LOGIN_DAYS = 7
 ROWS, HITS, REASONS = 100, 20, 20  # on a page

@@ -224,7 +224,7 @@ PROVOKED_BY = {
     "transfer_worker:Transferrer.give_up": ("cut", "missing"),
     "pipeline.audio:Converter.together": ("many_files",),
     "pipeline.batches:Batches.abandon": ("cut_in_s3",),
-    "pipeline.scratch:remove_archive": ("miscounted",),
+    "pipeline.foundation.scratch:remove_archive": ("miscounted",),
     "unpack_worker:Unpacker._fail_the_rest": ("miscounted",),
     "unpack_worker:Unpacker.give_up": ("cut_in_s3",),
     "pipeline.batches:Batches.take_over": ("of_a_lost_host", "settled_of_a_lost_host"),

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from tests.faults.checker import Findings
 from tests.faults.proxy import Proxy
 from tests.faults.rig import Rig

@@ -21,7 +21,7 @@ _EVERY_WORKER = (
 )
 _FINISHING = (
     "pipeline.finishing:finish_batches",
-    "pipeline.scratch:locked",
+    "pipeline.foundation.scratch:locked",
     "s3_utils:cleanup_scratch",
     "pipeline.database:Database.finish_batch",
     "pipeline.batches:Batches.close",
@@ -72,7 +72,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.job_queue:JobQueue.give_back",
         "pipeline.batches:Batches.check_queue",
         "pipeline.batches:Batches.enter_queue",
-        "pipeline.scratch:free_mb",
+        "pipeline.foundation.scratch:free_mb",
         "pipeline.batches:Batches.adopt",
         "s3_utils:download_archive",
         "pipeline.compression:_decompress",
@@ -87,10 +87,10 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.batches:Batches.push",
         "unpack_worker:Unpacker._unpack",
         "pipeline.batches:Batches.abandon",
-        "pipeline.scratch:remove_archive",
+        "pipeline.foundation.scratch:remove_archive",
         "unpack_worker:Unpacker._fail_the_rest",
         "unpack_worker:Unpacker.give_up",
-        "pipeline.scratch:sweep",
+        "pipeline.foundation.scratch:sweep",
         "pipeline.batches:Batches.take_over",
     ),
     "gpu": (

@@ -17,7 +17,7 @@ import psycopg2
 import redis
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from pipeline.database import Database
 from tests.child import Child, wait_until
 from tests.disks import mounted

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import redis_client
+from pipeline.foundation import redis_client
 from tests.child import Child, wait_until
 from tests.faults import armed, stream
 from tests.faults.checker import Archive, File, Findings, check, digest, is_quiet

@@ -14,8 +14,8 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as Away
 
-from pipeline import scratch
-from pipeline.errors import LostClaim, Permanent
+from pipeline.foundation import scratch
+from pipeline.foundation.errors import LostClaim, Permanent
 from pipeline.finishing import finish_batches
 from pipeline.job_queue import Job, encode
 from tests.faults.lines import DONE, Line

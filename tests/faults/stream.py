@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import batches, redis_client
+from pipeline import batches
+from pipeline.foundation import redis_client
 from pipeline.batches import Batches
 from pipeline.database import Database
 from pipeline.job_queue import Job

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from pipeline import draining, redis_client
-from pipeline.errors import LostClaim
+from pipeline import draining
+from pipeline.foundation import redis_client
+from pipeline.foundation.errors import LostClaim
 from pipeline.job_queue import Job, encode, heartbeat_key
 from tests.faults.lines import DONE, LATE, UNHEARD, UNSENT, Line, answer
 from tests.faults.model import LATER, LOST

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import redis_client, scratch
+from pipeline.foundation import redis_client, scratch
 from tests.child import Child
 from tests.fleet import PROJECT, Fleet
 from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
@@ -42,7 +42,7 @@ TRANSFER = [
     "pipeline.copies:Copies.lack after 1",
     "pipeline.copying:Copy._scp after 1",
     "pipeline.copying:Copy.run after 1",
-    "pipeline.checksum:sha256 after 1",
+    "pipeline.foundation.checksum:sha256 after 1",
     "pipeline.compression:_decompress after 1",
     "pipeline.compression:make_plain after 1",
     "pipeline.archive:index after 1",

@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pipeline.errors import away, certificate_problem
+from pipeline.foundation.errors import away, certificate_problem
 
 log = logging.getLogger(__name__)
 

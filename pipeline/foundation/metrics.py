@@ -17,10 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pipeline import file_warnings
+from pipeline.foundation import file_warnings
 
 if TYPE_CHECKING:
-    from pipeline.gpu import Gpu  # the NVML behind it takes a while to load, and most processes have no GPU
+    from pipeline.foundation.gpu import Gpu  # the NVML behind it takes a while to load, and most processes have no GPU
 
 # What each role counts from its start on, at 0: a rate has to see the first of them too.
 STAGES = {
@@ -150,7 +150,7 @@ class Metrics(Collector):
         self._files.labels(self.role, outcome).inc()
 
     def file_warning(self, code: str) -> None:
-        """Count a warning of an audio file (`pipeline.file_warnings.CODES`)."""
+        """Count a warning of an audio file (`pipeline.foundation.file_warnings.CODES`)."""
         self._file_warnings.labels(self.role, code).inc()
 
     def heard(self, seconds: float) -> None:

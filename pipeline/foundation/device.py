@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from pipeline.errors import Broken, Outage
+from pipeline.foundation.errors import Broken, Outage
 
 _OUT_OF_MEMORY = ("out of memory", "status_alloc_failed", "failed to allocate memory")
 _OF_THE_DEVICE = ("cuda", "cublas failed", "cublas_status", "cudnn")  # not: a library is not found
