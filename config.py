@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import psycopg2.extensions
 
 from pipeline.foundation import logs, scratch
-from pipeline.ffmpeg_program import pinned_ffmpeg
+from pipeline.audio.ffmpeg_program import pinned_ffmpeg
 from pipeline.options import Options
 from pipeline.worker import Limits
 
 if TYPE_CHECKING:
-    from pipeline.audio import Converter
+    from pipeline.audio.converter import Converter
 
 # What each part of the pipeline cannot do without: a worker requires the groups that it uses.
 REDIS = ("REDIS_URL",)
@@ -279,7 +279,7 @@ def whisper_options() -> Options:
 
 def converter() -> "Converter":
     """ffmpeg as it is set, for the unpack worker and the GPU worker."""
-    from pipeline.audio import Converter  # takes a while to load, and pipelinectl has no need of it
+    from pipeline.audio.converter import Converter  # takes a while to load, and pipelinectl has no need of it
 
     return Converter(
         FFMPEG, OPUS_BITRATE_KBPS, FFMPEG_TIMEOUT_SECONDS, FFMPEG_MAX_MEMORY_MB, OPUS_MAX_MB, CHANNELS

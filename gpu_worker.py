@@ -18,7 +18,8 @@ from pathlib import Path
 import config
 import s3_utils
 from pipeline.foundation import device, logs
-from pipeline import finishing, job_queue, reports, worker
+from pipeline import finishing, job_queue, worker
+from pipeline.audio import conversion_report
 from pipeline.archive import is_storable
 from pipeline.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
@@ -193,7 +194,7 @@ class Listener:
         )  # fmt: skip
         with self.worker.metrics.stage("keep"):
             labels = self.classifiers.labels(heard)
-            report = reports.read(file.path)
+            report = conversion_report.read(file.path)
             warnings = report.warnings if report else []
             outlast(self.database.save_result, file.row.audio_id, heard, labels, warnings)
             key = outlast(s3_utils.upload_opus, file.path, file.row.audio_id, file.row.date)

@@ -19,7 +19,7 @@ import s3_utils
 from pipeline import archive, compression, finishing, worker
 from pipeline.foundation import logs, scratch
 from pipeline.archive import Index, Member
-from pipeline.audio import UnreadableAudio
+from pipeline.audio.converter import UnreadableAudio
 from pipeline.batches import Batches, check_id, is_id
 from pipeline.conversions import Conversions
 from pipeline.database import Database

@@ -46,7 +46,7 @@ from bench.accuracy_engine import ENGINES
 from bench.accuracy_result import Result, result
 from bench.accuracy_speech import clips
 from bench.accuracy_verdict import OURS, rules
-from pipeline.audio import Converter
+from pipeline.audio.converter import Converter
 from tests import downloads
 from tests.fleet import PROJECT, ffmpeg_program
 

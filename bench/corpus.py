@@ -11,7 +11,7 @@ from faster_whisper.audio import decode_audio
 
 from bench.accuracy_speech import clips
 from bench.accuracy_track import Track, speak, write
-from pipeline.audio import Converter
+from pipeline.audio.converter import Converter
 from tests.fleet import ffmpeg_program
 from tests.recordings import SAMPLES, SHORT
 

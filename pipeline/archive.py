@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pipeline.containers import SURE_BYTES, is_surely_one, may_be_sure
+from pipeline.audio.containers import SURE_BYTES, is_surely_one, may_be_sure
 from pipeline.tar_headers import DEVICE, FIFO, FILE, FOLDER, HARD_LINK, LINK, SPARSE, Header, headers, shown
 from pipeline.tar_headers import BadArchive as BadArchive
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.audio import SAMPLE_RATE
+from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.foundation.device import BadModel, OnnxModel, only_model, required, trial
 from pipeline.transcript import Label
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import archive, reports
+from pipeline import archive
+from pipeline.audio import conversion_report
 from pipeline.archive import Member
-from pipeline.audio import Converter, UnreadableAudio
+from pipeline.audio.converter import Converter, UnreadableAudio
 from pipeline.foundation.errors import Stop, Stopping
 
 TOGETHER, SMALL_BYTES = 8, 2**18  # files of so many bytes at most are converted so many at a time (bench/archives)
@@ -100,7 +101,7 @@ class Conversions:
     def _is_converted(self, tar: BinaryIO, member: Member) -> bool:
         """Whether an earlier delivery has made this Opus, of the same bytes. It is whole: it appears only then."""
         opus = self.opus(member)
-        return opus.exists() and reports.is_of(opus, _digest(tar, member)) is not None
+        return opus.exists() and conversion_report.is_of(opus, _digest(tar, member)) is not None
 
     def _reason(self, source: Path, target: Path, end: Stop) -> UnreadableAudio | None:
         """Convert a file; gives why it cannot be converted, or None."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.audio import SAMPLE_RATE
+from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.whisper import FRAMES_PER_SECOND
 from pipeline.windows import Window
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pipeline.audio import SAMPLE_RATE
+from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.segments import Heard, left_out, weight_of
 from pipeline.transcript import REPEATED, UNINTELLIGIBLE
 from pipeline.whisper import Try, Whisper

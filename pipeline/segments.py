@@ -14,7 +14,7 @@ from itertools import accumulate, groupby, takewhile
 
 import numpy as np
 
-from pipeline.audio import SAMPLE_RATE
+from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.transcript import UNINTELLIGIBLE, Segment, Word
 from pipeline.whisper import SpokenWord
 from pipeline.windows import Window

@@ -24,7 +24,7 @@ import numpy as np
 
 from pipeline.foundation import device
 from pipeline import languages
-from pipeline.audio import Converter, opus_channels
+from pipeline.audio.converter import Converter, opus_channels
 from pipeline.audio_tags import AudioTags, SoundOfFile
 from pipeline.foundation.errors import Stop, Stopping
 from pipeline.languages import Guesses

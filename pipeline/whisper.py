@@ -23,7 +23,7 @@ from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
-from pipeline.audio import SAMPLE_RATE
+from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.foundation.device import is_out_of_memory
 from pipeline.options import Options
 from pipeline.windows import WINDOW_SECONDS

@@ -12,7 +12,7 @@ from threading import Event
 import numpy as np
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio, ends_whole
+from pipeline.audio.converter import SAMPLE_RATE, Converter, UnreadableAudio, ends_whole
 from pipeline.foundation.errors import Stop
 
 WINDOW_SECONDS = 30  # what Whisper's encoder takes at a time

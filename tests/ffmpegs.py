@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import config
-from pipeline.ffmpeg_program import pinned_ffmpeg
+from pipeline.audio.ffmpeg_program import pinned_ffmpeg
 
 if not pinned_ffmpeg():  # imageio-ffmpeg has none for this machine: one has to be named
     config.require("FFMPEG")

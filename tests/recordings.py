@@ -8,7 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from pipeline.audio import Converter
+from pipeline.audio.converter import Converter
 from tests.fleet import PROJECT, ffmpeg_program
 
 SAMPLES = PROJECT / "tests" / "samples"

@@ -1,4 +1,4 @@
-"""pipeline/audio.py: sound of any kind to Opus with the real ffmpeg, whole or not at all."""
+"""pipeline/audio/converter.py: sound of any kind to Opus with the real ffmpeg, whole or not at all."""
 
 import contextlib
 import dataclasses
@@ -23,14 +23,14 @@ import av
 import numpy as np
 import pytest
 
-from pipeline import reports
+from pipeline.audio import conversion_report
 from pipeline.foundation import scratch
 from pipeline.archive import AUDIO_SUFFIXES
-from pipeline.audio import Converter, UnreadableAudio, digest_of, opus_channels
-from pipeline.channels import Plan
-from pipeline.decoding import Sound, Track
+from pipeline.audio.converter import Converter, UnreadableAudio, digest_of, opus_channels
+from pipeline.audio.channels import Plan
+from pipeline.audio.decoder import Sound, Track
 from pipeline.foundation.errors import Outage, Permanent, Stopping, away
-from pipeline.pieces import Piece
+from pipeline.audio.byte_ranges import Piece
 from tests.child import descendants, is_alive, wait_until
 from tests.disks import small_disk
 from tests.ffmpegs import every_ffmpeg
@@ -342,7 +342,7 @@ def test_the_target_appears_only_when_it_is_whole(folder: Path) -> None:
     thread.start()
     wait_until(lambda: any(part.stat().st_size for part in folder.glob("*.part")), "the first half", 20)
     assert not target.exists()
-    assert not reports.path_of(target).exists()
+    assert not conversion_report.path_of(target).exists()
     (folder / "go").touch()
     thread.join(20)
     assert target.read_text() == "half\nwhole\n"
@@ -500,7 +500,7 @@ def test_a_recording_that_eats_memory_costs_one_failure(folder: Path) -> None:
     script = f"""
 import resource, threading
 from pathlib import Path
-from pipeline.audio import Converter, UnreadableAudio
+from pipeline.audio.converter import Converter, UnreadableAudio
 try:
     Converter({ffmpeg_program()!r}, memory_mb=500).to_opus(
         Path({str(hungry_m4a(folder))!r}), Path({str(folder / "out.opus")!r}), threading.Event())
@@ -580,7 +580,7 @@ def test_an_opus_is_on_the_disk_by_its_name(folder: Path, monkeypatch: pytest.Mo
 
 def test_an_opus_of_other_bytes_never_has_the_new_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that dies between the report and the Opus leaves none that the next one would take."""
-    target, write = folder / "out.opus", reports.write
+    target, write = folder / "out.opus", conversion_report.write
     REAL.to_opus(CALL, target, NEVER)
 
     class Died(Exception):
@@ -590,23 +590,23 @@ def test_an_opus_of_other_bytes_never_has_the_new_report(folder: Path, monkeypat
         write(*args)
         raise Died
 
-    monkeypatch.setattr(reports, "write", dying)
+    monkeypatch.setattr(conversion_report, "write", dying)
     other = SAMPLES / "monday" / "meeting.mp3"
     with pytest.raises(Died):
         REAL.to_opus(other, target, NEVER)
-    assert reports.is_of(target, digest_of(other)) is None
-    assert reports.is_of(target, digest_of(CALL)) is None
+    assert conversion_report.is_of(target, digest_of(other)) is None
+    assert conversion_report.is_of(target, digest_of(CALL)) is None
 
 
 def test_a_report_lies_beside_the_opus(folder: Path) -> None:
     target = folder / "out.opus"
     report = REAL.to_opus(CALL, target, NEVER)
-    assert reports.read(target) == report == reports.is_of(target, digest_of(CALL))
+    assert conversion_report.read(target) == report == conversion_report.is_of(target, digest_of(CALL))
     assert report.seconds == pytest.approx(measured(CALL)[3], abs=0.1)
     assert report.channels == opus_channels(target) == 1
     assert report.warnings == []
     target.unlink()
-    assert reports.is_of(target, digest_of(CALL)) is None
+    assert conversion_report.is_of(target, digest_of(CALL)) is None
 
 
 def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> None:
@@ -779,7 +779,7 @@ def test_several_files_are_converted_at_once_each_as_alone(folder: Path) -> None
     assert made == [REAL.to_opus(call, folder / f"{call.stem}-alone.opus", NEVER) for call in calls]
     for call in calls:
         assert measured(folder / f"{call.stem}.opus") == measured(folder / f"{call.stem}-alone.opus")
-        assert reports.read(folder / f"{call.stem}.opus") == reports.read(folder / f"{call.stem}-alone.opus")
+        assert conversion_report.read(folder / f"{call.stem}.opus") == conversion_report.read(folder / f"{call.stem}-alone.opus")
 
 
 @pytest.mark.parametrize("odd", ["text", "damaged", "video", "cut", "joined", "cut FLAC", "two tracks", "gap"])

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from pipeline.audio import SAMPLE_RATE, Converter
+from pipeline.audio.converter import SAMPLE_RATE, Converter
 from pipeline.audio_tags import AudioTags, Ced, Yamnet
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Broken, Outage

@@ -1,4 +1,4 @@
-"""pipeline/channels.py: which channels of a recording are one sound, and which are kept apart."""
+"""pipeline/audio/channels.py: which channels of a recording are one sound, and which are kept apart."""
 
 import math
 import threading
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.audio import Converter
-from pipeline.channels import MODES, Measures, Plan
+from pipeline.audio.converter import Converter
+from pipeline.audio.channels import MODES, Measures, Plan
 from tests.ffmpegs import every_ffmpeg
 from tests.fleet import ffmpeg_program
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.audio import Converter
+from pipeline.audio.converter import Converter
 from pipeline.classifiers import Classifiers
 from pipeline.foundation.device import BadModel
 from pipeline.transcriber import Transcriber

@@ -1,4 +1,4 @@
-"""pipeline/containers.py: what kind of recording a file is, by its bytes alone, and what is none."""
+"""pipeline/audio/containers.py: what kind of recording a file is, by its bytes alone, and what is none."""
 
 import functools
 import gzip
@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import containers, frames
-from pipeline.containers import MOST_READ, recognise, recognise_file
+from pipeline.audio import containers, frame_formats
+from pipeline.audio.containers import MOST_READ, recognise, recognise_file
 from tests.ffmpegs import PINNED, every_ffmpeg, others
 from tests.test_archive import tar_bytes
 
@@ -248,7 +248,7 @@ def test_every_mpeg_frame_has_the_length_that_ffmpeg_gives_it() -> None:
         data = made(kind)
         assert data is not None
         data = data[containers.tag_bytes(data, reader(data), len(data)) :]
-        read = dict(frames.CHAINED)[MADE[kind][2]]
+        read = dict(frame_formats.CHAINED)[MADE[kind][2]]
         at = count = 0
         while at < len(data):
             frame = read(data[at : at + 16])
@@ -260,7 +260,7 @@ def test_every_mpeg_frame_has_the_length_that_ffmpeg_gives_it() -> None:
 
 # --- ffmpeg ------------------------------------------------------------------------------------------------
 
-NAMES = {name for name, _ in containers._MAGICS} | {name for name, _ in frames.CHAINED} | {"mov", "mpegts", "gsm"}
+NAMES = {name for name, _ in containers._MAGICS} | {name for name, _ in frame_formats.CHAINED} | {"mov", "mpegts", "gsm"}
 # Demuxers that open other files, reach the network, run something, take any bytes, or are no sound.
 NEVER = """
     concat concatf hls applehttp dash sdp rtsp rtp sap imf image2 image2pipe webm_dash_manifest lavfi tedcaptions

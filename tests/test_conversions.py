@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import archive, conversions, reports
+from pipeline import archive, conversions
+from pipeline.audio import conversion_report
 from pipeline.archive import Member
-from pipeline.audio import Converter, Report, UnreadableAudio
+from pipeline.audio.converter import Converter, Report, UnreadableAudio
 from pipeline.conversions import SMALL_BYTES, TOGETHER, Conversions
 from pipeline.foundation.errors import Stop, Stopping
 from tests.fleet import ffmpeg_program
@@ -83,7 +84,7 @@ def test_files_that_share_an_ffmpeg_come_out_as_each_alone(tmp_path: Path) -> No
     assert len(list((tmp_path / "alone").iterdir())) == 8
     for opus in (tmp_path / "alone").glob("*.opus"):
         twin = tmp_path / "together" / opus.name
-        assert reports.read(twin) == reports.read(opus)
+        assert conversion_report.read(twin) == conversion_report.read(opus)
         assert measured(twin) == measured(opus)
         assert twin.stat().st_size == opus.stat().st_size
 
@@ -134,12 +135,12 @@ def test_what_was_made_of_other_bytes_is_converted_again(tmp_path: Path, recorde
     if change == "other bytes":
         files["call02.mp3"] = SPEECH
     elif change == "no report":
-        reports.path_of(opus).unlink()
+        conversion_report.path_of(opus).unlink()
     else:
-        reports.path_of(opus).write_text('{"source_')
+        conversion_report.path_of(opus).write_text('{"source_')
     assert convert(make_tar(tmp_path / "b.tar", files), converted) == dict.fromkeys(names(4))
     assert recorder.runs == [["call02"]]
-    assert reports.is_of(opus, hashlib.sha256(files["call02.mp3"]).hexdigest()) is not None
+    assert conversion_report.is_of(opus, hashlib.sha256(files["call02.mp3"]).hexdigest()) is not None
 
 
 def test_a_long_file_holds_up_no_short_one(tmp_path: Path) -> None:

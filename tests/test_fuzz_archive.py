@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import archive, containers
+from pipeline import archive
+from pipeline.audio import containers
 from pipeline.archive import BadArchive
 from tests import hostile
 from tests.hostile import BLOCK, COMPRESSORS, END, fix, member, pax, record, unpack

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import containers
-from pipeline.audio import Converter, UnreadableAudio
+from pipeline.audio import containers
+from pipeline.audio.converter import Converter, UnreadableAudio
 from tests.ffmpegs import PINNED, every_ffmpeg, others, version
 from tests.fleet import PROJECT
 from tests.hostile_media import CANARY_HZ, CASES, OPENERS, Canary, Hostile
@@ -230,7 +230,7 @@ def test_every_demuxer_that_opens_other_files_has_its_file_here() -> None:
 CHILD = """
 import sys, threading
 from pathlib import Path
-from pipeline.audio import Converter, UnreadableAudio
+from pipeline.audio.converter import Converter, UnreadableAudio
 program, *sources = sys.argv[1:]
 for source in sources:
     print("BEGIN", source, flush=True)

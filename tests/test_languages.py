@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import languages
-from pipeline.audio import SAMPLE_RATE
+from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.languages import CONTEXT, Guesses, Piece, decide, pieces
 from pipeline.windows import Span, Window
 

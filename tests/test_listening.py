@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.audio import SAMPLE_RATE
+from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.listening import _once, listen
 from pipeline.segments import Heard
 from pipeline.transcript import REPEATED, UNINTELLIGIBLE

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.audio import Converter, Report, UnreadableAudio
+from pipeline.audio.converter import Converter, Report, UnreadableAudio
 from tests.ffmpegs import PINNED, every_ffmpeg, others, version
 from tests.odd_recordings import CASES, RATE, ROWS, Odd, Said, Samples, envelope, tone_of
 from tests.steps import AT_LENGTH

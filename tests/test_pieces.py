@@ -1,4 +1,4 @@
-"""pipeline/pieces.py: where the sound of a file is, whatever its headers say."""
+"""pipeline/audio/byte_ranges.py: where the sound of a file is, whatever its headers say."""
 
 import itertools
 import random
@@ -13,9 +13,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from pipeline import pieces as module
-from pipeline.audio import Converter
-from pipeline.pieces import Piece, Pieces, pieces
+from pipeline.audio import byte_ranges as module
+from pipeline.audio.converter import Converter
+from pipeline.audio.byte_ranges import Piece, Pieces, pieces
 from tests.ffmpegs import every_ffmpeg
 from tests.fleet import PROJECT, ffmpeg_program
 

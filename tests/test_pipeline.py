@@ -307,7 +307,7 @@ def test_an_archive_whose_unpacking_kills_its_worker_ends_with_every_file_settle
     redis.rpush("queue:unpack", unpack_job(file_count=3))
     strike = [
         str(PROJECT / "tests" / "kill_at.py"),
-        "pipeline.audio:Converter.to_opus",
+        "pipeline.audio.converter:Converter.to_opus",
         "before",
         "poison",
         "KILL",

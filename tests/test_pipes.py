@@ -1,4 +1,4 @@
-"""pipeline/pipes.py: programs that write to pipes, read as they run, and ended with all that they started."""
+"""pipeline/audio/process_pipes.py: programs that write to pipes, read as they run, and ended with all that they started."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.foundation.errors import Stopping
-from pipeline.pipes import MESSAGES, Ended, Running, TooSlow, running
+from pipeline.audio.process_pipes import MESSAGES, Ended, Running, TooSlow, running
 from tests.child import descendants, is_alive, wait_until
 from tests.fleet import PROJECT
 
@@ -179,7 +179,7 @@ def test_the_time_of_a_worker_that_was_stopped_is_not_its_own() -> None:
     script = """
 import sys, threading
 sys.path.insert(0, {project!r})
-from pipeline.pipes import running
+from pipeline.audio.process_pipes import running
 with running(lambda _: ["sh", "-c", "sleep 1; echo words >&2"], 0, threading.Event(), 3) as program:
     print("begun", flush=True)
     print(list(program.chunks()), program.ended.status)

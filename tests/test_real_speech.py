@@ -17,7 +17,7 @@ import pytest
 from faster_whisper.audio import decode_audio
 
 from pipeline import windows
-from pipeline.audio import SAMPLE_RATE, Converter
+from pipeline.audio.converter import SAMPLE_RATE, Converter
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Segment, Transcript
 from pipeline.whisper import Options, Whisper

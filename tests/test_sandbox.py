@@ -1,4 +1,4 @@
-"""pipeline/sandbox.py: a program that sees the files it is given, and nothing else of this machine."""
+"""pipeline/audio/sandbox.py: a program that sees the files it is given, and nothing else of this machine."""
 
 import os
 import resource
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import sandbox
-from pipeline.audio import Converter
+from pipeline.audio import sandbox
+from pipeline.audio.converter import Converter
 from tests.child import is_alive, wait_until
 from tests.ffmpegs import every_ffmpeg
 from tests.fleet import PROJECT

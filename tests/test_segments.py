@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio import SAMPLE_RATE
+from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.segments import MOST_CHARACTERS, MOST_SECONDS, PAUSE_SECONDS, Heard, left_out, segments, text_of
 from pipeline.transcript import REPEATED, UNINTELLIGIBLE, Segment
 from pipeline.whisper import SpokenWord

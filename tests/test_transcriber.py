@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from faster_whisper import decode_audio
 
-from pipeline import languages, sandbox
+from pipeline import languages
+from pipeline.audio import sandbox
 from pipeline import transcriber as module
-from pipeline.audio import SAMPLE_RATE, Converter, UnreadableAudio
+from pipeline.audio.converter import SAMPLE_RATE, Converter, UnreadableAudio
 from pipeline.classifiers import Classifiers, content
 from pipeline.foundation.errors import Stopping
 from pipeline.listening import listen

@@ -11,7 +11,7 @@ import pytest
 from faster_whisper import BatchedInferencePipeline
 
 from pipeline import whisper as module
-from pipeline.audio import SAMPLE_RATE, Converter
+from pipeline.audio.converter import SAMPLE_RATE, Converter
 from pipeline.whisper import Options, SpokenWord, Try, Whisper
 from pipeline.windows import Recording, Window
 from tests import random_whisper

@@ -13,7 +13,7 @@ from faster_whisper.audio import decode_audio
 from faster_whisper.vad import get_speech_timestamps
 
 from pipeline import windows
-from pipeline.audio import SAMPLE_RATE, UnreadableAudio
+from pipeline.audio.converter import SAMPLE_RATE, UnreadableAudio
 from pipeline.windows import Recording, Span
 from tests.fleet import PROJECT
 from tests.recordings import SAMPLES, SHORT

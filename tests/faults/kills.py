@@ -222,7 +222,7 @@ PROVOKED_BY = {
     "pipeline.compression:_decompress": ("compressed", "compressed_in_s3"),
     "pipeline.compression:make_plain": ("compressed", "compressed_in_s3"),
     "transfer_worker:Transferrer.give_up": ("cut", "missing"),
-    "pipeline.audio:Converter.together": ("many_files",),
+    "pipeline.audio.converter:Converter.together": ("many_files",),
     "pipeline.batches:Batches.abandon": ("cut_in_s3",),
     "pipeline.foundation.scratch:remove_archive": ("miscounted",),
     "unpack_worker:Unpacker._fail_the_rest": ("miscounted",),

@@ -288,7 +288,7 @@ STOPPED_AT = {
         "before pipeline.database:Database.open_batch",
         "after pipeline.database:Database.open_batch",
         "after pipeline.batches:Batches.open",
-        "after pipeline.audio:Converter.to_opus call",
+        "after pipeline.audio.converter:Converter.to_opus call",
         "before pipeline.batches:Batches.push",
         "after pipeline.batches:Batches.push",
         "before pipeline.database:Database.fail_file",

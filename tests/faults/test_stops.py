@@ -68,7 +68,7 @@ UNPACK = [
     "pipeline.database:Database.open_batch after 1",
     "pipeline.batches:Batches.open after 1",
     "pipeline.archive:copy after 1",
-    "pipeline.audio:Converter.to_opus after 1",
+    "pipeline.audio.converter:Converter.to_opus after 1",
     "pipeline.batches:Batches.push before 1",
     "pipeline.batches:Batches.push after 2",
     "pipeline.database:Database.fail_file after 1",

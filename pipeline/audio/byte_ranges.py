@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline import containers
+from pipeline.audio import containers
 from pipeline.foundation.file_warnings import DECODE_ERRORS, IGNORED_TRACK, MISSING_END, WRONG_HEADER, FileWarning
 
 LEAST_RATE, MOST_RATE = 1_000, 1_000_000  # Hz; outside them it is no sound, but an attack on our time

@@ -22,10 +22,10 @@ from pathlib import Path
 import ffmpeg
 import numpy as np
 
-from pipeline import damage, reports, sandbox
+from pipeline.audio import damage, conversion_report, sandbox
 from pipeline.foundation import scratch
-from pipeline.channels import Measures, Plan
-from pipeline.decoding import (
+from pipeline.audio.channels import Measures, Plan
+from pipeline.audio.decoder import (
     MOST_CHANNELS,
     SAMPLE_RATE,
     BrokenTimestamps,
@@ -38,12 +38,12 @@ from pipeline.decoding import (
     temporary_file,
 )
 from pipeline.foundation.errors import Outage, Stop, Stopping
-from pipeline.ffmpeg_messages import LEVEL, Messages
-from pipeline.ffmpeg_program import pinned_ffmpeg
+from pipeline.audio.ffmpeg_messages import LEVEL, Messages
+from pipeline.audio.ffmpeg_program import pinned_ffmpeg
 from pipeline.foundation.file_warnings import FileWarning
-from pipeline.pieces import Pieces, pieces
-from pipeline.pipes import MESSAGES, TooSlow, running
-from pipeline.reports import Report
+from pipeline.audio.byte_ranges import Pieces, pieces
+from pipeline.audio.process_pipes import MESSAGES, TooSlow, running
+from pipeline.audio.conversion_report import Report
 
 __all__ = ["SAMPLE_RATE", "Converter", "Report", "UnreadableAudio", "ends_whole", "opus_channels"]
 
@@ -239,7 +239,7 @@ class Converter:
                 report = Report(round(sound.seconds, 3), len(plan.weights), [*warnings, *damage.of_channels(plan)])
                 scratch.sync(part)
                 _remove(target)  # of other bytes: it must not get this report
-                reports.write(target, report, digest_of(source))
+                conversion_report.write(target, report, digest_of(source))
                 part.rename(target)
                 reports_made.append(report)
             scratch.sync(files[0][1].parent)  # the names too: what is queued must be there after a power cut

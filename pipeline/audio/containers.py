@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from pipeline.frames import CHAINED, SEARCHED, Frame, ends_here, is_gsm, is_transport_stream
+from pipeline.audio.frame_formats import CHAINED, SEARCHED, Frame, ends_here, is_gsm, is_transport_stream
 
 MOST_READ = 2**20  # bytes of one file
 HEAD_BYTES = 4096  # hold every magic, and enough to tell text

@@ -16,11 +16,11 @@ from typing import BinaryIO
 import ffmpeg
 import numpy as np
 
-from pipeline import sandbox
+from pipeline.audio import sandbox
 from pipeline.foundation.errors import Outage, Permanent, Stop
-from pipeline.ffmpeg_messages import LEVEL, Messages
-from pipeline.pieces import LEAST_RATE, Piece
-from pipeline.pipes import MESSAGES, Ended, Running, TooSlow, running
+from pipeline.audio.ffmpeg_messages import LEVEL, Messages
+from pipeline.audio.byte_ranges import LEAST_RATE, Piece
+from pipeline.audio.process_pipes import MESSAGES, Ended, Running, TooSlow, running
 
 SAMPLE_RATE = 16_000  # what Whisper listens to
 MOST_CHANNELS = 64

@@ -1,6 +1,6 @@
 """Runs a program where it can read the files it is given, and nothing else: no other file, no network.
 
-    python -I -S pipeline/sandbox.py data=1073741824 cpu=7201 read=/a/file -- ffmpeg ...
+    python -I -S pipeline/audio/sandbox.py data=1073741824 cpu=7201 read=/a/file -- ffmpeg ...
 
 A program of its own, so that the worker's threads are not copied: it limits itself and becomes the other program.
 Landlock (Linux 5.13, docs.kernel.org/userspace-api/landlock.html) decides which files it may open, seccomp refuses

@@ -1,0 +1,1 @@
+"""One recording: its format, ffmpeg in a sandbox, its channels, its Opus, and what is damaged."""
