@@ -18,21 +18,21 @@ from pathlib import Path
 import config
 import s3_utils
 from pipeline.foundation import device, logs
-from pipeline import finishing, job_queue, worker
+from pipeline.jobs import batch_completion, job_queue, worker
 from pipeline.audio import conversion_report
 from pipeline.archive import is_storable
-from pipeline.batches import Batches, check_id
+from pipeline.jobs.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
 from pipeline.database import AudioRow, Database
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Permanent, Stopping, away
 from pipeline.foundation.gpu import Gpu
-from pipeline.job_queue import Job
+from pipeline.jobs.job_queue import Job
 from pipeline.transcriber import Transcriber
 from pipeline.transcript import Transcript
 from pipeline.whisper import Whisper, language_problem, model_problem
 from pipeline.foundation.formatting import count
-from pipeline.worker import Worker
+from pipeline.jobs.worker import Worker
 
 log = logging.getLogger("gpu")
 
@@ -250,7 +250,7 @@ class Listener:
 
     def finish_batches(self) -> None:
         """Delete the scratch of batches whose files are all settled."""
-        finishing.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
+        batch_completion.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
 
 
 def _names(job: Job) -> tuple[str, str]:

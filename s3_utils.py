@@ -26,7 +26,7 @@ from botocore.handlers import add_expect_header
 
 import config
 from pipeline.foundation import scratch
-from pipeline.batches import check_id, is_id
+from pipeline.jobs.batches import check_id, is_id
 from pipeline.foundation.checksum import HashedFile, sha256
 from pipeline.foundation.errors import Outage, Permanent, certificate_problem
 

@@ -19,20 +19,21 @@ from dataclasses import dataclass
 
 import config
 import s3_utils
-from pipeline import archive, batches, compression, job_queue, stale_uploads, worker
+from pipeline import archive, compression, stale_uploads
+from pipeline.jobs import batches, job_queue, worker
 from pipeline.foundation import logs
-from pipeline.batch_ids import BatchIds
+from pipeline.jobs.batch_ids import BatchIds
 from pipeline.foundation.checksum import sha256
 from pipeline.copies import Copies
 from pipeline.copying import Copy
 from pipeline.foundation.errors import Permanent, Stopping
-from pipeline.job_queue import Job
+from pipeline.jobs.job_queue import Job
 from pipeline.progress import Board
 from pipeline.remote import FileState, RemoteHost
 from pipeline.sources import Sources
 from pipeline.watch import Watch
 from pipeline.foundation.formatting import amount
-from pipeline.worker import Worker
+from pipeline.jobs.worker import Worker
 
 log = logging.getLogger("transfer")
 

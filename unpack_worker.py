@@ -16,18 +16,19 @@ from typing import Any, TypeVar
 
 import config
 import s3_utils
-from pipeline import archive, compression, finishing, worker
+from pipeline import archive, compression
+from pipeline.jobs import batch_completion, worker
 from pipeline.foundation import logs, scratch
 from pipeline.archive import Index, Member
 from pipeline.audio.converter import UnreadableAudio
-from pipeline.batches import Batches, check_id, is_id
+from pipeline.jobs.batches import Batches, check_id, is_id
 from pipeline.conversions import Conversions
 from pipeline.database import Database
 from pipeline.draining import hand_back
 from pipeline.foundation.errors import Outage, Permanent
-from pipeline.job_queue import Job
+from pipeline.jobs.job_queue import Job
 from pipeline.progress import Board
-from pipeline.worker import Worker
+from pipeline.jobs.worker import Worker
 
 log = logging.getLogger("unpack")
 Outcomes = TypeVar("Outcomes")
@@ -258,7 +259,7 @@ class Unpacker:
 
     def finish_batches(self) -> None:
         """Delete the scratch of batches whose files are all settled."""
-        finishing.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
+        batch_completion.finish_batches(self.batches, self.database, config.SCRATCH_ROOT, s3_utils.cleanup_scratch)
 
 
 def run() -> None:

@@ -33,7 +33,7 @@ from typing import Any
 
 import psycopg2
 
-from pipeline import batches, job_queue
+from pipeline.jobs import batches, job_queue
 from pipeline.foundation import redis_client
 from pipeline.database import Database
 from pipeline.status import read_status

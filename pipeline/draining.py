@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.foundation import redis_client
-from pipeline.batches import DRAINING, Batches
+from pipeline.jobs.batches import DRAINING, Batches
 from pipeline.status import open_batches, read_workers
 from pipeline.foundation.formatting import count
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.archive import is_storable
-from pipeline.batches import is_id
+from pipeline.jobs.batches import is_id
 from pipeline.database import Database
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
-from pipeline.job_queue import decode
+from pipeline.jobs.job_queue import decode
 
 _FAILED = (  # the rows that a Filter takes
     "status = 'failed' AND (%(batch_id)s = '' OR batch_id = %(batch_id)s)"

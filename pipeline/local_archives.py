@@ -17,11 +17,11 @@ from typing import Any
 
 from pipeline import archive, compression
 from pipeline.foundation import redis_client
-from pipeline.batch_ids import RESERVED_SECONDS
-from pipeline.batches import unpack_job
+from pipeline.jobs.batch_ids import RESERVED_SECONDS
+from pipeline.jobs.batches import unpack_job
 from pipeline.foundation.checksum import sha256
 from pipeline.foundation.errors import Permanent
-from pipeline.job_queue import encode
+from pipeline.jobs.job_queue import encode
 from pipeline.foundation.formatting import count
 
 

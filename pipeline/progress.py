@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from pipeline.foundation.formatting import amount, duration
-from pipeline.worker import Worker
+from pipeline.jobs.worker import Worker
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any
 
 from pipeline.foundation import redis_client
-from pipeline.batches import FINISHING, OPEN, QUEUES, Batches, unpack_job
+from pipeline.jobs.batches import FINISHING, OPEN, QUEUES, Batches, unpack_job
 from pipeline.database import Database
-from pipeline.job_queue import decode, encode
+from pipeline.jobs.job_queue import decode, encode
 from pipeline.foundation.formatting import count
 
 Row = tuple[str, int, str]  # S3 key, audio id, batch id

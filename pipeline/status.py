@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import batches, failures, job_queue
+from pipeline.jobs import batches, job_queue
+from pipeline import failures
 from pipeline.foundation import redis_client
 from pipeline.database import Database
 from pipeline.foundation.errors import away
-from pipeline.job_queue import decode
+from pipeline.jobs.job_queue import decode
 from pipeline.foundation.formatting import amount, count, duration
 
 SILENT_SECONDS = 60  # a host that was not heard so long does not live

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.foundation import redis_client
-from pipeline.job_queue import encode
+from pipeline.jobs.job_queue import encode
 from pipeline.remote import FileState
 
 

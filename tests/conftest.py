@@ -12,7 +12,7 @@ import config
 import s3_utils
 from pipeline.foundation import redis_client
 from pipeline.database import Database
-from pipeline.job_queue import JobQueue
+from pipeline.jobs.job_queue import JobQueue
 from tests.fleet import Fleet
 from tests.nursery import Nursery
 from tests.servers import GuardedS3, MotoS3, S3Server, SwiftS3

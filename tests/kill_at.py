@@ -1,6 +1,6 @@
 """Runs a worker that sends itself a signal at one of its steps, or finds its GPU broken there.
 
-    python tests/kill_at.py pipeline.batches:Batches.push before 2 KILL unpack_worker.py
+    python tests/kill_at.py pipeline.jobs.batches:Batches.push before 2 KILL unpack_worker.py
 
 The named function is wrapped before the script runs, so the product needs no hooks: before its second
 call the signal is sent, or after its second call that has ended. The log then says "signal sent".

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pipeline.foundation.file_warnings import FileWarning
-from pipeline.job_queue import JobQueue
+from pipeline.jobs.job_queue import JobQueue
 from pipeline.web.site import Sources
 from tests.fleet import Fleet
 from tests.recordings import SPEECH, opus

@@ -12,9 +12,9 @@ import pytest
 
 import config
 import s3_utils
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.foundation.file_warnings import FileWarning, as_json
-from pipeline.job_queue import Job
+from pipeline.jobs.job_queue import Job
 from tests.child import Child, wait_until
 from tests.fleet import Fleet
 

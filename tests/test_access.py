@@ -70,7 +70,7 @@ def allowed() -> set[str]:
 
 def in_scripts() -> set[str]:
     """The commands of the Lua scripts."""
-    texts = [path.read_text() for path in (PROJECT / "pipeline" / "lua").glob("*.lua")]
+    texts = [path.read_text() for path in (PROJECT / "pipeline" / "jobs" / "lua").glob("*.lua")]
     return {command.lower() for text in texts for command in re.findall(r"redis\.call\('(\w+)'", text)}
 
 

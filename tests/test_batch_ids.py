@@ -1,4 +1,4 @@
-"""pipeline/batch_ids.py: one id for each transfer job, never one for two."""
+"""pipeline/jobs/batch_ids.py: one id for each transfer job, never one for two."""
 
 import datetime
 import re
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.foundation import redis_client
-from pipeline.batch_ids import RESERVED_SECONDS, BatchIds
+from pipeline.jobs.batch_ids import RESERVED_SECONDS, BatchIds
 from pipeline.foundation.errors import LostClaim
-from pipeline.job_queue import Job, JobQueue, encode
+from pipeline.jobs.job_queue import Job, JobQueue, encode
 from tests.fleet import Fleet
 
 NOON = datetime.datetime(2026, 11, 24, 12, 0, 0, tzinfo=datetime.UTC)

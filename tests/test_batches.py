@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import batches
+from pipeline.jobs import batches
 from pipeline.foundation import redis_client
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.foundation.errors import LostClaim, Permanent
-from pipeline.job_queue import Job, JobQueue, encode
+from pipeline.jobs.job_queue import Job, JobQueue, encode
 from tests.fleet import Fleet
 
 ID = "20250622-143052"

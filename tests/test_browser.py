@@ -11,7 +11,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright  # noqa: E402
 
-from pipeline.batches import Batches  # noqa: E402
+from pipeline.jobs.batches import Batches  # noqa: E402
 from tests.fleet import Fleet  # noqa: E402
 from tests.site_data import MARK, TOKEN, addresses, seed  # noqa: E402
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pipeline import draining
-from pipeline import worker as worker_module
-from pipeline.batches import Batches
-from pipeline.job_queue import Job, JobQueue, heartbeat_key
-from pipeline.worker import Limits, Worker
+from pipeline.jobs import worker as worker_module
+from pipeline.jobs.batches import Batches
+from pipeline.jobs.job_queue import Job, JobQueue, heartbeat_key
+from pipeline.jobs.worker import Limits, Worker
 from tests.child import wait_until
 from tests.fleet import Fleet
 from tests.steps import BATCH, unpack_job

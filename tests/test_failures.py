@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.batches import all_queues
+from pipeline.jobs.batches import all_queues
 from pipeline.database import Database
 from pipeline.failures import (
     FailedFile,

@@ -10,10 +10,10 @@ import pytest
 
 import config
 import unpack_worker
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.database import Database
-from pipeline.job_queue import Job
-from pipeline.worker import Worker
+from pipeline.jobs.job_queue import Job
+from pipeline.jobs.worker import Worker
 from tests.child import wait_until
 from tests.disks import small_disk
 from tests.fleet import PROJECT, Fleet

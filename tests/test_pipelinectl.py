@@ -700,7 +700,7 @@ def test_a_redis_that_was_wiped_is_rebuilt_from_s3_and_postgresql(
         batch_id = f"20250622-00000{number}"
         upload(fleet, monkeypatch, make_tar(tmp_path / "a.tar", files), batch_id)
         redis.rpush("queue:unpack", unpack_job(batch_id))
-    unpack = stop_at(fleet, "unpack", "pipeline.batches:Batches.push after 12")
+    unpack = stop_at(fleet, "unpack", "pipeline.jobs.batches:Batches.push after 12")
     gpu = stop_at(fleet, "gpu", "s3_utils:cleanup_scratch before 1")
     assert redis.hkeys("batches:finishing") == ["20250622-000001"]
     assert redis.zrange("batches:open", 0, -1) == ["20250622-000002", "20250622-000003"]
@@ -765,7 +765,7 @@ def test_a_drained_host_finishes_what_it_has_and_takes_no_more(
         batch_id = f"20250622-00000{number}"
         upload(fleet, monkeypatch, make_tar(tmp_path / "a.tar", TWO), batch_id)
         redis.rpush("queue:unpack", unpack_job(batch_id))
-    unpack = stop_at(fleet, "unpack", "pipeline.batches:Batches.push after 1")
+    unpack = stop_at(fleet, "unpack", "pipeline.jobs.batches:Batches.push after 1")
     told = control(fleet, "drain", "one")
     assert (told.returncode, told.stderr) == (1, "")
     assert "takes no new work" in told.stdout
@@ -787,7 +787,7 @@ def test_a_drained_host_gives_its_batches_to_another(
 ) -> None:
     upload(fleet, monkeypatch, make_tar(tmp_path / "a.tar", TWO))
     redis.rpush("queue:unpack", unpack_job())
-    one = stop_at(fleet, "unpack", "pipeline.batches:Batches.push after 1", "one", HOST_NAME="one")
+    one = stop_at(fleet, "unpack", "pipeline.jobs.batches:Batches.push after 1", "one", HOST_NAME="one")
     asked = control(fleet, "drain", "one", "--hand-back")
     assert asked.stderr == "pipelinectl: give 1 open batch of one to other hosts, which begin anew: say --yes\n"
     assert (asked.returncode, waiting(redis)) == (1, [])

@@ -8,9 +8,9 @@ import pytest
 
 import s3_utils
 from pipeline import reconcile
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.database import Database
-from pipeline.job_queue import Job, JobQueue
+from pipeline.jobs.job_queue import Job, JobQueue
 from pipeline.reconcile import Finding, Reconciler
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_batch, add_file, add_letter, object_keys, put, rows, unpack_job, use_s3

@@ -7,11 +7,11 @@ import pytest
 
 import s3_utils
 from pipeline import retry
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.failures import DeadLetter, dead_letters
-from pipeline.job_queue import Job
+from pipeline.jobs.job_queue import Job
 from pipeline.retry import Retry
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_batch, add_file, add_letter, put, rows, unpack_job, use_s3

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from pipeline.foundation import scratch
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.database import Database
-from pipeline.finishing import finish_batches
-from pipeline.job_queue import Job, encode
+from pipeline.jobs.batch_completion import finish_batches
+from pipeline.jobs.job_queue import Job, encode
 from tests.child import Child, wait_until
 from tests.disks import small_disk
 from tests.fleet import PROJECT, Fleet

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.database import Database
-from pipeline.worker import _ahead
+from pipeline.jobs.worker import _ahead
 from tests.child import Child
 from tests.fleet import PROJECT, Fleet
 from tests.servers import HUSH, GuardedS3

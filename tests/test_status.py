@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from pipeline.batches import HOSTS, Batches
-from pipeline.job_queue import JobQueue, heartbeat_key
+from pipeline.jobs.batches import HOSTS, Batches
+from pipeline.jobs.job_queue import JobQueue, heartbeat_key
 from tests.child import free_port, wait_until
 from tests.fleet import PROJECT, Fleet
 

@@ -23,10 +23,10 @@ import config
 import transfer_worker
 from pipeline import stale_uploads
 from pipeline.copying import Copy
-from pipeline.job_queue import Job
+from pipeline.jobs.job_queue import Job
 from pipeline.remote import FileState, RemoteHost
 from pipeline.sources import Sources
-from pipeline.worker import Worker
+from pipeline.jobs.worker import Worker
 from tests.child import Child, wait_until
 from tests.disks import small_disk
 from tests.faults.proxy import Proxy
@@ -352,8 +352,8 @@ def test_a_worker_aborts_uploads_that_are_stale(fleet: Fleet, monkeypatch: pytes
 # --- the source ----------------------------------------------------------------------------------------------
 
 AFTER = [
-    "pipeline.job_queue:JobQueue.settle before 1",
-    "pipeline.job_queue:JobQueue.settle after 1",
+    "pipeline.jobs.job_queue:JobQueue.settle before 1",
+    "pipeline.jobs.job_queue:JobQueue.settle after 1",
     "pipeline.remote:RemoteHost.tidy before 1",
     "pipeline.remote:RemoteHost.tidy after 1",
     "pipeline.sources:Sources.tidy after 1",

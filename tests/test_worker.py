@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from redis import exceptions as redis_errors
 
-from pipeline import job_queue
+from pipeline.jobs import job_queue
 from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping
-from pipeline.job_queue import Job, JobQueue
+from pipeline.jobs.job_queue import Job, JobQueue
 from pipeline.foundation.systemd import notify
-from pipeline.worker import Limits, Misconfigured, Worker
+from pipeline.jobs.worker import Limits, Misconfigured, Worker
 from tests.child import Child, free_port, is_alive, wait_until
 from tests.faults.proxy import Proxy
 from tests.fleet import PROJECT, Fleet
@@ -31,7 +31,7 @@ AWAY = Outage("the model", "no memory")
 # A worker whose job is to wait for the file that the job names.
 SCRIPT = """
 import logging, pathlib, sys, time
-from pipeline.worker import Limits, Misconfigured, Worker
+from pipeline.jobs.worker import Limits, Misconfigured, Worker
 logging.basicConfig(level="INFO")
 url, worker_id, heartbeat = sys.argv[1:]
 worker = Worker(url, "queue:test", "test", worker_id, "here", Limits(heartbeat=int(heartbeat)))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pipeline.batches import OPEN
+from pipeline.jobs.batches import OPEN
 from pipeline.commands import common
 
 SHELLS = ("bash", "zsh")

@@ -6,7 +6,7 @@ from typing import Any
 
 import config
 from pipeline import draining
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.commands import common
 from pipeline.foundation.formatting import count
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from pipeline.job_queue import Job
+from pipeline.jobs.job_queue import Job
 
 FORMATS = ("text", "json")
 _about: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("about", default={})  # noqa: B039

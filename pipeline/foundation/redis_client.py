@@ -57,8 +57,8 @@ def refusal(client: Any) -> str | None:
 
 
 def script(client: Any, name: str) -> Any:
-    """The script `pipeline/lua/{name}.lua`, to be called with `keys` and `args`."""
-    return client.register_script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
+    """The script `pipeline/jobs/lua/{name}.lua`, to be called with `keys` and `args`."""
+    return client.register_script((Path(__file__).parents[1] / "jobs" / "lua" / f"{name}.lua").read_text())
 
 
 def answers(steps: Any) -> list[Any]:

@@ -36,7 +36,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from pipeline import subtitles
 from pipeline.batch_history import read_batch, read_batch_files, read_batches
-from pipeline.batches import all_queues, is_id
+from pipeline.jobs.batches import all_queues, is_id
 from pipeline.database import Database
 from pipeline.foundation.errors import Permanent, away
 from pipeline.failures import Filter, failed_reasons, read_failures, warned_codes, warned_files

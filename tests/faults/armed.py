@@ -1,6 +1,6 @@
 """Runs a worker as its script does, with faults at some of its points, and notes how it fares.
 
-    MARKS=FILE python tests/faults/armed.py unpack_worker.py pipeline.batches:Batches.push after 2 KILL
+    MARKS=FILE python tests/faults/armed.py unpack_worker.py pipeline.jobs.batches:Batches.push after 2 KILL
 
 What follows the script is as for tests/kill_at.py, and may be repeated. Each mark is a line: seconds on the
 system's monotonic clock, process id, and `ready` (the worker has started), `hit` (a fault strikes) or `ack` (a job
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
-from pipeline.batches import Batches
-from pipeline.job_queue import JobQueue
+from pipeline.jobs.batches import Batches
+from pipeline.jobs.job_queue import JobQueue
 from tests import kill_at
 from tests.faults import effects
 
@@ -56,7 +56,7 @@ def main() -> None:
             os.write(marks, f"{time.monotonic():.3f} {os.getpid()} {what}\n".encode())  # one write is whole
 
         note_acknowledgements(mark)
-        kill_at.wrap("pipeline.worker:Worker._enter", bool, lambda _: mark("ready"))
+        kill_at.wrap("pipeline.jobs.worker:Worker._enter", bool, lambda _: mark("ready"))
         kill_at.on_hit = lambda: mark("hit")
     if "EFFECTS" in os.environ:
         effects.note(Path(script).stem.removesuffix("_worker"), Path(os.environ["EFFECTS"]))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import batches
+from pipeline.jobs import batches
 from pipeline.foundation import redis_client
 from tests.fleet import Fleet
 from tests.recordings import make_tar, opus

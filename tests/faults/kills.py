@@ -208,26 +208,26 @@ class EveryPoint:
         return [kind for point in present if point for kind in PROVOKED_BY.get(point.function, ())]
 
 
-AT_A_STOP = ("pipeline.job_queue:JobQueue.keep", "pipeline.job_queue:JobQueue.unregister")
+AT_A_STOP = ("pipeline.jobs.job_queue:JobQueue.keep", "pipeline.jobs.job_queue:JobQueue.unregister")
 # Archives without which a worker hardly comes to a function.
 PROVOKED_BY = {
-    "pipeline.job_queue:JobQueue.recover": ("of_a_lost_transfer_worker", "of_a_lost_unpack_worker"),
-    "pipeline.job_queue:JobQueue.bury": ("cut", "cut_in_s3", "bad_file_job"),
-    "pipeline.job_queue:JobQueue.retry": ("changing",),
-    "pipeline.job_queue:JobQueue.settle": ("file_delivered_twice",),
-    "pipeline.job_queue:JobQueue.give_back": ("delivered_twice", "file_delivered_twice"),
-    "pipeline.batch_ids:BatchIds.keep": ("half_sent",),
+    "pipeline.jobs.job_queue:JobQueue.recover": ("of_a_lost_transfer_worker", "of_a_lost_unpack_worker"),
+    "pipeline.jobs.job_queue:JobQueue.bury": ("cut", "cut_in_s3", "bad_file_job"),
+    "pipeline.jobs.job_queue:JobQueue.retry": ("changing",),
+    "pipeline.jobs.job_queue:JobQueue.settle": ("file_delivered_twice",),
+    "pipeline.jobs.job_queue:JobQueue.give_back": ("delivered_twice", "file_delivered_twice"),
+    "pipeline.jobs.batch_ids:BatchIds.keep": ("half_sent",),
     "pipeline.watch:Watch._queue": ("watched",),
     "pipeline.watch:Watch.forget": ("missing",),
     "pipeline.compression:_decompress": ("compressed", "compressed_in_s3"),
     "pipeline.compression:make_plain": ("compressed", "compressed_in_s3"),
     "transfer_worker:Transferrer.give_up": ("cut", "missing"),
     "pipeline.audio.converter:Converter.together": ("many_files",),
-    "pipeline.batches:Batches.abandon": ("cut_in_s3",),
+    "pipeline.jobs.batches:Batches.abandon": ("cut_in_s3",),
     "pipeline.foundation.scratch:remove_archive": ("miscounted",),
     "unpack_worker:Unpacker._fail_the_rest": ("miscounted",),
     "unpack_worker:Unpacker.give_up": ("cut_in_s3",),
-    "pipeline.batches:Batches.take_over": ("of_a_lost_host", "settled_of_a_lost_host"),
+    "pipeline.jobs.batches:Batches.take_over": ("of_a_lost_host", "settled_of_a_lost_host"),
     "gpu_worker:Listener.give_up": ("bad_opus", "bad_file_job"),
 }
 

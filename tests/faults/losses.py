@@ -10,7 +10,7 @@ from tests.faults.checker import Findings
 from tests.faults.proxy import Proxy
 from tests.faults.rig import Rig
 
-SCRIPTS = Path(redis_client.__file__).parent / "lua"
+SCRIPTS = Path(redis_client.__file__).parents[1] / "jobs" / "lua"
 
 
 def _sha1(path: Path) -> bytes:

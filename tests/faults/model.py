@@ -16,7 +16,7 @@ from redis.commands.core import Script
 
 LATER = 1000  # seconds: delays as long as this are not over until the test says so
 LOST = 900  # seconds of silence that make a host lost
-LUA = Path(__file__).parents[2] / "pipeline" / "lua"
+LUA = Path(__file__).parents[2] / "pipeline" / "jobs" / "lua"
 UNKNOWN = object()  # the answer to a command that only reads
 
 

@@ -234,7 +234,7 @@ def lost_host(fleet: Fleet, returns: str, batches: int = 5) -> tuple[Findings, l
         stage.start("alpha", "unpack")
         queue = stream.queue_of("alpha")
         wait_until(lambda: stage.redis.llen(queue) == 3 * batches, "files of every batch", PATIENCE_SECONDS)
-        stage.start("alpha", "gpu", words="pipeline.batches:Batches.settle_job after 2 KILL")
+        stage.start("alpha", "gpu", words="pipeline.jobs.batches:Batches.settle_job after 2 KILL")
         wait_until(lambda: stage.is_hit("alpha", "gpu"), "the death of the GPU worker", PATIENCE_SECONDS)
         stage.lose("alpha")
         died = now()
@@ -273,30 +273,30 @@ def _return(stage: Stage, with_scratch: bool, found: Findings) -> None:
 
 STOPPED_AT = {
     "transfer": (
-        "before pipeline.batch_ids:BatchIds.assign",
-        "after pipeline.batch_ids:BatchIds.assign",
+        "before pipeline.jobs.batch_ids:BatchIds.assign",
+        "after pipeline.jobs.batch_ids:BatchIds.assign",
         "after pipeline.copying:Copy.run",
         "before s3_utils:upload_archive",
         "after s3_utils:upload_archive",
-        "before pipeline.job_queue:JobQueue.settle",
+        "before pipeline.jobs.job_queue:JobQueue.settle",
         "before pipeline.remote:RemoteHost.tidy",
     ),
     "unpack": (
-        "before pipeline.batches:Batches.adopt",
-        "after pipeline.batches:Batches.adopt",
+        "before pipeline.jobs.batches:Batches.adopt",
+        "after pipeline.jobs.batches:Batches.adopt",
         "after s3_utils:download_archive",
         "before pipeline.database:Database.open_batch",
         "after pipeline.database:Database.open_batch",
-        "after pipeline.batches:Batches.open",
+        "after pipeline.jobs.batches:Batches.open",
         "after pipeline.audio.converter:Converter.to_opus call",
-        "before pipeline.batches:Batches.push",
-        "after pipeline.batches:Batches.push",
+        "before pipeline.jobs.batches:Batches.push",
+        "after pipeline.jobs.batches:Batches.push",
         "before pipeline.database:Database.fail_file",
-        "before pipeline.batches:Batches.settle",
-        "before pipeline.job_queue:JobQueue.settle",
+        "before pipeline.jobs.batches:Batches.settle",
+        "before pipeline.jobs.job_queue:JobQueue.settle",
     ),
     "gpu": (
-        "after pipeline.job_queue:JobQueue._count batch_id",
+        "after pipeline.jobs.job_queue:JobQueue._count batch_id",
         "before pipeline.database:Database.start_file",
         "after pipeline.database:Database.start_file",
         "before pipeline.whisper:Whisper.decode 2",
@@ -305,11 +305,11 @@ STOPPED_AT = {
         "before s3_utils:upload_opus",
         "after s3_utils:upload_opus",
         "before pipeline.database:Database.update_audio_s3_path",
-        "before pipeline.batches:Batches.settle_job",
+        "before pipeline.jobs.batches:Batches.settle_job",
         "before s3_utils:cleanup_scratch",
         "after s3_utils:cleanup_scratch",
         "before pipeline.database:Database.finish_batch",
-        "before pipeline.batches:Batches.close",
+        "before pipeline.jobs.batches:Batches.close",
     ),
 }
 

@@ -16,8 +16,8 @@ from redis.exceptions import ConnectionError as Away
 
 from pipeline.foundation import scratch
 from pipeline.foundation.errors import LostClaim, Permanent
-from pipeline.finishing import finish_batches
-from pipeline.job_queue import Job, encode
+from pipeline.jobs.batch_completion import finish_batches
+from pipeline.jobs.job_queue import Job, encode
 from tests.faults.lines import DONE, Line
 from tests.faults.model import LATER, LOST
 from tests.faults.world import UNPACK, Process, World

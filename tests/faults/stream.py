@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import batches
+from pipeline.jobs import batches
 from pipeline.foundation import redis_client
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.database import Database
-from pipeline.job_queue import Job
+from pipeline.jobs.job_queue import Job
 from pipeline.watch import Watch
 from tests.faults.checker import Archive, File, digest
 from tests.fleet import Fleet

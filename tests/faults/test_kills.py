@@ -7,13 +7,13 @@ from tests.fleet import Fleet
 KILLS = 40
 # To these a worker comes only after some seconds of life, or with luck.
 RARE = {
-    "pipeline.job_queue:JobQueue.recover",
-    "pipeline.job_queue:JobQueue.keep",
-    "pipeline.job_queue:JobQueue.unregister",
-    "pipeline.job_queue:JobQueue.give_back",
-    "pipeline.job_queue:JobQueue.retry",
-    "pipeline.batch_ids:BatchIds.keep",
-    "pipeline.batches:Batches.take_over",
+    "pipeline.jobs.job_queue:JobQueue.recover",
+    "pipeline.jobs.job_queue:JobQueue.keep",
+    "pipeline.jobs.job_queue:JobQueue.unregister",
+    "pipeline.jobs.job_queue:JobQueue.give_back",
+    "pipeline.jobs.job_queue:JobQueue.retry",
+    "pipeline.jobs.batch_ids:BatchIds.keep",
+    "pipeline.jobs.batches:Batches.take_over",
     "pipeline.copying:Copy._append",
 }
 

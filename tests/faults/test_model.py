@@ -24,7 +24,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from pipeline import draining
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import LostClaim
-from pipeline.job_queue import Job, encode, heartbeat_key
+from pipeline.jobs.job_queue import Job, encode, heartbeat_key
 from tests.faults.lines import DONE, LATE, UNHEARD, UNSENT, Line, answer
 from tests.faults.model import LATER, LOST
 from tests.faults.stories import (

@@ -15,8 +15,8 @@ def test_a_poison_alone_is_failed_and_after_three_deaths(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("role", "place"),
     [
-        ("transfer", "before pipeline.batch_ids:BatchIds.assign"),
-        ("unpack", "before pipeline.batches:Batches.push"),
+        ("transfer", "before pipeline.jobs.batch_ids:BatchIds.assign"),
+        ("unpack", "before pipeline.jobs.batches:Batches.push"),
         ("gpu", "before pipeline.database:Database.save_result"),
     ],
 )

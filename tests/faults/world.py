@@ -7,8 +7,8 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as Away
 
-from pipeline.batches import HOSTS, Batches
-from pipeline.job_queue import Job, JobQueue, heartbeat_key
+from pipeline.jobs.batches import HOSTS, Batches
+from pipeline.jobs.job_queue import Job, JobQueue, heartbeat_key
 from tests.faults.lines import DONE, Client, Gone, Line
 from tests.faults.model import LOST, Dump, Model, Queue, load_scripts
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import LostClaim
-from pipeline.job_queue import Job, JobQueue
+from pipeline.jobs.job_queue import Job, JobQueue
 
 RESERVED_SECONDS = 86400  # by then the archive is in S3, and `taken` knows
 

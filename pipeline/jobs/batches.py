@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import LostClaim, Permanent
-from pipeline.job_queue import Job, JobQueue, encode
+from pipeline.jobs.job_queue import Job, JobQueue, encode
 
 OPEN, FINISHING, HOSTS, QUEUES = "batches:open", "batches:finishing", "hosts:seen", "hosts:queues"
 DRAINING = "hosts:draining"

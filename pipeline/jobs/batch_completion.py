@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.foundation import scratch
-from pipeline.batches import Batches
+from pipeline.jobs.batches import Batches
 from pipeline.database import Database
 
 log = logging.getLogger(__name__)
