@@ -19,19 +19,20 @@ from dataclasses import dataclass
 
 import config
 import s3_utils
-from pipeline import archive, compression, stale_uploads
+from pipeline import archive, compression
+from pipeline.transfer import stale_uploads
 from pipeline.jobs import batches, job_queue, worker
 from pipeline.foundation import logs
 from pipeline.jobs.batch_ids import BatchIds
 from pipeline.foundation.checksum import sha256
-from pipeline.copies import Copies
-from pipeline.copying import Copy
+from pipeline.transfer.local_copies import Copies
+from pipeline.transfer.scp import Copy
 from pipeline.foundation.errors import Permanent, Stopping
 from pipeline.jobs.job_queue import Job
-from pipeline.progress import Board
-from pipeline.remote import FileState, RemoteHost
-from pipeline.sources import Sources
-from pipeline.watch import Watch
+from pipeline.transfer.progress import Board
+from pipeline.transfer.ssh import FileState, RemoteHost
+from pipeline.transfer.originals import Sources
+from pipeline.transfer.discovery import Watch
 from pipeline.foundation.formatting import amount
 from pipeline.jobs.worker import Worker
 

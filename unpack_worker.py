@@ -27,7 +27,7 @@ from pipeline.database import Database
 from pipeline.draining import hand_back
 from pipeline.foundation.errors import Outage, Permanent
 from pipeline.jobs.job_queue import Job
-from pipeline.progress import Board
+from pipeline.transfer.progress import Board
 from pipeline.jobs.worker import Worker
 
 log = logging.getLogger("unpack")

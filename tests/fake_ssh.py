@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import sftp
+from pipeline.transfer import sftp
 
 FILE, FOLDER = 0o100644, 0o040755
 FAILURE = 4  # SSH_FX_FAILURE: all that SFTP has for ESTALE, ENOTCONN, EIO, EMFILE, ENOMEM

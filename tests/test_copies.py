@@ -1,4 +1,4 @@
-"""pipeline/copies.py: nothing is removed that is in use, or that is not ours."""
+"""pipeline/transfer/local_copies.py: nothing is removed that is in use, or that is not ours."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.copies import Copies
+from pipeline.transfer.local_copies import Copies
 from pipeline.foundation.errors import Permanent
 from tests.disks import small_disk
 

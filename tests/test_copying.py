@@ -1,4 +1,4 @@
-"""pipeline/copying.py: connections that break, sources that change; the bytes are right or there are none."""
+"""pipeline/transfer/scp.py: connections that break, sources that change; the bytes are right or there are none."""
 
 import hashlib
 import os
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import copying
-from pipeline.copying import Copy
+from pipeline.transfer import scp
+from pipeline.transfer.scp import Copy
 from pipeline.foundation.errors import Outage, Permanent, Stopping, away
-from pipeline.remote import RemoteHost
+from pipeline.transfer.ssh import RemoteHost
 from tests.faults.proxy import Proxy
 from tests.servers import Sshd, SshHost, sshd_path
 
@@ -33,7 +33,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(autouse=True)
 def small_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "OVERLAP", 4 * 2**20)
+    monkeypatch.setattr(scp, "OVERLAP", 4 * 2**20)
 
 
 @pytest.fixture
@@ -76,10 +76,10 @@ def test_a_copy_goes_on_where_the_connection_broke(server: SshHost | Sshd, sourc
     with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         kept = copy.part.stat().st_size
-        assert kept > copying.OVERLAP
+        assert kept > scp.OVERLAP
         before = len(proxy.brought)
         copy.run(NEVER)
-        assert sum(proxy.brought[before:]) < SIZE - kept + copying.OVERLAP + 2**20
+        assert sum(proxy.brought[before:]) < SIZE - kept + scp.OVERLAP + 2**20
     assert target.read_bytes() == source.read_bytes()
     assert os.listdir(target.parent) == ["a.tar"]
 
@@ -225,8 +225,8 @@ def test_a_full_disk_during_the_rest_is_the_disks_fault(
     with Proxy(server.port) as proxy:
         copy = break_off(proxy, through(proxy, server, source.parent.parent), source, target, CUT)
         full = os.open("/dev/full", os.O_WRONLY)
-        write = copying._write
-        monkeypatch.setattr(copying, "_write", lambda _, data: write(full, data))
+        write = scp._write
+        monkeypatch.setattr(scp, "_write", lambda _, data: write(full, data))
         with pytest.raises(OSError, match="No space") as caught:
             copy.run(NEVER)
         os.close(full)

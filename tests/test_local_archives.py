@@ -15,7 +15,7 @@ import pytest
 
 import s3_utils
 from pipeline.foundation.errors import Permanent
-from pipeline.local_archives import LocalArchives
+from pipeline.transfer.local_archives import LocalArchives
 from tests.child import free_port
 from tests.fleet import PROJECT, Fleet
 from tests.recordings import SILENCE, SPEECH, SPOKEN, make_tar
@@ -96,11 +96,11 @@ def test_the_same_file_at_once_is_one_batch(fleet: Fleet, redis: Any, tmp_path: 
 @pytest.mark.parametrize(
     "step",
     [
-        "pipeline.local_archives:LocalArchives._assign 1",
+        "pipeline.transfer.local_archives:LocalArchives._assign 1",
         "s3_utils:note_source 1",
         "s3_utils:upload_archive 1",
         "s3_utils:note_source 2",
-        "pipeline.local_archives:LocalArchives._queue 1",
+        "pipeline.transfer.local_archives:LocalArchives._queue 1",
     ],
 )
 def test_a_death_at_any_step_loses_and_doubles_nothing(

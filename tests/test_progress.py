@@ -1,4 +1,4 @@
-"""pipeline/progress.py: bytes, rate and time left, in the log now and then and in the status at once."""
+"""pipeline/transfer/progress.py: bytes, rate and time left, in the log now and then and in the status at once."""
 
 import logging
 import threading
@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.foundation.errors import Stopping
 from pipeline.foundation.metrics import Metrics
-from pipeline.progress import Board, Progress
+from pipeline.transfer.progress import Board, Progress
 from pipeline.foundation.formatting import amount, duration
 
 

@@ -1,4 +1,4 @@
-"""pipeline/remote.py: OpenSSH's own ssh and scp, against asyncssh and against OpenSSH's sshd."""
+"""pipeline/transfer/ssh.py: OpenSSH's own ssh and scp, against asyncssh and against OpenSSH's sshd."""
 
 import hashlib
 import os
@@ -18,10 +18,10 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from pipeline import remote, sftp
-from pipeline.copying import Copy
+from pipeline.transfer import ssh, sftp
+from pipeline.transfer.scp import Copy
 from pipeline.foundation.errors import Outage, Permanent, Stopping, away
-from pipeline.remote import MALFORMED, FileState, RemoteHost, Unclear
+from pipeline.transfer.ssh import MALFORMED, FileState, RemoteHost, Unclear
 from tests.child import descendants, free_port, is_alive, wait_until
 from tests.disks import small_disk
 from tests.fake_ssh import FAILURE, FILE, FOLDER, FakeSsh
@@ -438,7 +438,7 @@ def test_a_server_that_speaks_no_sftp_is_an_outage(fake: FakeSsh) -> None:
 def test_a_server_that_hangs_in_sftp_is_an_outage(fake: FakeSsh, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.will(1, b"", (sftp.OK, FILE))
     (fake.folder / "answers.1").write_bytes(b"")
-    monkeypatch.setattr(remote, "_SFTP_SECONDS", 0.2)
+    monkeypatch.setattr(ssh, "_SFTP_SECONDS", 0.2)
     with pytest.raises(Outage, match="does not answer by SFTP"):
         ANYWHERE.stat("/data/a.tar")
 

@@ -1,4 +1,4 @@
-"""pipeline/stale_uploads.py on moto and on OpenStack Swift: only ours are ended, and only dead ones."""
+"""pipeline/transfer/stale_uploads.py on moto and on OpenStack Swift: only ours are ended, and only dead ones."""
 
 import datetime
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 
 import config
 import s3_utils
-from pipeline import stale_uploads
-from pipeline.stale_uploads import abort_stale
+from pipeline.transfer import stale_uploads
+from pipeline.transfer.stale_uploads import abort_stale
 from tests.servers import S3Server
 
 PART = bytes(5 * 2**20)

@@ -21,11 +21,11 @@ import pytest
 
 import config
 import transfer_worker
-from pipeline import stale_uploads
-from pipeline.copying import Copy
+from pipeline.transfer import stale_uploads
+from pipeline.transfer.scp import Copy
 from pipeline.jobs.job_queue import Job
-from pipeline.remote import FileState, RemoteHost
-from pipeline.sources import Sources
+from pipeline.transfer.ssh import FileState, RemoteHost
+from pipeline.transfer.originals import Sources
 from pipeline.jobs.worker import Worker
 from tests.child import Child, wait_until
 from tests.disks import small_disk
@@ -354,9 +354,9 @@ def test_a_worker_aborts_uploads_that_are_stale(fleet: Fleet, monkeypatch: pytes
 AFTER = [
     "pipeline.jobs.job_queue:JobQueue.settle before 1",
     "pipeline.jobs.job_queue:JobQueue.settle after 1",
-    "pipeline.remote:RemoteHost.tidy before 1",
-    "pipeline.remote:RemoteHost.tidy after 1",
-    "pipeline.sources:Sources.tidy after 1",
+    "pipeline.transfer.ssh:RemoteHost.tidy before 1",
+    "pipeline.transfer.ssh:RemoteHost.tidy after 1",
+    "pipeline.transfer.originals:Sources.tidy after 1",
 ]
 
 
@@ -407,7 +407,7 @@ def test_the_source_stays_while_s3_has_not_confirmed_it(fleet: Fleet, redis: Any
 def test_a_source_that_changed_after_a_crash_is_not_deleted(fleet: Fleet, redis: Any) -> None:
     (tar,) = archives(fleet, 1)
     settings = {"EC2_AFTER_UPLOAD": "delete"}
-    point = ["pipeline.remote:RemoteHost.tidy", "before", "1", "KILL"]
+    point = ["pipeline.transfer.ssh:RemoteHost.tidy", "before", "1", "KILL"]
     victim = fleet.run(
         [str(PROJECT / "tests" / "kill_at.py"), *point, str(PROJECT / "transfer_worker.py")],
         "transfer",

@@ -1,12 +1,12 @@
-"""pipeline/watch.py: a remote file is queued once, and only when it is whole."""
+"""pipeline/transfer/discovery.py: a remote file is queued once, and only when it is whole."""
 
 import json
 from typing import Any
 
 import pytest
 
-from pipeline.remote import FileState
-from pipeline.watch import Watch
+from pipeline.transfer.ssh import FileState
+from pipeline.transfer.discovery import Watch
 
 QUEUE = "queue:test"
 OLD, NEW = FileState(10, 1_700_000_000), FileState(20, 1_700_000_060)

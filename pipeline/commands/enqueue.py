@@ -13,8 +13,8 @@ import config
 import s3_utils
 from pipeline.commands import common
 from pipeline.foundation.errors import Permanent
-from pipeline.local_archives import LocalArchives
-from pipeline.watch import Watch
+from pipeline.transfer.local_archives import LocalArchives
+from pipeline.transfer.discovery import Watch
 from pipeline.foundation.formatting import printable
 
 DESCRIPTION = """Queue archives: paths on the EC2 host, which a transfer worker fetches, and with --local files of

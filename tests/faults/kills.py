@@ -217,8 +217,8 @@ PROVOKED_BY = {
     "pipeline.jobs.job_queue:JobQueue.settle": ("file_delivered_twice",),
     "pipeline.jobs.job_queue:JobQueue.give_back": ("delivered_twice", "file_delivered_twice"),
     "pipeline.jobs.batch_ids:BatchIds.keep": ("half_sent",),
-    "pipeline.watch:Watch._queue": ("watched",),
-    "pipeline.watch:Watch.forget": ("missing",),
+    "pipeline.transfer.discovery:Watch._queue": ("watched",),
+    "pipeline.transfer.discovery:Watch.forget": ("missing",),
     "pipeline.compression:_decompress": ("compressed", "compressed_in_s3"),
     "pipeline.compression:make_plain": ("compressed", "compressed_in_s3"),
     "transfer_worker:Transferrer.give_up": ("cut", "missing"),
@@ -314,8 +314,8 @@ class Supervisor:
             self.plan.arm(slot)
         words = [ARMED, str(PROJECT / f"{slot.role}_worker.py")]
         if slot.point is not None:
-            if slot.point.function == "pipeline.copying:Copy._append":  # only after a connection that broke
-                words += ["pipeline.copying:Copy._scp", "after", "1", "LOST"]
+            if slot.point.function == "pipeline.transfer.scp:Copy._append":  # only after a connection that broke
+                words += ["pipeline.transfer.scp:Copy._scp", "after", "1", "LOST"]
             words += [slot.point.function, slot.point.when, str(slot.which), "KILL"]
         environment = self.fleet.environment(
             WORKER_ID=f"test-{slot.name}", MARKS=str(slot.marks), PYTHONFAULTHANDLER="1", **slot.settings

@@ -275,11 +275,11 @@ STOPPED_AT = {
     "transfer": (
         "before pipeline.jobs.batch_ids:BatchIds.assign",
         "after pipeline.jobs.batch_ids:BatchIds.assign",
-        "after pipeline.copying:Copy.run",
+        "after pipeline.transfer.scp:Copy.run",
         "before s3_utils:upload_archive",
         "after s3_utils:upload_archive",
         "before pipeline.jobs.job_queue:JobQueue.settle",
-        "before pipeline.remote:RemoteHost.tidy",
+        "before pipeline.transfer.ssh:RemoteHost.tidy",
     ),
     "unpack": (
         "before pipeline.jobs.batches:Batches.adopt",

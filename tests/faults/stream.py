@@ -22,7 +22,7 @@ from pipeline.foundation import redis_client
 from pipeline.jobs.batches import Batches
 from pipeline.database import Database
 from pipeline.jobs.job_queue import Job
-from pipeline.watch import Watch
+from pipeline.transfer.discovery import Watch
 from tests.faults.checker import Archive, File, digest
 from tests.fleet import Fleet
 from tests.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, opus, sample

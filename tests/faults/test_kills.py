@@ -14,7 +14,7 @@ RARE = {
     "pipeline.jobs.job_queue:JobQueue.retry",
     "pipeline.jobs.batch_ids:BatchIds.keep",
     "pipeline.jobs.batches:Batches.take_over",
-    "pipeline.copying:Copy._append",
+    "pipeline.transfer.scp:Copy._append",
 }
 
 

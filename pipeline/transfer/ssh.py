@@ -11,7 +11,7 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 
-from pipeline import sftp
+from pipeline.transfer import sftp
 from pipeline.foundation.errors import Outage, Permanent
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.jobs.job_queue import encode
-from pipeline.remote import FileState
+from pipeline.transfer.ssh import FileState
 
 
 @dataclass

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline.foundation.checksum import sha256
 from pipeline.foundation.errors import Outage, Permanent, Stop, Stopping, away
-from pipeline.remote import COMMAND_FAILED, MALFORMED, FileState, RemoteHost, Unclear
+from pipeline.transfer.ssh import COMMAND_FAILED, MALFORMED, FileState, RemoteHost, Unclear
 
 log = logging.getLogger(__name__)
 

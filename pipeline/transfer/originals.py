@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import Permanent, away
-from pipeline.remote import FileState, RemoteHost
+from pipeline.transfer.ssh import FileState, RemoteHost
 
 log = logging.getLogger(__name__)
 
