@@ -20,7 +20,7 @@ import s3_utils
 from pipeline.foundation import device, logs
 from pipeline.jobs import batch_completion, job_queue, worker
 from pipeline.audio import conversion_report
-from pipeline.archive import is_storable
+from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import Batches, check_id
 from pipeline.classifiers import Classifiers
 from pipeline.database import AudioRow, Database

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import config
 import s3_utils
-from pipeline import archive, compression
+from pipeline.unpack import archive, compression
 from pipeline.transfer import stale_uploads
 from pipeline.jobs import batches, job_queue, worker
 from pipeline.foundation import logs

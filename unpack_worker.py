@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import config
 import s3_utils
-from pipeline import archive, compression
+from pipeline.unpack import archive, compression
 from pipeline.jobs import batch_completion, worker
 from pipeline.foundation import logs, scratch
-from pipeline.archive import Index, Member
+from pipeline.unpack.archive import Index, Member
 from pipeline.audio.converter import UnreadableAudio
 from pipeline.jobs.batches import Batches, check_id, is_id
-from pipeline.conversions import Conversions
+from pipeline.unpack.conversion_pool import Conversions
 from pipeline.database import Database
 from pipeline.draining import hand_back
 from pipeline.foundation.errors import Outage, Permanent

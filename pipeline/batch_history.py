@@ -3,7 +3,7 @@
 import datetime
 from dataclasses import dataclass
 
-from pipeline.archive import is_storable
+from pipeline.unpack.archive import is_storable
 from pipeline.database import Database
 
 _BATCHES = (

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.foundation import redis_client
-from pipeline.archive import is_storable
+from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import is_id
 from pipeline.database import Database
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.foundation import redis_client
-from pipeline.archive import is_storable
+from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import Batches, check_id, is_id, unpack_job
 from pipeline.database import Database
 from pipeline.foundation.errors import Permanent

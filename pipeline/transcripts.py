@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.archive import is_storable
+from pipeline.unpack.archive import is_storable
 from pipeline.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.archive import AUDIO_SUFFIXES
+from pipeline.unpack.archive import AUDIO_SUFFIXES
 from tests.fleet import PROJECT, Fleet
 
 STAGES = ("archives in S3", "files unpacked", "files transcribed", "finished batches")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import archive, compression
-from pipeline.compression import zstd
+from pipeline.unpack import archive, compression
+from pipeline.unpack.compression import zstd
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

@@ -1,4 +1,4 @@
-"""pipeline/archive.py: hostile names and archives, never fewer files than there are."""
+"""pipeline/unpack/archive.py: hostile names and archives, never fewer files than there are."""
 
 import contextlib
 import gzip
@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import archive
-from pipeline.archive import BadArchive, Index, Member
+from pipeline.unpack import archive
+from pipeline.unpack.archive import BadArchive, Index, Member
 from pipeline.foundation.errors import Permanent
 
 BLOCK = 512

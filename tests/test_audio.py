@@ -25,7 +25,7 @@ import pytest
 
 from pipeline.audio import conversion_report
 from pipeline.foundation import scratch
-from pipeline.archive import AUDIO_SUFFIXES
+from pipeline.unpack.archive import AUDIO_SUFFIXES
 from pipeline.audio.converter import Converter, UnreadableAudio, digest_of, opus_channels
 from pipeline.audio.channels import Plan
 from pipeline.audio.decoder import Sound, Track

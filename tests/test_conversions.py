@@ -1,4 +1,4 @@
-"""pipeline/conversions.py: an archive's files to Opus, small ones together, each given when it is ready."""
+"""pipeline/unpack/conversion_pool.py: an archive's files to Opus, small ones together, each given when it is ready."""
 
 import contextlib
 import errno
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import archive, conversions
+from pipeline.unpack import archive, conversion_pool
 from pipeline.audio import conversion_report
-from pipeline.archive import Member
+from pipeline.unpack.archive import Member
 from pipeline.audio.converter import Converter, Report, UnreadableAudio
-from pipeline.conversions import SMALL_BYTES, TOGETHER, Conversions
+from pipeline.unpack.conversion_pool import SMALL_BYTES, TOGETHER, Conversions
 from pipeline.foundation.errors import Stop, Stopping
 from tests.fleet import ffmpeg_program
 from tests.recordings import DAMAGED, SILENCE, SPEECH, make_tar
@@ -103,14 +103,14 @@ def test_one_damaged_file_fails_alone_and_with_its_own_reason(tmp_path: Path, re
 
 def test_large_files_are_converted_alone() -> None:
     small, large = (Member("a", "a", 0, size) for size in (SMALL_BYTES, SMALL_BYTES + 1))
-    found = list(conversions.groups([small, large, *[small] * TOGETHER], alone=0))
+    found = list(conversion_pool.groups([small, large, *[small] * TOGETHER], alone=0))
     assert [len(group) for group in found] == [1, TOGETHER, 1]
     assert found[0] == [large]
 
 
 def test_each_file_is_in_one_group() -> None:
     members = [Member(str(number), str(number), 0, number * SMALL_BYTES // 20) for number in range(40)]
-    found = [member for group in conversions.groups(members, alone=4) for member in group]
+    found = [member for group in conversion_pool.groups(members, alone=4) for member in group]
     assert sorted(found, key=lambda member: member.size) == members
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import archive
+from pipeline.unpack import archive
 from pipeline.audio import containers
-from pipeline.archive import BadArchive
+from pipeline.unpack.archive import BadArchive
 from tests import hostile
 from tests.hostile import BLOCK, COMPRESSORS, END, fix, member, pax, record, unpack
 from tests.test_archive import tar_bytes

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import archive, compression
-from pipeline.archive import BadArchive
-from pipeline.compression import zstd
+from pipeline.unpack import archive, compression
+from pipeline.unpack.archive import BadArchive
+from pipeline.unpack.compression import zstd
 from pipeline.foundation.errors import away
 from tests import hostile
 from tests.disks import small_disk
@@ -223,7 +223,7 @@ def test_a_million_tiny_members(tmp_path: Path) -> None:
     script = f"""
 import resource
 from pathlib import Path
-from pipeline import archive
+from pipeline.unpack import archive
 assert archive.index(Path({str(path)!r}), 10**6, 100).members[-1].original_filename == "d999/x.mp3#1000"
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time())
 """
@@ -262,7 +262,7 @@ def test_memory_is_that_of_one_window(tmp_path: Path) -> None:
         script = f"""
 import resource
 from pathlib import Path
-from pipeline import compression
+from pipeline.unpack import compression
 resource.setrlimit(resource.RLIMIT_DATA, (100 * 2**20, 100 * 2**20))
 try:
     compression.make_plain(Path({str(path)!r}), 150 * 2**20)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.conversions import TOGETHER
+from pipeline.unpack.conversion_pool import TOGETHER
 from tests import hostile, tiny_onnx
 from tests.fleet import MODELS, PROJECT, Fleet
 from tests.hostile import COMPRESSORS, END

@@ -12,7 +12,7 @@ from rich.text import Text
 
 import config
 from pipeline.foundation import redis_client
-from pipeline.archive import is_storable
+from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import all_queues
 from pipeline.database import Database
 from pipeline.foundation.formatting import printable

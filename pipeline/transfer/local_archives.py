@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import archive, compression
+from pipeline.unpack import archive, compression
 from pipeline.foundation import redis_client
 from pipeline.jobs.batch_ids import RESERVED_SECONDS
 from pipeline.jobs.batches import unpack_job

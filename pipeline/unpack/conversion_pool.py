@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import archive
+from pipeline.unpack import archive
 from pipeline.audio import conversion_report
-from pipeline.archive import Member
+from pipeline.unpack.archive import Member
 from pipeline.audio.converter import Converter, UnreadableAudio
 from pipeline.foundation.errors import Stop, Stopping
 

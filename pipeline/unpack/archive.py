@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pipeline.audio.containers import SURE_BYTES, is_surely_one, may_be_sure
-from pipeline.tar_headers import DEVICE, FIFO, FILE, FOLDER, HARD_LINK, LINK, SPARSE, Header, headers, shown
-from pipeline.tar_headers import BadArchive as BadArchive
+from pipeline.unpack.tar_headers import DEVICE, FIFO, FILE, FOLDER, HARD_LINK, LINK, SPARSE, Header, headers, shown
+from pipeline.unpack.tar_headers import BadArchive as BadArchive
 
 AUDIO_SUFFIXES = frozenset(
     """

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from pipeline.foundation import scratch
-from pipeline.tar_headers import BLOCK, BadArchive, is_plain
+from pipeline.unpack.tar_headers import BLOCK, BadArchive, is_plain
 
 if sys.version_info >= (3, 14):
     from compression import zstd as zstd
