@@ -18,7 +18,7 @@ import psycopg2.extensions
 
 from pipeline.foundation import logs, scratch
 from pipeline.audio.ffmpeg_program import pinned_ffmpeg
-from pipeline.options import Options
+from pipeline.speech.whisper_options import Options
 from pipeline.jobs.worker import Limits
 
 if TYPE_CHECKING:

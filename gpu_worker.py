@@ -28,9 +28,9 @@ from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Permanent, Stopping, away
 from pipeline.foundation.gpu import Gpu
 from pipeline.jobs.job_queue import Job
-from pipeline.transcriber import Transcriber
-from pipeline.transcript import Transcript
-from pipeline.whisper import Whisper, language_problem, model_problem
+from pipeline.speech.transcriber import Transcriber
+from pipeline.speech.transcript import Transcript
+from pipeline.speech.whisper import Whisper, language_problem, model_problem
 from pipeline.foundation.formatting import count
 from pipeline.jobs.worker import Worker
 

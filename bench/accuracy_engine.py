@@ -30,9 +30,9 @@ Work = Callable[[list[str], Done], None]
 def ours(run: SimpleNamespace) -> Work:
     """The pipeline's engine with its production settings."""
     import config
-    from pipeline.transcriber import Transcriber
-    from pipeline.transcript import Transcript
-    from pipeline.whisper import Whisper
+    from pipeline.speech.transcriber import Transcriber
+    from pipeline.speech.transcript import Transcript
+    from pipeline.speech.whisper import Whisper
 
     whisper = Whisper(Path(run.model), "cpu", 0, "float32", run.threads, config.whisper_options())
 

@@ -108,8 +108,8 @@ def _most_tokens(run: SimpleNamespace) -> int:
 
 def ours(run: SimpleNamespace, meter: Meter) -> Work:
     import config
-    from pipeline.transcriber import Transcriber
-    from pipeline.whisper import Whisper
+    from pipeline.speech.transcriber import Transcriber
+    from pipeline.speech.whisper import Whisper
 
     languages = (run.language,) if run.language else ()
     options = replace(config.whisper_options(), beam_size=run.beam_size, languages=languages)  # the worker's own

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.foundation.device import BadModel, OnnxModel, only_model, required, trial
-from pipeline.transcript import Label
+from pipeline.speech.transcript import Label
 
 CLASSIFIER = "audio_tag"
 _PIECE = 10 * SAMPLE_RATE  # what a model hears at a time: the length of AudioSet's clips

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.audio_tags import AudioTags
 from pipeline.topics import Topics
-from pipeline.transcript import Label, Transcript
+from pipeline.speech.transcript import Label, Transcript
 
 SILENCE_DB = -60.0  # below this level (RMS, full scale) a file without speech is silence; a quiet room is near -50
 AUDIO_TAGS, TOPICS = "audio-tagging", "topics"

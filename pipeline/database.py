@@ -16,7 +16,7 @@ import psycopg2.extensions
 
 from pipeline.foundation.errors import Outage, away
 from pipeline.foundation.file_warnings import FileWarning, as_json
-from pipeline.transcript import Label, Segment, Transcript
+from pipeline.speech.transcript import Label, Segment, Transcript
 
 SCHEMA = Path(__file__).parent.parent / "schema"
 ADDITIVE = ".additive.sql"  # ends the name of a file of schema/ that code from before it does not notice

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.transcript import REPEATED, UNCERTAIN, UNINTELLIGIBLE, channel_of, is_uncertain, speaker_of
+from pipeline.speech.transcript import REPEATED, UNCERTAIN, UNINTELLIGIBLE, channel_of, is_uncertain, speaker_of
 from pipeline.transcripts import AudioFile
 
 LEAST_MS = 1  # of a cue: it must end after it begins

@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from pipeline.foundation.device import BadModel, OnnxModel, only_model, required, trial
-from pipeline.transcript import Label
+from pipeline.speech.transcript import Label
 
 CLASSIFIER = "topic"
 HYPOTHESIS = "This recording is about {}."

@@ -16,7 +16,7 @@ from pipeline.unpack.archive import is_storable
 from pipeline.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
-from pipeline.transcript import speaker_of
+from pipeline.speech.transcript import speaker_of
 
 MOST_SEARCH_BYTES = 1000
 _SQL = Path(__file__).parent / "sql"
@@ -77,7 +77,7 @@ class Hit:
 class AudioFile:
     """A file's row with its transcript and labels; without a transcript `text` and `model` are empty.
 
-    Times are in UTC. A segment is what `pipeline.transcript.Segment` says (one of an older row has no language and
+    Times are in UTC. A segment is what `pipeline.speech.transcript.Segment` says (one of an older row has no language and
     no confidence), a label {classifier, label, score}. `languages` are all that are spoken, the most spoken first;
     `channels` is how many the Opus has, `warnings` what is damaged or missing in the recording.
     """

@@ -19,9 +19,9 @@ from pipeline.audio.converter import SAMPLE_RATE, Converter
 from pipeline.audio_tags import AudioTags, Ced, Yamnet
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Broken, Outage
-from pipeline.transcriber import Transcriber
-from pipeline.transcript import Label, Transcript
-from pipeline.whisper import Options, Whisper
+from pipeline.speech.transcriber import Transcriber
+from pipeline.speech.transcript import Label, Transcript
+from pipeline.speech.whisper import Options, Whisper
 from tests import tiny_onnx
 from tests.fleet import MODELS, PROJECT, ffmpeg_program
 from tests.tiny_onnx import sigmoid

@@ -11,9 +11,9 @@ import pytest
 from pipeline.audio.converter import Converter
 from pipeline.classifiers import Classifiers
 from pipeline.foundation.device import BadModel
-from pipeline.transcriber import Transcriber
-from pipeline.transcript import Label, Transcript
-from pipeline.whisper import Options, Whisper
+from pipeline.speech.transcriber import Transcriber
+from pipeline.speech.transcript import Label, Transcript
+from pipeline.speech.whisper import Options, Whisper
 from tests import tiny_onnx
 from tests.fleet import MODELS, PROJECT, ffmpeg_program
 

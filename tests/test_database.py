@@ -17,7 +17,7 @@ from pipeline import database as database_module
 from pipeline.database import Database
 from pipeline.foundation.errors import Outage, away
 from pipeline.foundation.file_warnings import FileWarning
-from pipeline.transcript import Label, Segment, Transcript, Word
+from pipeline.speech.transcript import Label, Segment, Transcript, Word
 from pipeline.transcripts import find_files
 from tests.child import wait_until
 from tests.fleet import Fleet

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.foundation.file_warnings import FileWarning
-from pipeline.transcript import UNCERTAIN
+from pipeline.speech.transcript import UNCERTAIN
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_batch, add_file, s3_client
 from tests.test_pipelinectl import complaint, control, printed

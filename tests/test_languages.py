@@ -1,14 +1,14 @@
-"""pipeline/languages.py: a change of language is believed where it is confident and lasts."""
+"""pipeline/speech/languages.py: a change of language is believed where it is confident and lasts."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline import languages
+from pipeline.speech import languages
 from pipeline.audio.converter import SAMPLE_RATE
-from pipeline.languages import CONTEXT, Guesses, Piece, decide, pieces
-from pipeline.windows import Span, Window
+from pipeline.speech.languages import CONTEXT, Guesses, Piece, decide, pieces
+from pipeline.speech.voice_windows import Span, Window
 
 EN, ES, DOUBT = {"en": 0.98, "es": 0.02}, {"en": 0.02, "es": 0.98}, {"en": 0.4, "es": 0.6}
 

@@ -1,4 +1,4 @@
-"""pipeline/listening.py: what looks invented is tried again and marked; no speech is just gone."""
+"""pipeline/speech/guarded_decoding.py: what looks invented is tried again and marked; no speech is just gone."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from pipeline.audio.converter import SAMPLE_RATE
-from pipeline.listening import _once, listen
-from pipeline.segments import Heard
-from pipeline.transcript import REPEATED, UNINTELLIGIBLE
-from pipeline.whisper import Options, SpokenWord, Try
-from pipeline.windows import Span, Window
+from pipeline.speech.guarded_decoding import _once, listen
+from pipeline.speech.segments import Heard
+from pipeline.speech.transcript import REPEATED, UNINTELLIGIBLE
+from pipeline.speech.whisper import Options, SpokenWord, Try
+from pipeline.speech.voice_windows import Span, Window
 
 GOOD, UNSURE = (-0.2, 0.1), (-1.4, 0.1)  # average log-probability, no-speech probability
 SILENCE = (-1.5, 0.9)

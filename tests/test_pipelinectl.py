@@ -639,7 +639,7 @@ def test_a_file_that_killed_its_worker_is_tried_again(
     upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"call.mp3": SPEECH}))
     redis.rpush("queue:unpack", unpack_job())
     fleet.worker("unpack")
-    stop_at(fleet, "gpu", "pipeline.windows:ends_whole before 1", how="KILL")
+    stop_at(fleet, "gpu", "pipeline.speech.voice_windows:ends_whole before 1", how="KILL")
     fleet.worker("gpu")
     wait_for(lambda: dead(redis, "queue:transcribe") and not batch_keys(redis), fleet, "the poison")
     assert printed(control(fleet, "retry", BATCH, "call.mp3")) == f"queued 1 file of batch {BATCH}\n"

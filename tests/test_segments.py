@@ -1,4 +1,4 @@
-"""pipeline/segments.py: sentences in their stretches of speech, and what stands for speech without text."""
+"""pipeline/speech/segments.py: sentences in their stretches of speech, and what stands for speech without text."""
 
 import itertools
 import time
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.audio.converter import SAMPLE_RATE
-from pipeline.segments import MOST_CHARACTERS, MOST_SECONDS, PAUSE_SECONDS, Heard, left_out, segments, text_of
-from pipeline.transcript import REPEATED, UNINTELLIGIBLE, Segment
-from pipeline.whisper import SpokenWord
-from pipeline.windows import Span, Window
+from pipeline.speech.segments import MOST_CHARACTERS, MOST_SECONDS, PAUSE_SECONDS, Heard, left_out, segments, text_of
+from pipeline.speech.transcript import REPEATED, UNINTELLIGIBLE, Segment
+from pipeline.speech.whisper import SpokenWord
+from pipeline.speech.voice_windows import Span, Window
 
 PAD = 0.4
 

@@ -1,11 +1,11 @@
-"""pipeline/speakers.py: the channels of a recording as one transcript."""
+"""pipeline/speech/speakers.py: the channels of a recording as one transcript."""
 
 import math
 
 import pytest
 
-from pipeline.speakers import merged
-from pipeline.transcript import Label, Segment, Transcript
+from pipeline.speech.speakers import merged
+from pipeline.speech.transcript import Label, Segment, Transcript
 
 
 def channel(*segments: Segment, seconds: float = 60, loudness_db: float = -20, **fields: object) -> Transcript:

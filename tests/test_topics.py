@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Broken, Outage
 from pipeline.topics import HYPOTHESIS, MOST_PASSAGES, MOST_TOKENS, Topics
-from pipeline.transcript import Label
+from pipeline.speech.transcript import Label
 from tests import tiny_onnx
 from tests.tiny_onnx import CERTAIN, sigmoid
 

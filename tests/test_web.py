@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from pipeline.foundation import redis_client
 from pipeline.database import Database
 from pipeline.foundation.file_warnings import CODES
-from pipeline.transcript import UNCERTAIN
+from pipeline.speech.transcript import UNCERTAIN
 from pipeline.web.site import HITS, LOGIN_DAYS, ROWS, make_app
 from tests.child import free_port
 from tests.fleet import Fleet, refuse_secrets

@@ -1,4 +1,4 @@
-"""pipeline/whisper.py: a batch gives what its rows give alone and in faster-whisper; what looks invented."""
+"""pipeline/speech/whisper.py: a batch gives what its rows give alone and in faster-whisper; what looks invented."""
 
 import json
 import shutil
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from faster_whisper import BatchedInferencePipeline
 
-from pipeline import whisper as module
+from pipeline.speech import whisper as module
 from pipeline.audio.converter import SAMPLE_RATE, Converter
-from pipeline.whisper import Options, SpokenWord, Try, Whisper
-from pipeline.windows import Recording, Window
+from pipeline.speech.whisper import Options, SpokenWord, Try, Whisper
+from pipeline.speech.voice_windows import Recording, Window
 from tests import random_whisper
 from tests.fleet import MODELS, ffmpeg_program
 from tests.recordings import SAMPLES, SHORT, WORDS

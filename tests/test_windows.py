@@ -1,4 +1,4 @@
-"""pipeline/windows.py: any length of sound, as a stream, in windows that lose no speech and keep its times."""
+"""pipeline/speech/voice_windows.py: any length of sound, as a stream, in windows that lose no speech and keep its times."""
 
 import itertools
 import subprocess
@@ -12,9 +12,9 @@ import pytest
 from faster_whisper.audio import decode_audio
 from faster_whisper.vad import get_speech_timestamps
 
-from pipeline import windows
+from pipeline.speech import voice_windows
 from pipeline.audio.converter import SAMPLE_RATE, UnreadableAudio
-from pipeline.windows import Recording, Span
+from pipeline.speech.voice_windows import Recording, Span
 from tests.fleet import PROJECT
 from tests.recordings import SAMPLES, SHORT
 
@@ -90,11 +90,11 @@ def test_reading_in_blocks_finds_what_reading_at_once_finds(
 ) -> None:
     sound = talk(speech, 300, 1.2)
     path = write_wav(tmp_path / "x.wav", sound)
-    monkeypatch.setattr(windows, "_GATE_SECONDS", block)
+    monkeypatch.setattr(voice_windows, "_GATE_SECONDS", block)
     found, expected = np.zeros(len(sound), bool), np.zeros(len(sound), bool)
     for span in spans_of(Recording(path)):
         found[span.start : span.end] = True
-    padded = replace(windows._GATE, speech_pad_ms=400)
+    padded = replace(voice_windows._GATE, speech_pad_ms=400)
     for voice in get_speech_timestamps(decode_audio(str(path)), padded):
         expected[voice["start"] : voice["end"]] = True
     assert (found & expected).sum() > 0.995 * expected.sum(), "speech was lost where blocks meet"
@@ -106,12 +106,12 @@ def test_speech_without_a_pause_is_cut_and_both_windows_hear_the_cut(
 ) -> None:
     seconds = 400
     path = write_wav(tmp_path / "x.wav", np.random.default_rng(0).uniform(-0.5, 0.5, seconds * RATE))
-    monkeypatch.setattr(windows, "get_speech_timestamps", endless_speech)
+    monkeypatch.setattr(voice_windows, "get_speech_timestamps", endless_speech)
     found = list(Recording(path).windows())
     assert found[0].spans[0].start == found[0].overlap == 0
     assert found[-1].spans[-1].end == seconds * RATE
     for before, after in itertools.pairwise(found):
-        assert after.overlap == windows.OVERLAP_SECONDS * RATE
+        assert after.overlap == voice_windows.OVERLAP_SECONDS * RATE
         assert after.spans[0].start == before.spans[-1].end - after.overlap
         assert np.array_equal(after.samples[: after.overlap], before.samples[-after.overlap :])
 
@@ -125,7 +125,7 @@ def test_a_window_ends_at_the_longest_pause_in_reach(
     def gate(sound: np.ndarray, _: object) -> list[dict[str, int]]:
         return [{"start": int(start * RATE), "end": int(end * RATE)} for start, end in voiced]
 
-    monkeypatch.setattr(windows, "get_speech_timestamps", gate)
+    monkeypatch.setattr(voice_windows, "get_speech_timestamps", gate)
     first, second = Recording(write_wav(tmp_path / "x.wav", np.zeros(45 * RATE))).windows()
     assert [(span.first / RATE, span.last / RATE) for span in first.spans] == voiced[:2]
     assert len(second.spans) == 4
@@ -141,7 +141,7 @@ def test_what_is_left_of_a_window_and_the_next_stretch_fit_into_30_seconds(
     def gate(sound: np.ndarray, _: object) -> list[dict[str, int]]:
         return [{"start": int(start * RATE), "end": int(end * RATE)} for start, end in voiced]
 
-    monkeypatch.setattr(windows, "get_speech_timestamps", gate)
+    monkeypatch.setattr(voice_windows, "get_speech_timestamps", gate)
     found = list(Recording(write_wav(tmp_path / "x.wav", np.zeros(70 * RATE))).windows())
     assert [round(window.seconds, 1) for window in found if window.seconds > 30] == []
     assert [span.first / RATE for window in found for span in window.spans] == [start for start, _ in voiced]
@@ -199,10 +199,10 @@ READ_HOURS = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, {project!r})
-from pipeline import windows
+from pipeline.speech import voice_windows
 from tests.test_windows import endless_speech
-windows.get_speech_timestamps = endless_speech
-count = sum(1 for _ in windows.Recording(Path(sys.argv[1])).windows())
+voice_windows.get_speech_timestamps = endless_speech
+count = sum(1 for _ in voice_windows.Recording(Path(sys.argv[1])).windows())
 print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

@@ -20,7 +20,7 @@ from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning
-from pipeline.transcript import UNINTELLIGIBLE
+from pipeline.speech.transcript import UNINTELLIGIBLE
 from pipeline.transcripts import AudioFile, Query, every_file, with_speaker
 from pipeline.foundation.formatting import count
 

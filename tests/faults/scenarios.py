@@ -185,7 +185,7 @@ def poison(fleet: Fleet, files: int = 500) -> tuple[Findings, list[float]]:
             good[f"{number:03}.mp3"] = File(sample(SHORT[0]), WORDS[SHORT[0]])
         everything = {**good, f"{files // 2:03}-poison.mp3": File(SILENCE, status="failed")}
         batch_id = stage.put("five-hundred", dict(sorted(everything.items())))
-        words = "pipeline.windows:ends_whole before -poison KILL"
+        words = "pipeline.speech.voice_windows:ends_whole before -poison KILL"
         stage.start("alpha", "unpack")
         stage.start("alpha", "gpu-0", "gpu-1", words=words)
         deaths: list[float] = []
@@ -299,7 +299,7 @@ STOPPED_AT = {
         "after pipeline.jobs.job_queue:JobQueue._count batch_id",
         "before pipeline.database:Database.start_file",
         "after pipeline.database:Database.start_file",
-        "before pipeline.whisper:Whisper.decode 2",
+        "before pipeline.speech.whisper:Whisper.decode 2",
         "before pipeline.database:Database.save_result",
         "after pipeline.database:Database.save_result",
         "before s3_utils:upload_opus",

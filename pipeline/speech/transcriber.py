@@ -7,7 +7,7 @@ a preparer is free, a preparer only while enough windows are ready. A file is de
 window is heard, whatever else is in work.
 
 The language of a window is decided by the guesses for it and for the windows beside it in its file, once it is
-encoded (`pipeline.languages`). One that is doubtful waits for its neighbours, and one in which the language
+encoded (`pipeline.speech.languages`). One that is doubtful waits for its neighbours, and one in which the language
 changes is cut there: both go back among the windows that are ready, with their language.
 """
 
@@ -23,18 +23,18 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 
 from pipeline.foundation import device
-from pipeline import languages
+from pipeline.speech import languages
 from pipeline.audio.converter import Converter, opus_channels
 from pipeline.audio_tags import AudioTags, SoundOfFile
 from pipeline.foundation.errors import Stop, Stopping
-from pipeline.languages import Guesses
-from pipeline.listening import listen
+from pipeline.speech.languages import Guesses
+from pipeline.speech.guarded_decoding import listen
 from pipeline.foundation.metrics import Metrics
-from pipeline.segments import Heard, segments, text_of
-from pipeline.speakers import languages_of, merged
-from pipeline.transcript import Label, Transcript
-from pipeline.whisper import Whisper
-from pipeline.windows import Recording, Window
+from pipeline.speech.segments import Heard, segments, text_of
+from pipeline.speech.speakers import languages_of, merged
+from pipeline.speech.transcript import Label, Transcript
+from pipeline.speech.whisper import Whisper
+from pipeline.speech.voice_windows import Recording, Window
 
 log = logging.getLogger(__name__)
 Key = TypeVar("Key")

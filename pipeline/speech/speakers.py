@@ -3,8 +3,8 @@
 import math
 from dataclasses import replace
 
-from pipeline.segments import text_of
-from pipeline.transcript import Label, Segment, Transcript
+from pipeline.speech.segments import text_of
+from pipeline.speech.transcript import Label, Segment, Transcript
 
 
 def languages_of(segments: list[Segment]) -> list[str]:

@@ -1,0 +1,1 @@
+"""From Opus to words: voice windows, languages, Whisper, segments."""
