@@ -22,7 +22,7 @@ from pipeline.jobs import batch_completion, job_queue, worker
 from pipeline.audio import conversion_report
 from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import Batches, check_id
-from pipeline.classifiers import Classifiers
+from pipeline.labels.classifiers import Classifiers
 from pipeline.database import AudioRow, Database
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Permanent, Stopping, away

@@ -1,4 +1,4 @@
-"""pipeline/audio_tags.py: tiny models with the real inputs hear sound whose scores are known beforehand."""
+"""pipeline/labels/audio_tags.py: tiny models with the real inputs hear sound whose scores are known beforehand."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from pipeline.audio.converter import SAMPLE_RATE, Converter
-from pipeline.audio_tags import AudioTags, Ced, Yamnet
+from pipeline.labels.audio_tags import AudioTags, Ced, Yamnet
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Broken, Outage
 from pipeline.speech.transcriber import Transcriber
@@ -250,7 +250,7 @@ HOUR = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from pipeline.audio_tags import AudioTags
+from pipeline.labels.audio_tags import AudioTags
 
 tags = AudioTags(Path(sys.argv[1]), None, 5)
 sound = tags.file()

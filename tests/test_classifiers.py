@@ -1,4 +1,4 @@
-"""pipeline/classifiers.py: which classifiers a host has, and all the labels of a file."""
+"""pipeline/labels/classifiers.py: which classifiers a host has, and all the labels of a file."""
 
 import shutil
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.audio.converter import Converter
-from pipeline.classifiers import Classifiers
+from pipeline.labels.classifiers import Classifiers
 from pipeline.foundation.device import BadModel
 from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.transcript import Label, Transcript

@@ -1,4 +1,4 @@
-"""pipeline/topics.py: a tiny model of natural language inference that really looks for the label's words."""
+"""pipeline/labels/topics.py: a tiny model of natural language inference that really looks for the label's words."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Broken, Outage
-from pipeline.topics import HYPOTHESIS, MOST_PASSAGES, MOST_TOKENS, Topics
+from pipeline.labels.topics import HYPOTHESIS, MOST_PASSAGES, MOST_TOKENS, Topics
 from pipeline.speech.transcript import Label
 from tests import tiny_onnx
 from tests.tiny_onnx import CERTAIN, sigmoid

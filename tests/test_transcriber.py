@@ -18,7 +18,7 @@ from pipeline.speech import languages
 from pipeline.audio import sandbox
 from pipeline.speech import transcriber as module
 from pipeline.audio.converter import SAMPLE_RATE, Converter, UnreadableAudio
-from pipeline.classifiers import Classifiers, content
+from pipeline.labels.classifiers import Classifiers, content
 from pipeline.foundation.errors import Stopping
 from pipeline.speech.guarded_decoding import listen
 from pipeline.speech.transcriber import Transcriber, _File, _Row, _Whole

@@ -503,7 +503,7 @@ def test_a_label_model_without_its_files_is_refused_at_start(fleet: Fleet) -> No
 
 @pytest.mark.parametrize(
     "failure",
-    ["pipeline.speech.whisper:Whisper.encode after 3 CUDA", "pipeline.topics:Topics._entailment before 2 BROKEN"],
+    ["pipeline.speech.whisper:Whisper.encode after 3 CUDA", "pipeline.labels.topics:Topics._entailment before 2 BROKEN"],
 )
 def test_a_gpu_that_fails_ends_the_worker_and_the_next_run_loses_nothing(
     fleet: Fleet, redis: Any, failure: str

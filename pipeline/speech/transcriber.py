@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.foundation import device
 from pipeline.speech import languages
 from pipeline.audio.converter import Converter, opus_channels
-from pipeline.audio_tags import AudioTags, SoundOfFile
+from pipeline.labels.audio_tags import AudioTags, SoundOfFile
 from pipeline.foundation.errors import Stop, Stopping
 from pipeline.speech.languages import Guesses
 from pipeline.speech.guarded_decoding import listen

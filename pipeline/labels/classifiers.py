@@ -1,14 +1,14 @@
 """What the row says about the sound beside its words.
 
 `content` needs no model. Two more classifiers run where their folders exist in the models' root: `audio-tagging`
-(`pipeline.audio_tags`) and `topics` (`pipeline.topics`).
+(`pipeline.labels.audio_tags`) and `topics` (`pipeline.labels.topics`).
 """
 
 import os
 from pathlib import Path
 
-from pipeline.audio_tags import AudioTags
-from pipeline.topics import Topics
+from pipeline.labels.audio_tags import AudioTags
+from pipeline.labels.topics import Topics
 from pipeline.speech.transcript import Label, Transcript
 
 SILENCE_DB = -60.0  # below this level (RMS, full scale) a file without speech is silence; a quiet room is near -50

@@ -1,0 +1,1 @@
+"""What a recording is about: content, audio tags, topics."""
