@@ -23,7 +23,7 @@ from pipeline.audio import conversion_report
 from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import Batches, check_id
 from pipeline.labels.classifiers import Classifiers
-from pipeline.database import AudioRow, Database
+from pipeline.store.database import AudioRow, Database
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Permanent, Stopping, away
 from pipeline.foundation.gpu import Gpu

@@ -38,7 +38,7 @@ import redis
 from bench import corpus, report
 from bench.line import Line
 from bench.report import Panel
-from pipeline.database import Database
+from pipeline.store.database import Database
 from tests.fleet import PROJECT, Fleet, ffmpeg_program
 from tests.recordings import SHORT, sample
 from tests.servers import Sshd, SwiftS3

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.foundation import redis_client
 from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import is_id
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
 from pipeline.jobs.job_queue import decode
 

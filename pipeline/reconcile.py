@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.jobs.batches import FINISHING, OPEN, QUEUES, Batches, unpack_job
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.jobs.job_queue import decode, encode
 from pipeline.foundation.formatting import count
 

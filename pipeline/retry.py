@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.foundation import redis_client
 from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import Batches, check_id, is_id, unpack_job
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.failures import DeadLetter
 from pipeline.foundation.formatting import count

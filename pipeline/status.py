@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.jobs import batches, job_queue
 from pipeline import failures
 from pipeline.foundation import redis_client
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.errors import away
 from pipeline.jobs.job_queue import decode
 from pipeline.foundation.formatting import amount, count, duration

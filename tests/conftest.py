@@ -11,7 +11,7 @@ import pytest
 import config
 import s3_utils
 from pipeline.foundation import redis_client
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.jobs.job_queue import JobQueue
 from tests.fleet import Fleet
 from tests.nursery import Nursery

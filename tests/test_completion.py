@@ -11,7 +11,7 @@ import pytest
 
 import pipelinectl
 from pipeline.commands import common
-from pipeline.database import Database
+from pipeline.store.database import Database
 from tests.fleet import Fleet
 from tests.steps import add_batch
 

@@ -13,12 +13,12 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pipeline import database as database_module
-from pipeline.database import Database
+from pipeline.store import database as database_module
+from pipeline.store.database import Database
 from pipeline.foundation.errors import Outage, away
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.speech.transcript import Label, Segment, Transcript, Word
-from pipeline.transcripts import find_files
+from pipeline.store.transcripts import find_files
 from tests.child import wait_until
 from tests.fleet import Fleet
 from tests.test_transcripts import CUT, TURNED
@@ -480,7 +480,7 @@ def test_many_threads_share_few_connections(fleet: Fleet) -> None:
 
 def test_a_silent_server_is_away_and_signals_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing; libpq by itself would wait for ever."""
-    monkeypatch.setattr("pipeline.database._Connection.answer_seconds", 0.5)
+    monkeypatch.setattr("pipeline.store.database._Connection.answer_seconds", 0.5)
     heard: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -495,7 +495,7 @@ def test_a_silent_server_is_away_and_signals_are_heard(monkeypatch: pytest.Monke
 
 
 def test_the_next_host_is_tried_where_the_first_is_silent(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.database._Connection.answer_seconds", 0.5)
+    monkeypatch.setattr("pipeline.store.database._Connection.answer_seconds", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{fleet.postgres.port}"
         database = Database(fleet.postgres.url.replace(f"127.0.0.1:{fleet.postgres.port}", hosts))
@@ -510,7 +510,7 @@ def test_the_server_gives_up_before_we_do(database: Database) -> None:
 
 
 def test_where_no_connection_comes_free_postgresql_is_away(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.database.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.store.database.ANSWER_SECONDS", 0.2)
     database = Database(fleet.postgres.url, connections=1)
     with database.transaction(), pytest.raises(psycopg2.OperationalError, match="came free") as caught:
         database.start_file(BATCH, "a.mp3")

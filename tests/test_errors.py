@@ -18,7 +18,7 @@ from psycopg2 import errors as sql_errors
 from redis._parsers.base import BaseParser
 
 from pipeline.foundation import redis_client
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping, away
 from tests.child import free_port
 from tests.fleet import Fleet

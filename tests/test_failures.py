@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.jobs.batches import all_queues
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.failures import (
     FailedFile,
     Failures,

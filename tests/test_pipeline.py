@@ -11,7 +11,7 @@ import pytest
 import config
 import unpack_worker
 from pipeline.jobs.batches import Batches
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.jobs.job_queue import Job
 from pipeline.jobs.worker import Worker
 from tests.child import wait_until

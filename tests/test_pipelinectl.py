@@ -15,7 +15,7 @@ import pytest
 
 import pipelinectl
 import s3_utils
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.reconcile import Finding, Reconciler
 from tests.child import Child, free_port

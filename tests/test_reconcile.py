@@ -9,7 +9,7 @@ import pytest
 import s3_utils
 from pipeline import reconcile
 from pipeline.jobs.batches import Batches
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.jobs.job_queue import Job, JobQueue
 from pipeline.reconcile import Finding, Reconciler
 from tests.fleet import Fleet

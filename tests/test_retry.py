@@ -8,7 +8,7 @@ import pytest
 import s3_utils
 from pipeline import retry
 from pipeline.jobs.batches import Batches
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.failures import DeadLetter, dead_letters
 from pipeline.jobs.job_queue import Job

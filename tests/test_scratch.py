@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.foundation import scratch
 from pipeline.jobs.batches import Batches
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.jobs.batch_completion import finish_batches
 from pipeline.jobs.job_queue import Job, encode
 from tests.child import Child, wait_until

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.jobs.worker import _ahead
 from tests.child import Child
 from tests.fleet import PROJECT, Fleet

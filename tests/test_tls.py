@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError
 import config
 import s3_utils
 from pipeline.foundation import redis_client
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.errors import away, certificate_problem
 from tests.child import wait_until
 from tests.fleet import Fleet

@@ -1,4 +1,4 @@
-"""pipeline/transcripts.py: what a search finds, and how it is shown."""
+"""pipeline/store/transcripts.py: what a search finds, and how it is shown."""
 
 import datetime
 import json
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import transcripts
-from pipeline.database import Database
+from pipeline.store import transcripts
+from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning, as_json
-from pipeline.transcripts import AudioFile, Hit, Query, every_file, find_files, read_file, search
+from pipeline.store.transcripts import AudioFile, Hit, Query, every_file, find_files, read_file, search
 from tests.fleet import Fleet
 from tests.steps import BATCH, add_file
 

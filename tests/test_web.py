@@ -14,7 +14,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from pipeline.foundation import redis_client
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.file_warnings import CODES
 from pipeline.speech.transcript import UNCERTAIN
 from pipeline.web.site import HITS, LOGIN_DAYS, ROWS, make_app

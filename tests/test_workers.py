@@ -225,7 +225,7 @@ def test_a_member_that_cannot_be_taken_out_fails_alone_whoever_dies(
     tar.write_bytes(hostile.member(b"a.mp3", SILENCE) + unsafe_members() + hostile.member(b"b.mp3", SPEECH) + END)
     upload(fleet, monkeypatch, tar)
     redis.rpush("queue:unpack", unpack_job(file_count=5))
-    module = {"Database": "pipeline.database", "Batches": "pipeline.jobs.batches"}[step.partition(".")[0]]
+    module = {"Database": "pipeline.store.database", "Batches": "pipeline.jobs.batches"}[step.partition(".")[0]]
     which = {"fail_file": "sparse", "settle": "sparse", "open": "1", "push": "1"}[step.partition(".")[2]]
     strike = [str(PROJECT / "tests" / "kill_at.py"), f"{module}:{step}", moment, which, "KILL"]
     victim = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")

@@ -4,10 +4,10 @@ import argparse
 import datetime
 import re
 
-from pipeline.batch_history import read_batch, read_batch_files
+from pipeline.store.batch_history import read_batch, read_batch_files
 from pipeline.commands import common
-from pipeline.database import Database
-from pipeline.transcripts import AudioFile, Query, find_files, read_file
+from pipeline.store.database import Database
+from pipeline.store.transcripts import AudioFile, Query, find_files, read_file
 
 
 def add_filter(command: argparse.ArgumentParser) -> None:

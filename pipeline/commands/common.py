@@ -14,7 +14,7 @@ import config
 from pipeline.foundation import redis_client
 from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import all_queues
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.formatting import printable
 
 WIDTHS = {"id": 12, "time": 20, "failed_at": 20, "batch_id": 15}  # of what is copied into the next command

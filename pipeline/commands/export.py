@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import config
-from pipeline import subtitles
+from pipeline.store import subtitles
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.speech.transcript import UNINTELLIGIBLE
-from pipeline.transcripts import AudioFile, Query, every_file, with_speaker
+from pipeline.store.transcripts import AudioFile, Query, every_file, with_speaker
 from pipeline.foundation.formatting import count
 
 DESCRIPTION = """Write transcripts: of a file (its audio id, or its batch and name), a batch, or what a search and

@@ -6,7 +6,7 @@ from typing import Any
 from psycopg2 import errors as sql_errors
 
 import config
-from pipeline.database import Database
+from pipeline.store.database import Database
 
 DESCRIPTION = """Make or update the tables in PostgreSQL: all that is new, or nothing. Safe to repeat. It needs the
 role that owns the tables; after it apply access/postgresql.sql, which gives the workers their rights."""

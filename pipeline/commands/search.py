@@ -11,8 +11,8 @@ from rich.text import Text
 import config
 from pipeline.commands import choosing, common
 from pipeline.foundation.errors import Permanent
-from pipeline.subtitles import legend, reading
-from pipeline.transcripts import Hit, search, with_speaker
+from pipeline.store.subtitles import legend, reading
+from pipeline.store.transcripts import Hit, search, with_speaker
 from pipeline.foundation.formatting import clock, printable
 
 DESCRIPTION = """Show the recordings in which all the words were said, the newest first, with the text around

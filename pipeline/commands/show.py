@@ -16,8 +16,8 @@ import s3_utils
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.foundation.errors import Permanent
-from pipeline.subtitles import Reading, legend, readings
-from pipeline.transcripts import AudioFile, read_history
+from pipeline.store.subtitles import Reading, legend, readings
+from pipeline.store.transcripts import AudioFile, read_history
 from pipeline.foundation.formatting import clock, printable
 
 DESCRIPTION = """Show everything about one file: its row, labels, history and what was said, when. `search` shows

@@ -13,7 +13,7 @@ from rich.text import Text
 import config
 from pipeline.foundation import redis_client
 from pipeline.commands import common
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.status import BROKEN, DEGRADED, Status, host_state, observe, settled_files
 from pipeline.foundation.formatting import amount, count, duration, printable
 

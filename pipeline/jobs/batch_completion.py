@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.foundation import scratch
 from pipeline.jobs.batches import Batches
-from pipeline.database import Database
+from pipeline.store.database import Database
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.database import Database
+from pipeline.store.database import Database
 from tests.faults import kills, outage_parts, scenarios, table
 from tests.faults.checker import Findings
 from tests.faults.points import FUNCTIONS, Point, points

@@ -19,7 +19,7 @@ import botocore.client
 import psycopg2.extensions
 import redis
 
-from pipeline import database
+from pipeline.store import database
 from tests import kill_at
 from tests.faults import points
 

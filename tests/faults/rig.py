@@ -18,7 +18,7 @@ import redis
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.foundation import redis_client
-from pipeline.database import Database
+from pipeline.store.database import Database
 from tests.child import Child, wait_until
 from tests.disks import mounted
 from tests.faults import checker

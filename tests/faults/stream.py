@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.jobs import batches
 from pipeline.foundation import redis_client
 from pipeline.jobs.batches import Batches
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.jobs.job_queue import Job
 from pipeline.transfer.discovery import Watch
 from tests.faults.checker import Archive, File, digest

@@ -17,7 +17,7 @@ def test_a_poison_alone_is_failed_and_after_three_deaths(fleet: Fleet) -> None:
     [
         ("transfer", "before pipeline.jobs.batch_ids:BatchIds.assign"),
         ("unpack", "before pipeline.jobs.batches:Batches.push"),
-        ("gpu", "before pipeline.database:Database.save_result"),
+        ("gpu", "before pipeline.store.database:Database.save_result"),
     ],
 )
 def test_a_worker_that_wakes_after_it_lost_its_work_changes_nothing(fleet: Fleet, role: str, place: str) -> None:

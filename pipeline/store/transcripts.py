@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.unpack.archive import is_storable
-from pipeline.database import Database
+from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
 from pipeline.speech.transcript import speaker_of

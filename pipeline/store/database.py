@@ -18,7 +18,7 @@ from pipeline.foundation.errors import Outage, away
 from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.speech.transcript import Label, Segment, Transcript
 
-SCHEMA = Path(__file__).parent.parent / "schema"
+SCHEMA = Path(__file__).parents[2] / "schema"
 ADDITIVE = ".additive.sql"  # ends the name of a file of schema/ that code from before it does not notice
 _SQL = Path(__file__).parent / "sql"
 CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most

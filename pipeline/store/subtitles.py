@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.speech.transcript import REPEATED, UNCERTAIN, UNINTELLIGIBLE, channel_of, is_uncertain, speaker_of
-from pipeline.transcripts import AudioFile
+from pipeline.store.transcripts import AudioFile
 
 LEAST_MS = 1  # of a cue: it must end after it begins
 MOST_ON_A_LINE = 42  # characters, as subtitle guides have it; a cue with more has two lines

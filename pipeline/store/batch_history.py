@@ -4,7 +4,7 @@ import datetime
 from dataclasses import dataclass
 
 from pipeline.unpack.archive import is_storable
-from pipeline.database import Database
+from pipeline.store.database import Database
 
 _BATCHES = (
     "SELECT b.batch_id, b.s3_key, b.file_count, b.host, b.opened_at, b.finished_at, f.done, f.failed"
