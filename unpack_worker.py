@@ -24,7 +24,7 @@ from pipeline.audio.converter import UnreadableAudio
 from pipeline.jobs.batches import Batches, check_id, is_id
 from pipeline.unpack.conversion_pool import Conversions
 from pipeline.store.database import Database
-from pipeline.draining import hand_back
+from pipeline.operations.host_drain import hand_back
 from pipeline.foundation.errors import Outage, Permanent
 from pipeline.jobs.job_queue import Job
 from pipeline.transfer.progress import Board

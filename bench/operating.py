@@ -36,7 +36,7 @@ import psycopg2
 from pipeline.jobs import batches, job_queue
 from pipeline.foundation import redis_client
 from pipeline.store.database import Database
-from pipeline.status import read_status
+from pipeline.operations.status import read_status
 from pipeline.store.transcripts import Query, search
 from tests.fleet import PROJECT, Fleet
 

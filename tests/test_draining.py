@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import draining
+from pipeline.operations import host_drain
 from pipeline.jobs import worker as worker_module
 from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import Job, JobQueue, heartbeat_key
@@ -70,7 +70,7 @@ def open_batch(redis: Any, batch_id: str, host: str = HOST, total: int = 3) -> B
 
 
 def test_a_worker_of_a_draining_host_claims_nothing_and_says_why(redis: Any, worker: Worker) -> None:
-    draining.begin(redis, HOST)
+    host_drain.begin(redis, HOST)
     redis.rpush(QUEUE, "a")
     assert jobs_until(worker, turns(2)) == []
     assert redis.lrange(QUEUE, 0, -1) == ["a"]
@@ -78,33 +78,33 @@ def test_a_worker_of_a_draining_host_claims_nothing_and_says_why(redis: Any, wor
 
 
 def test_another_hosts_worker_claims(redis: Any, worker: Worker) -> None:
-    draining.begin(redis, "other")
+    host_drain.begin(redis, "other")
     redis.rpush(QUEUE, "a")
     assert jobs_until(worker, lambda: not redis.llen(QUEUE)) == ["a"]
 
 
 def test_it_claims_again_when_the_draining_is_undone(redis: Any, worker: Worker) -> None:
-    draining.begin(redis, HOST)
+    host_drain.begin(redis, HOST)
     redis.rpush(QUEUE, "a")
     asked = turns(1)
 
     def stop() -> bool:
         if asked():
-            draining.undo(redis, HOST)
+            host_drain.undo(redis, HOST)
         return not redis.llen(QUEUE)
 
     assert jobs_until(worker, stop) == ["a"]
 
 
 def test_a_worker_that_brings_no_work_goes_on(redis: Any, worker: Worker) -> None:
-    draining.begin(redis, HOST)
+    host_drain.begin(redis, HOST)
     worker.brings_work = False
     redis.rpush(QUEUE, "a", "b")
     assert jobs_until(worker, lambda: not redis.llen(QUEUE)) == ["a", "b"]
 
 
 def test_a_job_kept_for_the_next_run_goes_back_uncounted(redis: Any, worker: Worker) -> None:
-    draining.begin(redis, HOST)
+    host_drain.begin(redis, HOST)
     redis.rpush(QUEUE, "second")
     redis.rpush(f"{QUEUE}:working:w", "kept")
     assert jobs_until(worker, lambda: redis.llen(QUEUE) == 2) == []
@@ -115,7 +115,7 @@ def test_a_job_kept_for_the_next_run_goes_back_uncounted(redis: Any, worker: Wor
 def test_a_kept_job_that_has_used_up_its_attempts_is_not_given_up_by_a_draining_host(
     redis: Any, worker: Worker
 ) -> None:
-    draining.begin(redis, HOST)
+    host_drain.begin(redis, HOST)
     redis.rpush(f"{QUEUE}:working:w", "kept")
     redis.hset(f"{QUEUE}:attempts", "kept", "3:x")
     assert jobs_until(worker, lambda: redis.llen(QUEUE)) == []
@@ -131,7 +131,7 @@ def test_a_job_that_comes_while_the_worker_waits_for_one_goes_back(
 
     def drain_and_queue() -> None:
         wait_until(lambda: redis.info("clients")["blocked_clients"] == 1, "the worker waits")
-        draining.begin(redis, HOST)
+        host_drain.begin(redis, HOST)
         redis.rpush(QUEUE, "late")
 
     thread = threading.Thread(target=drain_and_queue)
@@ -153,16 +153,16 @@ def test_a_job_that_comes_while_the_worker_waits_for_one_goes_back(
 
 def test_since_when_a_host_drains_is_kept(redis: Any) -> None:
     redis.hset("hosts:draining", HOST, 7)
-    draining.begin(redis, HOST)
+    host_drain.begin(redis, HOST)
     assert redis.hgetall("hosts:draining") == {HOST: "7"}
-    assert draining.undo(redis, HOST)
-    assert not draining.undo(redis, HOST)
-    draining.begin(redis, HOST)
+    assert host_drain.undo(redis, HOST)
+    assert not host_drain.undo(redis, HOST)
+    host_drain.begin(redis, HOST)
     assert abs(int(redis.hget("hosts:draining", HOST)) - int(redis.time()[0])) < 60
 
 
 def test_a_host_without_work_has_none(redis: Any) -> None:
-    left = draining.work_of(redis, HOST, QUEUE)
+    left = host_drain.work_of(redis, HOST, QUEUE)
     assert (left.batches, left.files, left.archives, left.is_some()) == ([], 0, 0, False)
 
 
@@ -179,7 +179,7 @@ def test_the_work_of_a_host_is_its_batches_and_its_live_workers_archives(redis: 
             redis.rpush(f"{queue}:working:{worker_id}", "job")
         if lives:
             redis.set(heartbeat_key(worker_id), json.dumps({"host": host}))
-    left = draining.work_of(redis, HOST, QUEUE, "queue:transfer")
+    left = host_drain.work_of(redis, HOST, QUEUE, "queue:transfer")
     assert sorted(left.batches) == ["a", "b", "d"]
     assert (left.files, left.archives, left.is_some()) == (4, 2, True)
     assert str(left) == "3 batches with 4 files to do, 2 archives in hand"
@@ -193,7 +193,7 @@ def test_any_of_it_is_work(redis: Any, what: str) -> None:
         redis.set(heartbeat_key("w"), json.dumps({"host": HOST}))
     else:
         open_batch(redis, "a", total=1 if what == "open" else 0)
-    assert draining.work_of(redis, HOST, QUEUE).is_some()
+    assert host_drain.work_of(redis, HOST, QUEUE).is_some()
 
 
 # --- what others get ---------------------------------------------------------------------------------------
@@ -204,13 +204,13 @@ def test_open_batches_are_queued_for_others_which_begin_anew(redis: Any) -> None
     mine.settle(BATCH, "x", "processed")
     open_batch(redis, "c", "other")
     mine.open("d", 0) if mine.adopt("d", "s3", Job("{}", 1, "t")) else None  # finishing: this host has to
-    assert draining.hand_back(redis, HOST, QUEUE) == [BATCH]
+    assert host_drain.hand_back(redis, HOST, QUEUE) == [BATCH]
     assert redis.lrange(QUEUE, 0, -1) == [unpack_job()]
     assert not mine.is_ours(BATCH)
     assert Batches(redis, "other").is_ours("c")
     assert mine.finishing() == ["d"]
     assert mine.settle(BATCH, "y", "processed") == "foreign"
-    assert draining.hand_back(redis, HOST, QUEUE) == []
+    assert host_drain.hand_back(redis, HOST, QUEUE) == []
     open_batch(redis, BATCH, "other")
     assert redis.mget(f"batch:{BATCH}:total", f"batch:{BATCH}:processed") == ["3", "0"]
 
@@ -231,4 +231,4 @@ def test_a_batch_that_ended_meanwhile_is_not_handed_back(redis: Any) -> None:
 
 
 def test_a_host_without_batches_hands_nothing_back(redis: Any) -> None:
-    assert draining.hand_back(redis, HOST, QUEUE) == []
+    assert host_drain.hand_back(redis, HOST, QUEUE) == []

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.jobs.batches import all_queues
 from pipeline.store.database import Database
-from pipeline.failures import (
+from pipeline.operations.failures import (
     FailedFile,
     Failures,
     Filter,

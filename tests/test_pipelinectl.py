@@ -17,7 +17,7 @@ import pipelinectl
 import s3_utils
 from pipeline.store.database import Database
 from pipeline.foundation.file_warnings import FileWarning, as_json
-from pipeline.reconcile import Finding, Reconciler
+from pipeline.operations.reconcile import Finding, Reconciler
 from tests.child import Child, free_port
 from tests.fleet import PROJECT, Fleet
 from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar
@@ -531,10 +531,10 @@ def test_reconcile_asks_on_a_terminal(fleet: Fleet, answer: str, left: list[str]
 @pytest.mark.parametrize(
     ("point", "arguments"),
     [
-        ("pipeline.retry:reopen after 1", ["retry", BATCH]),
-        ("pipeline.retry:Retry._queue after 1", ["retry", BATCH]),
-        ("pipeline.reconcile:forget_opus after 1", ["reconcile", "--apply"]),
-        ("pipeline.reconcile:unfinish after 1", ["reconcile", "--apply"]),
+        ("pipeline.operations.retry:reopen after 1", ["retry", BATCH]),
+        ("pipeline.operations.retry:Retry._queue after 1", ["retry", BATCH]),
+        ("pipeline.operations.reconcile:forget_opus after 1", ["reconcile", "--apply"]),
+        ("pipeline.operations.reconcile:unfinish after 1", ["reconcile", "--apply"]),
     ],
 )
 def test_a_pipelinectl_that_dies_between_two_services_is_healed(

@@ -27,7 +27,7 @@ def test_each_alert_has_an_entry() -> None:
 
 def test_each_trouble_of_the_status_has_an_entry() -> None:
     named = set()
-    for path in ("pipeline/status.py", "pipeline/commands/status.py"):
+    for path in ("pipeline/operations/status.py", "pipeline/commands/status.py"):
         for node in ast.walk(ast.parse((PROJECT / path).read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Trouble":
                 see = node.args[2]

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import config
-from pipeline import draining
+from pipeline.operations import host_drain
 from pipeline.jobs.batches import Batches
 from pipeline.commands import common
 from pipeline.foundation.formatting import count
@@ -20,20 +20,20 @@ def run(arguments: argparse.Namespace) -> int:
     redis = common.connect()
     host = arguments.host
     if arguments.undo:
-        common.say(f"{host} takes work again" if draining.undo(redis, host) else f"{host} was not draining")
+        common.say(f"{host} takes work again" if host_drain.undo(redis, host) else f"{host} was not draining")
         return 0
     if not Batches(redis, "").is_known(host):
         common.complain(f"no worker of {host} was heard within a week: `pipelinectl.py status` shows the hosts")
         return 2
-    draining.begin(redis, host)
+    host_drain.begin(redis, host)
     common.say(f"{host} takes no new work; `drain {host} --undo` lets it take some again")
     if arguments.hand_back:
-        left = draining.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)
+        left = host_drain.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)
         batches = count(len(left.batches), "open batch")
         question = f"give {batches} of {host} to other hosts, which begin anew"
         if left.batches and not common.has_agreed(arguments, question):
             return 1
-        for batch_id in draining.hand_back(redis, host, config.UNPACK_QUEUE):
+        for batch_id in host_drain.hand_back(redis, host, config.UNPACK_QUEUE):
             common.say(f"batch {batch_id} is queued again")
     return wait_until_drained(redis, host, arguments.wait)
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 def wait_until_drained(redis: Any, host: str, wait: bool) -> int:
     """Tell what the host has left; where asked to, until it is nothing."""
     told = None
-    while (left := draining.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)).is_some():
+    while (left := host_drain.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)).is_some():
         if str(left) != told:
             common.say(f"{host} has left: {left}")
             told = str(left)

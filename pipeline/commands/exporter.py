@@ -15,7 +15,7 @@ import config
 from pipeline.foundation import logs, systemd
 from pipeline.commands import common
 from pipeline.foundation.errors import away
-from pipeline.status import Status, read_status
+from pipeline.operations.status import Status, read_status
 from pipeline.foundation.formatting import printable
 
 DESCRIPTION = """Serve queues, open batches, dead letters, workers and hosts to Prometheus, as http://ADDRESS/metrics,

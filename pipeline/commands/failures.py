@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.commands import common
-from pipeline.failures import Failures, Filter, read_failures, warned_codes, warned_files
+from pipeline.operations.failures import Failures, Filter, read_failures, warned_codes, warned_files
 
 DESCRIPTION = """Show the files that have failed, and the dead letters: jobs that were given up, as an archive that
 is damaged or not there. Each with its reason, the latest first. `retry` tries them again. --warnings shows the

@@ -9,7 +9,7 @@ from rich.console import Console
 import config
 import s3_utils
 from pipeline.commands import common
-from pipeline.reconcile import Finding, Reconciler
+from pipeline.operations.reconcile import Finding, Reconciler
 from pipeline.foundation.formatting import count
 
 DESCRIPTION = """Compare archives and Opus in S3, PostgreSQL and Redis, and say what is missing, doubled or

@@ -14,7 +14,7 @@ import config
 from pipeline.foundation import redis_client
 from pipeline.commands import common
 from pipeline.store.database import Database
-from pipeline.status import BROKEN, DEGRADED, Status, host_state, observe, settled_files
+from pipeline.operations.status import BROKEN, DEGRADED, Status, host_state, observe, settled_files
 from pipeline.foundation.formatting import amount, count, duration, printable
 
 DESCRIPTION = """What moves, what is stuck and why: queues, workers, hosts, open batches, what was done

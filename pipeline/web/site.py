@@ -39,8 +39,8 @@ from pipeline.store.batch_history import read_batch, read_batch_files, read_batc
 from pipeline.jobs.batches import all_queues, is_id
 from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent, away
-from pipeline.failures import Filter, failed_reasons, read_failures, warned_codes, warned_files
-from pipeline.status import host_state, observe, settled_files
+from pipeline.operations.failures import Filter, failed_reasons, read_failures, warned_codes, warned_files
+from pipeline.operations.status import host_state, observe, settled_files
 from pipeline.store.subtitles import html_language, legend, one_line, reading, readings
 from pipeline.store.transcripts import Query, read_file, read_history, search
 from pipeline.foundation.formatting import amount, clock, count, duration, printable

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from pipeline import draining
+from pipeline.operations import host_drain
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import LostClaim
 from pipeline.jobs.job_queue import Job, encode, heartbeat_key
@@ -536,7 +536,7 @@ class Journeys(Machine):
     def hand_back(self, number: int, host: str, way: tuple[int, str]) -> None:
         """An operator has the open batches of a host unpacked elsewhere, or there, while it works on."""
         process = which(self.processes.values(), number)
-        work = functools.partial(draining.hand_back, self.world.client, host, UNPACK)
+        work = functools.partial(host_drain.hand_back, self.world.client, host, UNPACK)
         self.world.run(self.world.spawn(process, "hand back", work), *way)
 
     def house(self, process: Process, what: str, way: tuple[int, str] = (FOREGONE, DONE)) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.jobs import batches, job_queue
-from pipeline import failures
+from pipeline.operations import failures
 from pipeline.foundation import redis_client
 from pipeline.store.database import Database
 from pipeline.foundation.errors import away

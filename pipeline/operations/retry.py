@@ -13,7 +13,7 @@ from pipeline.unpack.archive import is_storable
 from pipeline.jobs.batches import Batches, check_id, is_id, unpack_job
 from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
-from pipeline.failures import DeadLetter
+from pipeline.operations.failures import DeadLetter
 from pipeline.foundation.formatting import count
 
 MOST_KEY_BYTES = 1024  # of an S3 key

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.jobs.batches import DRAINING, Batches
-from pipeline.status import open_batches, read_workers
+from pipeline.operations.status import open_batches, read_workers
 from pipeline.foundation.formatting import count
 
 
