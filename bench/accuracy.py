@@ -48,7 +48,7 @@ from bench.accuracy_speech import clips
 from bench.accuracy_verdict import OURS, rules
 from pipeline.audio.converter import Converter
 from tests import downloads
-from tests.fleet import PROJECT, ffmpeg_program
+from tests.support.fleet import PROJECT, ffmpeg_program
 
 RESULTS = PROJECT / "bench" / "results"
 TIMEOUT_S = 4 * 3600  # for one program and one corpus

@@ -11,7 +11,7 @@ import numpy as np
 from bench import accuracy_sounds as sounds
 from bench.accuracy_score import Said
 from bench.accuracy_speech import RATE, Clip
-from tests.fleet import ffmpeg_program
+from tests.support.fleet import ffmpeg_program
 
 GAPS = (0.15, 2.0)  # seconds between two clips
 TURNS = (0.3, 4.0)  # seconds between two clips of one side of a call

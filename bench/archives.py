@@ -39,9 +39,9 @@ from bench import corpus, report
 from bench.line import Line
 from bench.report import Panel
 from pipeline.store.database import Database
-from tests.fleet import PROJECT, Fleet, ffmpeg_program
-from tests.recordings import SHORT, sample
-from tests.servers import Sshd, SwiftS3
+from tests.support.fleet import PROJECT, Fleet, ffmpeg_program
+from tests.support.recordings import SHORT, sample
+from tests.support.servers import Sshd, SwiftS3
 
 RESULTS = PROJECT / "bench" / "results"
 CORES = len(os.sched_getaffinity(0))

@@ -12,8 +12,8 @@ from faster_whisper.audio import decode_audio
 from bench.accuracy_speech import clips
 from bench.accuracy_track import Track, speak, write
 from pipeline.audio.converter import Converter
-from tests.fleet import ffmpeg_program
-from tests.recordings import SAMPLES, SHORT
+from tests.support.fleet import ffmpeg_program
+from tests.support.recordings import SAMPLES, SHORT
 
 RATE = 16_000
 PAUSES = (0.2, 1.2)  # seconds between two utterances

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Self
 
-from tests.fleet import PROJECT
+from tests.support.fleet import PROJECT
 
 PIECE = 64 * 1024
 BURST_SECONDS = 0.02  # of its rate, that it makes up for when it was asked late: what a switch keeps

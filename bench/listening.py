@@ -28,8 +28,9 @@ import ctranslate2
 from bench import corpus, report
 from bench.accuracy_speech import print_progress
 from bench.engine import PEERS
-from tests import downloads, random_whisper
-from tests.fleet import PROJECT, ffmpeg_program
+from tests import downloads
+from tests.support import random_whisper
+from tests.support.fleet import PROJECT, ffmpeg_program
 
 RESULTS = PROJECT / "bench" / "results"
 

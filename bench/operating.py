@@ -38,7 +38,7 @@ from pipeline.foundation import redis_client
 from pipeline.store.database import Database
 from pipeline.operations.status import read_status
 from pipeline.store.transcripts import Query, search
-from tests.fleet import PROJECT, Fleet
+from tests.support.fleet import PROJECT, Fleet
 
 RESULTS = PROJECT / "bench" / "results"
 CORES = len(os.sched_getaffinity(0))

@@ -13,10 +13,10 @@ import s3_utils
 from pipeline.foundation import redis_client
 from pipeline.store.database import Database
 from pipeline.jobs.job_queue import JobQueue
-from tests.fleet import Fleet
-from tests.nursery import Nursery
-from tests.servers import GuardedS3, MotoS3, S3Server, SwiftS3
-from tests.steps import AT_LENGTH
+from tests.support.fleet import Fleet
+from tests.support.nursery import Nursery
+from tests.support.servers import GuardedS3, MotoS3, S3Server, SwiftS3
+from tests.support.steps import AT_LENGTH
 
 SWIFT_BIN = Path(os.environ.get("SWIFT_BIN", Path(__file__).parent.parent / ".venv-swift" / "bin"))
 

@@ -27,7 +27,7 @@ from tests.faults import kills, outage_parts, scenarios, table
 from tests.faults.checker import Findings
 from tests.faults.points import FUNCTIONS, Point, points
 from tests.faults.table import Row
-from tests.fleet import PROJECT, Fleet
+from tests.support.fleet import PROJECT, Fleet
 
 RESULTS = PROJECT / "tests" / "faults" / "results.json"
 KILLS_A_ROUND = 200

@@ -2,7 +2,7 @@
 
     MARKS=FILE python tests/faults/armed.py unpack_worker.py pipeline.jobs.batches:Batches.push after 2 KILL
 
-What follows the script is as for tests/kill_at.py, and may be repeated. Each mark is a line: seconds on the
+What follows the script is as for tests/support/kill_at.py, and may be repeated. Each mark is a line: seconds on the
 system's monotonic clock, process id, and `ready` (the worker has started), `hit` (a fault strikes) or `ack` (a job
 was acknowledged, a sign of progress).
 With EFFECTS=FILE every side effect of the worker is noted too (tests/faults/effects.py).
@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import JobQueue
-from tests import kill_at
+from tests.support import kill_at
 from tests.faults import effects
 
 FAULT_WORDS = 4  # point, when, which, signal

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 from pipeline.jobs import batches
 from pipeline.foundation import redis_client
-from tests.fleet import Fleet
-from tests.recordings import make_tar, opus
-from tests.steps import object_keys, s3_client
+from tests.support.fleet import Fleet
+from tests.support.recordings import make_tar, opus
+from tests.support.steps import object_keys, s3_client
 
 
 @dataclass(frozen=True)

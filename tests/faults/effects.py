@@ -20,7 +20,7 @@ import psycopg2.extensions
 import redis
 
 from pipeline.store import database
-from tests import kill_at
+from tests.support import kill_at
 from tests.faults import points
 
 PROJECT = str(kill_at.PROJECT) + "/"

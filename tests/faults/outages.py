@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.child import Server, free_port
+from tests.support.child import Server, free_port
 from tests.faults.checker import Findings
 from tests.faults.proxy import Proxy
 from tests.faults.rig import NAMES, Rig

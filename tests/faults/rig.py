@@ -19,16 +19,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.foundation import redis_client
 from pipeline.store.database import Database
-from tests.child import Child, wait_until
-from tests.disks import mounted
+from tests.support.child import Child, wait_until
+from tests.support.disks import mounted
 from tests.faults import checker
 from tests.faults.checker import Archive, File, Findings, digest
 from tests.faults.fast_clock import FastClock
 from tests.faults.proxy import Proxy
-from tests.fleet import Fleet
-from tests.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
-from tests.servers import SwiftS3, Valkey
-from tests.steps import object_keys, s3_client
+from tests.support.fleet import Fleet
+from tests.support.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
+from tests.support.servers import SwiftS3, Valkey
+from tests.support.steps import object_keys, s3_client
 
 ROLES = ("transfer", "unpack", "gpu")
 # As the workers call them.

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.foundation import redis_client
-from tests.child import Child, wait_until
+from tests.support.child import Child, wait_until
 from tests.faults import armed, stream
 from tests.faults.checker import Archive, File, Findings, check, digest, is_quiet
-from tests.fleet import PROJECT, Fleet
-from tests.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
-from tests.steps import now, object_keys, s3_client
+from tests.support.fleet import PROJECT, Fleet
+from tests.support.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
+from tests.support.steps import now, object_keys, s3_client
 
 SETTINGS = {
     "MAX_ATTEMPTS": "3",

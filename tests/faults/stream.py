@@ -24,9 +24,9 @@ from pipeline.store.database import Database
 from pipeline.jobs.job_queue import Job
 from pipeline.transfer.discovery import Watch
 from tests.faults.checker import Archive, File, digest
-from tests.fleet import Fleet
-from tests.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, opus, sample
-from tests.steps import s3_client
+from tests.support.fleet import Fleet
+from tests.support.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, opus, sample
+from tests.support.steps import s3_client
 
 LOST_SECONDS = 3600  # how long a lost host or worker has been silent
 CHANGING_SECONDS = 30  # at most, where its transfer is not put back for a later try

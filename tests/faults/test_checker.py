@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.faults.checker import Archive, File, check, digest, is_quiet, make_archive, sound_of
-from tests.fleet import Fleet
-from tests.recordings import DAMAGED, SHORT, SILENCE, SPEECH, SPOKEN, make_tar, opus, sample
-from tests.steps import s3_client, wait_for
+from tests.support.fleet import Fleet
+from tests.support.recordings import DAMAGED, SHORT, SILENCE, SPEECH, SPOKEN, make_tar, opus, sample
+from tests.support.steps import s3_client, wait_for
 
 BATCH = "20260102-030405"
 OTHER = "20260102-030406"

@@ -2,7 +2,7 @@
 
 from tests.faults import kills
 from tests.faults.points import FUNCTIONS, Point, points
-from tests.fleet import Fleet
+from tests.support.fleet import Fleet
 
 KILLS = 40
 # To these a worker comes only after some seconds of life, or with luck.

@@ -40,8 +40,8 @@ from tests.faults.stories import (
     transcribe_queue,
 )
 from tests.faults.world import FOREGONE, UNPACK, Process, World
-from tests.servers import Valkey
-from tests.steps import AT_LENGTH
+from tests.support.servers import Valkey
+from tests.support.steps import AT_LENGTH
 
 HOW = st.sampled_from(
     ("settle", "hand on", "retry", "retry later", "give back", "give back later", "keep", "bury")

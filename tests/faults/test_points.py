@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.child import wait_until
+from tests.support.child import wait_until
 from tests.faults import armed, kills, stream
 from tests.faults.checker import check, is_quiet
 from tests.faults.points import FUNCTIONS, points
-from tests.fleet import PROJECT, Fleet
-from tests.steps import wait_for, wait_for_log
+from tests.support.fleet import PROJECT, Fleet
+from tests.support.steps import wait_for, wait_for_log
 
 Effects = dict[str, list[dict[str, Any]]]
 

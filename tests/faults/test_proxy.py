@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tests.child import wait_until
+from tests.support.child import wait_until
 from tests.faults.proxy import Proxy
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults import scenarios
-from tests.fleet import Fleet
+from tests.support.fleet import Fleet
 
 
 def test_a_poison_alone_is_failed_and_after_three_deaths(fleet: Fleet) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline.foundation import redis_client, scratch
-from tests.child import Child
-from tests.fleet import PROJECT, Fleet
-from tests.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
-from tests.steps import (
+from tests.support.child import Child
+from tests.support.fleet import PROJECT, Fleet
+from tests.support.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
+from tests.support.steps import (
     AT_LENGTH,
     BATCH,
     batch_keys,
@@ -110,7 +110,7 @@ def make_archive(path: Path, point: str) -> Path:
 def stop(fleet: Fleet, role: str, point: str, done: Callable[[], object]) -> None:
     """Run a worker that is stopped at the point, then one that is not, until the work is done."""
     function, when, number = point.split()
-    script = [str(PROJECT / "tests" / "kill_at.py"), function, when, number, "TERM"]
+    script = [str(PROJECT / "tests" / "support" / "kill_at.py"), function, when, number, "TERM"]
     victim = fleet.run([*script, str(PROJECT / f"{role}_worker.py")], role)
     status = exit_status(victim)
     assert "signal sent" in log_of(victim), log_of(victim)

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.child import Child, free_port, wait_until
+from tests.support.child import Child, free_port, wait_until
 from tests.vm.image import Image, run
 
 BOOT_SECONDS = 900

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from tests.child import Child
-from tests.fleet import PROJECT
+from tests.support.child import Child
+from tests.support.fleet import PROJECT
 from tests.vm.machine import Machine
 
 ENVIRONMENT = Path(os.environ.get("ANSIBLE_ENVIRONMENT", PROJECT / "ansible" / ".venv"))

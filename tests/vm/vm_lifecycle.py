@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.child import wait_until
+from tests.support.child import wait_until
 from tests.vm.image import run
 from tests.vm.playbooks import is_shown
 from tests.vm.world import DATA_GIB, FINISHED, MOST_EXPOSURE, NAME, World

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.child import wait_until
+from tests.support.child import wait_until
 from tests.vm.machine import BOOT_SECONDS
 from tests.vm.playbooks import is_shown
 from tests.vm.world import FINISHED, MOST_EXPOSURE, NAME, World

@@ -19,10 +19,10 @@ from typing import Self
 
 import redis
 
-from tests.child import wait_until
+from tests.support.child import wait_until
 from tests.demo import sample_archives
-from tests.fleet import MODELS, PROJECT, Fleet
-from tests.servers import ACCESS
+from tests.support.fleet import MODELS, PROJECT, Fleet
+from tests.support.servers import ACCESS
 from tests.vm.image import Image, image, run
 from tests.vm.machine import BOOT_SECONDS, HOST, Disk, Machine
 from tests.vm.playbooks import Playbooks
