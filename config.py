@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import psycopg2.extensions
 
-from pipeline.foundation import logs, scratch
 from pipeline.audio.ffmpeg_program import pinned_ffmpeg
-from pipeline.speech.whisper_options import Options
+from pipeline.foundation import logs, scratch
 from pipeline.jobs.worker import Limits
+from pipeline.speech.whisper_options import Options
 
 if TYPE_CHECKING:
     from pipeline.audio.converter import Converter

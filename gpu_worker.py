@@ -17,22 +17,22 @@ from pathlib import Path
 
 import config
 import s3_utils
-from pipeline.foundation import device, logs
-from pipeline.jobs import batch_completion, job_queue, worker
 from pipeline.audio import conversion_report
-from pipeline.unpack.archive import is_storable
-from pipeline.jobs.batches import Batches, check_id
-from pipeline.labels.classifiers import Classifiers
-from pipeline.store.database import AudioRow, Database
+from pipeline.foundation import device, logs
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Permanent, Stopping, away
+from pipeline.foundation.formatting import count
 from pipeline.foundation.gpu import Gpu
+from pipeline.jobs import batch_completion, job_queue, worker
+from pipeline.jobs.batches import Batches, check_id
 from pipeline.jobs.job_queue import Job
+from pipeline.jobs.worker import Worker
+from pipeline.labels.classifiers import Classifiers
 from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.transcript import Transcript
 from pipeline.speech.whisper import Whisper, language_problem, model_problem
-from pipeline.foundation.formatting import count
-from pipeline.jobs.worker import Worker
+from pipeline.store.database import AudioRow, Database
+from pipeline.unpack.archive import is_storable
 
 log = logging.getLogger("gpu")
 

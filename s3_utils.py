@@ -26,9 +26,9 @@ from botocore.handlers import add_expect_header
 
 import config
 from pipeline.foundation import scratch
-from pipeline.jobs.batches import check_id, is_id
 from pipeline.foundation.checksum import HashedFile, sha256
 from pipeline.foundation.errors import Outage, Permanent, certificate_problem
+from pipeline.jobs.batches import check_id, is_id
 
 PREFIXES = ("archives/", "processed/")
 MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts

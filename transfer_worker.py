@@ -19,22 +19,22 @@ from dataclasses import dataclass
 
 import config
 import s3_utils
-from pipeline.unpack import archive, compression
-from pipeline.transfer import stale_uploads
-from pipeline.jobs import batches, job_queue, worker
 from pipeline.foundation import logs
-from pipeline.jobs.batch_ids import BatchIds
 from pipeline.foundation.checksum import sha256
-from pipeline.transfer.local_copies import Copies
-from pipeline.transfer.scp import Copy
 from pipeline.foundation.errors import Permanent, Stopping
-from pipeline.jobs.job_queue import Job
-from pipeline.transfer.progress import Board
-from pipeline.transfer.ssh import FileState, RemoteHost
-from pipeline.transfer.originals import Sources
-from pipeline.transfer.discovery import Watch
 from pipeline.foundation.formatting import amount
+from pipeline.jobs import batches, job_queue, worker
+from pipeline.jobs.batch_ids import BatchIds
+from pipeline.jobs.job_queue import Job
 from pipeline.jobs.worker import Worker
+from pipeline.transfer import stale_uploads
+from pipeline.transfer.discovery import Watch
+from pipeline.transfer.local_copies import Copies
+from pipeline.transfer.originals import Sources
+from pipeline.transfer.progress import Board
+from pipeline.transfer.scp import Copy
+from pipeline.transfer.ssh import FileState, RemoteHost
+from pipeline.unpack import archive, compression
 
 log = logging.getLogger("transfer")
 

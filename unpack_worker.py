@@ -16,19 +16,19 @@ from typing import Any, TypeVar
 
 import config
 import s3_utils
-from pipeline.unpack import archive, compression
-from pipeline.jobs import batch_completion, worker
-from pipeline.foundation import logs, scratch
-from pipeline.unpack.archive import Index, Member
 from pipeline.audio.converter import UnreadableAudio
-from pipeline.jobs.batches import Batches, check_id, is_id
-from pipeline.unpack.conversion_pool import Conversions
-from pipeline.store.database import Database
-from pipeline.operations.host_drain import hand_back
+from pipeline.foundation import logs, scratch
 from pipeline.foundation.errors import Outage, Permanent
+from pipeline.jobs import batch_completion, worker
+from pipeline.jobs.batches import Batches, check_id, is_id
 from pipeline.jobs.job_queue import Job
-from pipeline.transfer.progress import Board
 from pipeline.jobs.worker import Worker
+from pipeline.operations.host_drain import hand_back
+from pipeline.store.database import Database
+from pipeline.transfer.progress import Board
+from pipeline.unpack import archive, compression
+from pipeline.unpack.archive import Index, Member
+from pipeline.unpack.conversion_pool import Conversions
 
 log = logging.getLogger("unpack")
 Outcomes = TypeVar("Outcomes")

@@ -5,7 +5,8 @@
 
 status   `pipelinectl status` and the exporter's answer
 page     each page of `pipelinectl web`, as a browser asks for it
-search   pipeline.store.transcripts.search in a process that runs already, as the page's, and `pipelinectl search` as a
+search   pipeline.store.transcripts.search in a process that runs already, as the page's, and `pipelinectl search`
+as a
          command, its start counted: common and rare words, and each filter
 
 The workers are of 250 hosts, each with 40 open batches of 1,000 files and 1,000 files in its queue. The rows are
@@ -33,10 +34,10 @@ from typing import Any
 
 import psycopg2
 
-from pipeline.jobs import batches, job_queue
 from pipeline.foundation import redis_client
-from pipeline.store.database import Database
+from pipeline.jobs import batches, job_queue
 from pipeline.operations.status import read_status
+from pipeline.store.database import Database
 from pipeline.store.transcripts import Query, search
 from tests.support.fleet import PROJECT, Fleet
 

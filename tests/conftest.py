@@ -11,8 +11,8 @@ import pytest
 import config
 import s3_utils
 from pipeline.foundation import redis_client
-from pipeline.store.database import Database
 from pipeline.jobs.job_queue import JobQueue
+from pipeline.store.database import Database
 from tests.support.fleet import Fleet
 from tests.support.nursery import Nursery
 from tests.support.servers import GuardedS3, MotoS3, S3Server, SwiftS3

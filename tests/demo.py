@@ -31,8 +31,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import config
 from pipeline.foundation.errors import Permanent
-from tests.support import demo_report
 from tests import downloads
+from tests.support import demo_report
 from tests.support.fleet import PROJECT, Fleet
 
 EPILOG = """Exit status: 0 when every file went in and came out, 1 when a server or worker failed or a check did,

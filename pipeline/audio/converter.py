@@ -22,9 +22,10 @@ from pathlib import Path
 import ffmpeg
 import numpy as np
 
-from pipeline.audio import damage, conversion_report, sandbox
-from pipeline.foundation import scratch
+from pipeline.audio import conversion_report, damage, sandbox
+from pipeline.audio.byte_ranges import Pieces, pieces
 from pipeline.audio.channels import Measures, Plan
+from pipeline.audio.conversion_report import Report
 from pipeline.audio.decoder import (
     MOST_CHANNELS,
     SAMPLE_RATE,
@@ -37,13 +38,12 @@ from pipeline.audio.decoder import (
     UnreadableAudio,
     temporary_file,
 )
-from pipeline.foundation.errors import Outage, Stop, Stopping
 from pipeline.audio.ffmpeg_messages import LEVEL, Messages
 from pipeline.audio.ffmpeg_program import pinned_ffmpeg
-from pipeline.foundation.file_warnings import FileWarning
-from pipeline.audio.byte_ranges import Pieces, pieces
 from pipeline.audio.process_pipes import MESSAGES, TooSlow, running
-from pipeline.audio.conversion_report import Report
+from pipeline.foundation import scratch
+from pipeline.foundation.errors import Outage, Stop, Stopping
+from pipeline.foundation.file_warnings import FileWarning
 
 __all__ = ["SAMPLE_RATE", "Converter", "Report", "UnreadableAudio", "ends_whole", "opus_channels"]
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pipeline.audio.byte_ranges import Piece
 from pipeline.audio.channels import Plan
 from pipeline.audio.decoder import SAMPLE_RATE, Sound
 from pipeline.foundation.file_warnings import (
@@ -15,7 +16,6 @@ from pipeline.foundation.file_warnings import (
     SILENT_CHANNEL,
     FileWarning,
 )
-from pipeline.audio.byte_ranges import Piece
 from pipeline.foundation.formatting import count
 
 # What an encoder adds in front and behind is up to 0.1 s; containers round to their frames.

@@ -17,10 +17,10 @@ import ffmpeg
 import numpy as np
 
 from pipeline.audio import sandbox
-from pipeline.foundation.errors import Outage, Permanent, Stop
-from pipeline.audio.ffmpeg_messages import LEVEL, Messages
 from pipeline.audio.byte_ranges import LEAST_RATE, Piece
+from pipeline.audio.ffmpeg_messages import LEVEL, Messages
 from pipeline.audio.process_pipes import MESSAGES, Ended, Running, TooSlow, running
+from pipeline.foundation.errors import Outage, Permanent, Stop
 
 SAMPLE_RATE = 16_000  # what Whisper listens to
 MOST_CHANNELS = 64

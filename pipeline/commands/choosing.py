@@ -4,8 +4,8 @@ import argparse
 import datetime
 import re
 
-from pipeline.store.batch_history import read_batch, read_batch_files
 from pipeline.commands import common
+from pipeline.store.batch_history import read_batch, read_batch_files
 from pipeline.store.database import Database
 from pipeline.store.transcripts import AudioFile, Query, find_files, read_file
 

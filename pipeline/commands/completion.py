@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pipeline.jobs.batches import OPEN
 from pipeline.commands import common
+from pipeline.jobs.batches import OPEN
 
 SHELLS = ("bash", "zsh")
 DESCRIPTION = """Print a script that completes commands, options and batch ids. For this shell alone:

@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 import config
-from pipeline.operations import host_drain
-from pipeline.jobs.batches import Batches
 from pipeline.commands import common
 from pipeline.foundation.formatting import count
+from pipeline.jobs.batches import Batches
+from pipeline.operations import host_drain
 
 DESCRIPTION = """Have a host take no new work: it finishes its open batches, and gives back the archives that
 it has not begun. Exit status 1 while it has some. Its workers may be stopped at any time: nothing is lost, only

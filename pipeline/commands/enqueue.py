@@ -13,9 +13,9 @@ import config
 import s3_utils
 from pipeline.commands import common
 from pipeline.foundation.errors import Permanent
-from pipeline.transfer.local_archives import LocalArchives
-from pipeline.transfer.discovery import Watch
 from pipeline.foundation.formatting import printable
+from pipeline.transfer.discovery import Watch
+from pipeline.transfer.local_archives import LocalArchives
 
 DESCRIPTION = """Queue archives: paths on the EC2 host, which a transfer worker fetches, and with --local files of
 this machine, which are uploaded to S3 before the command ends. The same file again, under whatever name, is the

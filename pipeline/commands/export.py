@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import config
-from pipeline.store import subtitles
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
-from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning
-from pipeline.speech.transcript import UNINTELLIGIBLE
-from pipeline.store.transcripts import AudioFile, Query, every_file, with_speaker
 from pipeline.foundation.formatting import count
+from pipeline.speech.transcript import UNINTELLIGIBLE
+from pipeline.store import subtitles
+from pipeline.store.database import Database
+from pipeline.store.transcripts import AudioFile, Query, every_file, with_speaker
 
 DESCRIPTION = """Write transcripts: of a file (its audio id, or its batch and name), a batch, or what a search and
 the options take, the oldest first. txt, vtt and srt of several go into a folder: {batch}/{name}-{audio id}.vtt.

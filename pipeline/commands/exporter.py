@@ -12,11 +12,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 import config
-from pipeline.foundation import logs, systemd
 from pipeline.commands import common
+from pipeline.foundation import logs, systemd
 from pipeline.foundation.errors import away
-from pipeline.operations.status import Status, read_status
 from pipeline.foundation.formatting import printable
+from pipeline.operations.status import Status, read_status
 
 DESCRIPTION = """Serve queues, open batches, dead letters, workers and hosts to Prometheus, as http://ADDRESS/metrics,
 until Ctrl-C. It needs Redis alone; what each worker does, workers serve themselves where METRICS_LISTEN is set."""

@@ -9,8 +9,8 @@ from rich.console import Console
 import config
 import s3_utils
 from pipeline.commands import common
-from pipeline.operations.reconcile import Finding, Reconciler
 from pipeline.foundation.formatting import count
+from pipeline.operations.reconcile import Finding, Reconciler
 
 DESCRIPTION = """Compare archives and Opus in S3, PostgreSQL and Redis, and say what is missing, doubled or
 orphaned. With --apply, queue what nobody works on and clean up what is left over. Safe while workers run, and to

@@ -9,9 +9,9 @@ import s3_utils
 from pipeline.commands import common
 from pipeline.commands.failures import add_filter, filter_of
 from pipeline.foundation.errors import Permanent
+from pipeline.foundation.formatting import count
 from pipeline.operations.failures import DeadLetter, Failures, Filter, dead_letters, failed_among, read_failures
 from pipeline.operations.retry import Retry
-from pipeline.foundation.formatting import count
 
 DESCRIPTION = """Queue failed work again: the failed files of a batch, dead letters by --job, or all that a
 filter takes. What is done stays done. The archive is fetched and unpacked once more, so it has to be in S3."""

@@ -11,9 +11,9 @@ from rich.text import Text
 import config
 from pipeline.commands import choosing, common
 from pipeline.foundation.errors import Permanent
+from pipeline.foundation.formatting import clock, printable
 from pipeline.store.subtitles import legend, reading
 from pipeline.store.transcripts import Hit, search, with_speaker
-from pipeline.foundation.formatting import clock, printable
 
 DESCRIPTION = """Show the recordings in which all the words were said, the newest first, with the text around
 them. As in a web search: "good morning" in one argument is a phrase, `or` and -not do what they say (put -- before

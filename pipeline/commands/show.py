@@ -16,9 +16,9 @@ import s3_utils
 from pipeline.commands import choosing, common
 from pipeline.commands.files import Unwritable, safe_name, whole_file
 from pipeline.foundation.errors import Permanent
+from pipeline.foundation.formatting import clock, printable
 from pipeline.store.subtitles import Reading, legend, readings
 from pipeline.store.transcripts import AudioFile, read_history
-from pipeline.foundation.formatting import clock, printable
 
 DESCRIPTION = """Show everything about one file: its row, labels, history and what was said, when. `search` shows
 audio ids. A failed file has its reason here, and no Opus to fetch or play. A warning says what of a recording is

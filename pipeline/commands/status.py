@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 import config
-from pipeline.foundation import redis_client
 from pipeline.commands import common
-from pipeline.store.database import Database
-from pipeline.operations.status import BROKEN, DEGRADED, Status, host_state, observe, settled_files
+from pipeline.foundation import redis_client
 from pipeline.foundation.formatting import amount, count, duration, printable
+from pipeline.operations.status import BROKEN, DEGRADED, Status, host_state, observe, settled_files
+from pipeline.store.database import Database
 
 DESCRIPTION = """What moves, what is stuck and why: queues, workers, hosts, open batches, what was done
 in the last hour, what failed and what has warnings in the last day. --watch shows it anew every few seconds until

@@ -6,8 +6,8 @@ from typing import Any
 
 import config
 import s3_utils
-from pipeline.foundation import logs, systemd
 from pipeline.commands import common
+from pipeline.foundation import logs, systemd
 
 LISTEN = "127.0.0.1:8080"
 THREADS = 4  # requests at a time; one more than there are connections to PostgreSQL

@@ -20,7 +20,9 @@ from prometheus_client.registry import Collector
 from pipeline.foundation import file_warnings
 
 if TYPE_CHECKING:
-    from pipeline.foundation.gpu import Gpu  # the NVML behind it takes a while to load, and most processes have no GPU
+    from pipeline.foundation.gpu import (
+        Gpu,  # the NVML behind it takes a while to load, and most processes have no GPU
+    )
 
 # What each role counts from its start on, at 0: a rate has to see the first of them too.
 STAGES = {

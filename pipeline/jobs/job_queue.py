@@ -9,8 +9,8 @@ attempts, and may become one delivery while they are delayed. Beside the list:
     {queue}:attempts  hash      job -> deliveries so far, counted before the work starts
     {queue}:batch_ids hash      job -> the batch id given to it (transfer jobs), until it is settled
     {queue}:delayed   sorted    jobs to be tried again, by due time
-    {queue}:after     hash      what is still to be done with the source of a transfer (pipeline/transfer/originals.py)
-    {queue}:dead      list      letters: job, error, attempts, worker, time
+    {queue}:after     hash      what is still to be done with the source of a transfer
+    (pipeline/transfer/originals.py) {queue}:dead      list      letters: job, error, attempts, worker, time
     {queue}:workers   sorted    who has claimed from the queue, by last sign of life
 """
 

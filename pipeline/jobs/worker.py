@@ -27,12 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from pipeline.jobs import batches, job_queue
-from pipeline.foundation import logs, redis_client, systemd
+from pipeline.foundation import logs, redis_client, startup, systemd
 from pipeline.foundation.errors import Broken, LostClaim, Outage, Permanent, Stopping, away
-from pipeline.foundation import startup
-from pipeline.jobs.job_queue import Job, JobQueue
 from pipeline.foundation.metrics import Metrics
+from pipeline.jobs import batches, job_queue
+from pipeline.jobs.job_queue import Job, JobQueue
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.foundation import redis_client
+from pipeline.foundation.formatting import count
 from pipeline.jobs.batches import DRAINING, Batches
 from pipeline.operations.status import open_batches, read_workers
-from pipeline.foundation.formatting import count
 
 
 @dataclass(frozen=True)

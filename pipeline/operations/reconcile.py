@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any
 
 from pipeline.foundation import redis_client
-from pipeline.jobs.batches import FINISHING, OPEN, QUEUES, Batches, unpack_job
-from pipeline.store.database import Database
-from pipeline.jobs.job_queue import decode, encode
 from pipeline.foundation.formatting import count
+from pipeline.jobs.batches import FINISHING, OPEN, QUEUES, Batches, unpack_job
+from pipeline.jobs.job_queue import decode, encode
+from pipeline.store.database import Database
 
 Row = tuple[str, int, str]  # S3 key, audio id, batch id
 ROWS_AT_A_TIME = 2000

@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.jobs import batches, job_queue
-from pipeline.operations import failures
 from pipeline.foundation import redis_client
-from pipeline.store.database import Database
 from pipeline.foundation.errors import away
-from pipeline.jobs.job_queue import decode
 from pipeline.foundation.formatting import amount, count, duration
+from pipeline.jobs import batches, job_queue
+from pipeline.jobs.job_queue import decode
+from pipeline.operations import failures
+from pipeline.store.database import Database
 
 SILENT_SECONDS = 60  # a host that was not heard so long does not live
 RESTART_SECONDS = 300  # of silence that a host's new start may take

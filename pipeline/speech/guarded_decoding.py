@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.speech.segments import Heard, left_out, weight_of
 from pipeline.speech.transcript import REPEATED, UNINTELLIGIBLE
-from pipeline.speech.whisper import Try, Whisper
 from pipeline.speech.voice_windows import Window
+from pipeline.speech.whisper import Try, Whisper
 
 _PART_SECONDS = 7.0  # a shorter part of a window is not cut further
 _COUNTED_SECONDS = 5.0  # the same where a phrase is repeated: the model counts to three, but not to twenty

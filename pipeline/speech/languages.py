@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.audio.converter import SAMPLE_RATE
-from pipeline.speech.whisper import FRAMES_PER_SECOND
 from pipeline.speech.voice_windows import Window
+from pipeline.speech.whisper import FRAMES_PER_SECOND
 
 CONTEXT = 4  # windows on either side that a doubtful one looks at
 _WHOLE_SECONDS = 8.0  # a shorter window is judged as a whole, and holds one language

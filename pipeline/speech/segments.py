@@ -16,8 +16,8 @@ import numpy as np
 
 from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.speech.transcript import UNINTELLIGIBLE, Segment, Word
-from pipeline.speech.whisper import SpokenWord
 from pipeline.speech.voice_windows import Window
+from pipeline.speech.whisper import SpokenWord
 
 # What a viewer can read at a time: two lines of 42 characters, for 7 s (Netflix's and the BBC's subtitle guides).
 MOST_CHARACTERS, MOST_SECONDS = 84, 7.0
@@ -42,8 +42,8 @@ _DENSE = 25  # letters in a second of voice: the aligner has put words of anothe
 class Heard:
     """What was heard in a window, or in a part of one; times of the words are seconds from its start.
 
-    A `mark` (pipeline.speech.transcript) and its `reason` say what was made of the decoder's text, where that looked
-    invented.
+    A `mark` (pipeline.speech.transcript) and its `reason` say what was made of the decoder's text, where that
+    looked invented.
     """
 
     window: Window

@@ -22,19 +22,19 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from pipeline.foundation import device
-from pipeline.speech import languages
 from pipeline.audio.converter import Converter, opus_channels
-from pipeline.labels.audio_tags import AudioTags, SoundOfFile
+from pipeline.foundation import device
 from pipeline.foundation.errors import Stop, Stopping
-from pipeline.speech.languages import Guesses
-from pipeline.speech.guarded_decoding import listen
 from pipeline.foundation.metrics import Metrics
+from pipeline.labels.audio_tags import AudioTags, SoundOfFile
+from pipeline.speech import languages
+from pipeline.speech.guarded_decoding import listen
+from pipeline.speech.languages import Guesses
 from pipeline.speech.segments import Heard, segments, text_of
 from pipeline.speech.speakers import languages_of, merged
 from pipeline.speech.transcript import Label, Transcript
-from pipeline.speech.whisper import Whisper
 from pipeline.speech.voice_windows import Recording, Window
+from pipeline.speech.whisper import Whisper
 
 log = logging.getLogger(__name__)
 Key = TypeVar("Key")

@@ -25,8 +25,8 @@ from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
 from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.foundation.device import is_out_of_memory
-from pipeline.speech.whisper_options import Options
 from pipeline.speech.voice_windows import WINDOW_SECONDS
+from pipeline.speech.whisper_options import Options
 
 __all__ = ["MODEL_FILES", "Options", "SpokenWord", "Try", "Whisper", "language_problem", "model_problem"]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.unpack.archive import is_storable
-from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
 from pipeline.speech.transcript import speaker_of
+from pipeline.store.database import Database
+from pipeline.unpack.archive import is_storable
 
 MOST_SEARCH_BYTES = 1000
 _SQL = Path(__file__).parent / "sql"
@@ -77,9 +77,9 @@ class Hit:
 class AudioFile:
     """A file's row with its transcript and labels; without a transcript `text` and `model` are empty.
 
-    Times are in UTC. A segment is what `pipeline.speech.transcript.Segment` says (one of an older row has no language and
-    no confidence), a label {classifier, label, score}. `languages` are all that are spoken, the most spoken first;
-    `channels` is how many the Opus has, `warnings` what is damaged or missing in the recording.
+    Times are in UTC. A segment is what `pipeline.speech.transcript.Segment` says (one of an older row has no
+    language and no confidence), a label {classifier, label, score}. `languages` are all that are spoken, the most
+    spoken first; `channels` is how many the Opus has, `warnings` what is damaged or missing in the recording.
     """
 
     audio_id: int

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.unpack import archive, compression
 from pipeline.foundation import redis_client
-from pipeline.jobs.batch_ids import RESERVED_SECONDS
-from pipeline.jobs.batches import unpack_job
 from pipeline.foundation.checksum import sha256
 from pipeline.foundation.errors import Permanent
-from pipeline.jobs.job_queue import encode
 from pipeline.foundation.formatting import count
+from pipeline.jobs.batch_ids import RESERVED_SECONDS
+from pipeline.jobs.batches import unpack_job
+from pipeline.jobs.job_queue import encode
+from pipeline.unpack import archive, compression
 
 
 @dataclass

@@ -11,8 +11,8 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 
-from pipeline.transfer import sftp
 from pipeline.foundation.errors import Outage, Permanent
+from pipeline.transfer import sftp
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.unpack import archive
 from pipeline.audio import conversion_report
-from pipeline.unpack.archive import Member
 from pipeline.audio.converter import Converter, UnreadableAudio
 from pipeline.foundation.errors import Stop, Stopping
+from pipeline.unpack import archive
+from pipeline.unpack.archive import Member
 
 TOGETHER, SMALL_BYTES = 8, 2**18  # files of so many bytes at most are converted so many at a time (bench/archives)
 _CHUNK = 2**20

@@ -34,16 +34,16 @@ from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from pipeline.store import subtitles
-from pipeline.store.batch_history import read_batch, read_batch_files, read_batches
-from pipeline.jobs.batches import all_queues, is_id
-from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent, away
+from pipeline.foundation.formatting import amount, clock, count, duration, printable
+from pipeline.jobs.batches import all_queues, is_id
 from pipeline.operations.failures import Filter, failed_reasons, read_failures, warned_codes, warned_files
 from pipeline.operations.status import host_state, observe, settled_files
+from pipeline.store import subtitles
+from pipeline.store.batch_history import read_batch, read_batch_files, read_batches
+from pipeline.store.database import Database
 from pipeline.store.subtitles import html_language, legend, one_line, reading, readings
 from pipeline.store.transcripts import Query, read_file, read_history, search
-from pipeline.foundation.formatting import amount, clock, count, duration, printable
 
 LOGIN_DAYS = 7
 ROWS, HITS, REASONS = 100, 20, 20  # on a page

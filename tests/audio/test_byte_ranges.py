@@ -14,8 +14,8 @@ import pytest
 from hypothesis import strategies
 
 from pipeline.audio import byte_ranges as module
-from pipeline.audio.converter import Converter
 from pipeline.audio.byte_ranges import Piece, Pieces, pieces
+from pipeline.audio.converter import Converter
 from tests.support.ffmpegs import every_ffmpeg
 from tests.support.fleet import PROJECT, ffmpeg_program
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.audio.converter import Converter
 from pipeline.audio.channels import MODES, Measures, Plan
+from pipeline.audio.converter import Converter
 from tests.support.ffmpegs import every_ffmpeg
 from tests.support.fleet import ffmpeg_program
 

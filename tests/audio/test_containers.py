@@ -260,7 +260,11 @@ def test_every_mpeg_frame_has_the_length_that_ffmpeg_gives_it() -> None:
 
 # --- ffmpeg ------------------------------------------------------------------------------------------------
 
-NAMES = {name for name, _ in containers._MAGICS} | {name for name, _ in frame_formats.CHAINED} | {"mov", "mpegts", "gsm"}
+NAMES = (
+    {name for name, _ in containers._MAGICS}
+    | {name for name, _ in frame_formats.CHAINED}
+    | {"mov", "mpegts", "gsm"}
+)
 # Demuxers that open other files, reach the network, run something, take any bytes, or are no sound.
 NEVER = """
     concat concatf hls applehttp dash sdp rtsp rtp sap imf image2 image2pipe webm_dash_manifest lavfi tedcaptions

@@ -24,13 +24,13 @@ import numpy as np
 import pytest
 
 from pipeline.audio import conversion_report
-from pipeline.foundation import scratch
-from pipeline.unpack.archive import AUDIO_SUFFIXES
-from pipeline.audio.converter import Converter, UnreadableAudio, digest_of, opus_channels
-from pipeline.audio.channels import Plan
-from pipeline.audio.decoder import Sound, Track
-from pipeline.foundation.errors import Outage, Permanent, Stopping, away
 from pipeline.audio.byte_ranges import Piece
+from pipeline.audio.channels import Plan
+from pipeline.audio.converter import Converter, UnreadableAudio, digest_of, opus_channels
+from pipeline.audio.decoder import Sound, Track
+from pipeline.foundation import scratch
+from pipeline.foundation.errors import Outage, Permanent, Stopping, away
+from pipeline.unpack.archive import AUDIO_SUFFIXES
 from tests.support.child import descendants, is_alive, wait_until
 from tests.support.disks import small_disk
 from tests.support.ffmpegs import every_ffmpeg
@@ -779,7 +779,9 @@ def test_several_files_are_converted_at_once_each_as_alone(folder: Path) -> None
     assert made == [REAL.to_opus(call, folder / f"{call.stem}-alone.opus", NEVER) for call in calls]
     for call in calls:
         assert measured(folder / f"{call.stem}.opus") == measured(folder / f"{call.stem}-alone.opus")
-        assert conversion_report.read(folder / f"{call.stem}.opus") == conversion_report.read(folder / f"{call.stem}-alone.opus")
+        assert conversion_report.read(folder / f"{call.stem}.opus") == conversion_report.read(
+            folder / f"{call.stem}-alone.opus"
+        )
 
 
 @pytest.mark.parametrize("odd", ["text", "damaged", "video", "cut", "joined", "cut FLAC", "two tracks", "gap"])

@@ -22,12 +22,12 @@ import pytest
 
 from pipeline.audio import containers
 from pipeline.audio.converter import Converter, UnreadableAudio
+from tests.audio.test_odd_recordings import decoded
 from tests.support.ffmpegs import PINNED, every_ffmpeg, others, version
 from tests.support.fleet import PROJECT
 from tests.support.hostile_media import CANARY_HZ, CASES, OPENERS, Canary, Hostile
 from tests.support.odd_recordings import RATE, voice, wav
 from tests.support.steps import AT_LENGTH
-from tests.audio.test_odd_recordings import decoded
 
 CPU_SECONDS = 2.0
 JUMPING_SECONDS = 30.0  # ffmpeg works on times that jump until it is ended (FILL_SECONDS)

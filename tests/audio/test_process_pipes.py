@@ -1,4 +1,5 @@
-"""pipeline/audio/process_pipes.py: programs that write to pipes, read as they run, and ended with all that they started."""
+"""pipeline/audio/process_pipes.py: programs that write to pipes, read as they run, and ended with all that they
+started."""
 
 import os
 import resource
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.foundation.errors import Stopping
 from pipeline.audio.process_pipes import MESSAGES, Ended, Running, TooSlow, running
+from pipeline.foundation.errors import Stopping
 from tests.support.child import descendants, is_alive, wait_until
 from tests.support.fleet import PROJECT
 

@@ -15,11 +15,11 @@ import pysrt
 import pytest
 import webvtt
 
-from tests.support.fleet import PROJECT, Fleet
-from tests.support.steps import BATCH, add_file
 from tests.commands.test_finding import HOSTILE
 from tests.commands.test_pipelinectl import complaint, control, printed
 from tests.store.test_transcripts import CUT, TURNED, day, hear
+from tests.support.fleet import PROJECT, Fleet
+from tests.support.steps import BATCH, add_file
 
 # What would end a cue, begin one, mark text up or drive a terminal.
 SAID = [

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.speech.transcript import UNCERTAIN
-from tests.support.fleet import Fleet
-from tests.support.steps import BATCH, add_batch, add_file, s3_client
 from tests.commands.test_pipelinectl import complaint, control, printed
 from tests.store.test_transcripts import CUT, TURNED, day, hear
+from tests.support.fleet import Fleet
+from tests.support.steps import BATCH, add_batch, add_file, s3_client
 
 UNSURE = f"? means uncertain (confidence under {100 * UNCERTAIN:.0f} %)"
 HOSTILE = "<script>alert(1)</script>\x1b]0;owned\x07\x1b[31m\u202e" + "x" * 260 + ".mp3"

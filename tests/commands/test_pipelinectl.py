@@ -15,9 +15,10 @@ import pytest
 
 import pipelinectl
 import s3_utils
-from pipeline.store.database import Database
 from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.operations.reconcile import Finding, Reconciler
+from pipeline.store.database import Database
+from tests.store.test_transcripts import CUT
 from tests.support.child import Child, free_port
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar
@@ -41,7 +42,6 @@ from tests.support.steps import (
     wait_for_log,
     warn,
 )
-from tests.store.test_transcripts import CUT
 
 Done = subprocess.CompletedProcess[str]
 COLUMNS = 80
@@ -366,7 +366,8 @@ def test_what_cannot_be_read_gives_the_usage(arguments: list[str], capsys: pytes
 
 def test_what_needs_no_s3_does_not_load_its_library() -> None:
     code = (
-        "import errno, sys, pipelinectl; from pipeline.foundation.errors import away; pipelinectl.parser(['status']);"
+        "import errno, sys, pipelinectl; from pipeline.foundation.errors import away;"
+        "pipelinectl.parser(['status']);"
         "assert away(OSError(errno.ENOSPC, 'full')) == 'the disk'; assert 'boto3' not in sys.modules;"
         "from botocore.exceptions import ReadTimeoutError; assert away(ReadTimeoutError(endpoint_url='x')) == 'S3'"
     )
@@ -546,7 +547,12 @@ def test_a_pipelinectl_that_dies_between_two_services_is_healed(
     if arguments[0] == "retry":  # reconcile works on it again
         put(fleet, f"processed/2025-06-22/{done}.opus")
     add_file(fleet, "b.mp3", "failed", "broken")
-    strike = [str(PROJECT / "tests" / "support" / "kill_at.py"), *point.split(), "KILL", str(PROJECT / "pipelinectl.py")]
+    strike = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        *point.split(),
+        "KILL",
+        str(PROJECT / "pipelinectl.py"),
+    ]
     victim = fleet.run([*strike, *arguments], "pipelinectl")
     assert exit_status(victim) == -9, log_of(victim)
     fleet.workers.remove(victim)
@@ -582,7 +588,12 @@ def assert_kept_once(fleet: Fleet) -> None:
 
 def stop_at(fleet: Fleet, role: str, point: str, name: str = "", how: str = "STOP", **changes: str) -> Child:
     """A worker that stands still, or dies, at a step; it has got there."""
-    strike = [str(PROJECT / "tests" / "support" / "kill_at.py"), *point.split(), how, str(PROJECT / f"{role}_worker.py")]
+    strike = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        *point.split(),
+        how,
+        str(PROJECT / f"{role}_worker.py"),
+    ]
     child = fleet.run(strike, name or role, **changes)
     wait_for_log(child, "signal sent")
     if how == "KILL":

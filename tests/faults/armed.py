@@ -2,9 +2,9 @@
 
     MARKS=FILE python tests/faults/armed.py unpack_worker.py pipeline.jobs.batches:Batches.push after 2 KILL
 
-What follows the script is as for tests/support/kill_at.py, and may be repeated. Each mark is a line: seconds on the
-system's monotonic clock, process id, and `ready` (the worker has started), `hit` (a fault strikes) or `ack` (a job
-was acknowledged, a sign of progress).
+What follows the script is as for tests/support/kill_at.py, and may be repeated. Each mark is a line: seconds on
+the system's monotonic clock, process id, and `ready` (the worker has started), `hit` (a fault strikes) or `ack` (a
+job was acknowledged, a sign of progress).
 With EFFECTS=FILE every side effect of the worker is noted too (tests/faults/effects.py).
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import JobQueue
-from tests.support import kill_at
 from tests.faults import effects
+from tests.support import kill_at
 
 FAULT_WORDS = 4  # point, when, which, signal
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.jobs import batches
 from pipeline.foundation import redis_client
+from pipeline.jobs import batches
 from tests.support.fleet import Fleet
 from tests.support.recordings import make_tar, opus
 from tests.support.steps import object_keys, s3_client

@@ -20,8 +20,8 @@ import psycopg2.extensions
 import redis
 
 from pipeline.store import database
-from tests.support import kill_at
 from tests.faults import points
+from tests.support import kill_at
 
 PROJECT = str(kill_at.PROJECT) + "/"
 _READS = {

@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.child import descendants, end_all
 from tests.faults import stream
 from tests.faults.checker import Findings, check, is_quiet
 from tests.faults.points import FUNCTIONS, Point, points
 from tests.faults.stream import Stream
+from tests.support.child import descendants, end_all
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.nursery import Forked, Nursery
 

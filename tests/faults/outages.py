@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.support.child import Server, free_port
 from tests.faults.checker import Findings
 from tests.faults.proxy import Proxy
 from tests.faults.rig import NAMES, Rig
+from tests.support.child import Server, free_port
 
 RECOVERY_SECONDS = 30.0  # in which the first work goes on when a service is back
 GIVEN_UP_SECONDS = 600.0

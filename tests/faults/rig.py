@@ -19,12 +19,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.foundation import redis_client
 from pipeline.store.database import Database
-from tests.support.child import Child, wait_until
-from tests.support.disks import mounted
 from tests.faults import checker
 from tests.faults.checker import Archive, File, Findings, digest
 from tests.faults.fast_clock import FastClock
 from tests.faults.proxy import Proxy
+from tests.support.child import Child, wait_until
+from tests.support.disks import mounted
 from tests.support.fleet import Fleet
 from tests.support.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
 from tests.support.servers import SwiftS3, Valkey

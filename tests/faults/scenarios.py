@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.foundation import redis_client
-from tests.support.child import Child, wait_until
 from tests.faults import armed, stream
 from tests.faults.checker import Archive, File, Findings, check, digest, is_quiet
+from tests.support.child import Child, wait_until
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
 from tests.support.steps import now, object_keys, s3_client

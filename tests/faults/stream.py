@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.jobs import batches
 from pipeline.foundation import redis_client
+from pipeline.jobs import batches
 from pipeline.jobs.batches import Batches
-from pipeline.store.database import Database
 from pipeline.jobs.job_queue import Job
+from pipeline.store.database import Database
 from pipeline.transfer.discovery import Watch
 from tests.faults.checker import Archive, File, digest
 from tests.support.fleet import Fleet

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.child import wait_until
 from tests.faults.fast_clock import FastClock, compiler
 from tests.faults.rig import FastValkey
+from tests.support.child import wait_until
 from tests.support.steps import now
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler (Debian: apt install gcc libc6-dev)")

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from pipeline.operations import host_drain
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import LostClaim
 from pipeline.jobs.job_queue import Job, encode, heartbeat_key
+from pipeline.operations import host_drain
 from tests.faults.lines import DONE, LATE, UNHEARD, UNSENT, Line, answer
 from tests.faults.model import LATER, LOST
 from tests.faults.stories import (

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.child import wait_until
 from tests.faults import armed, kills, stream
 from tests.faults.checker import check, is_quiet
 from tests.faults.points import FUNCTIONS, points
+from tests.support.child import wait_until
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.steps import wait_for, wait_for_log
 

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tests.support.child import wait_until
 from tests.faults.proxy import Proxy
+from tests.support.child import wait_until
 
 
 class Echo:

@@ -11,7 +11,15 @@ import pytest
 from av.error import BugError
 from onnx import TensorProto
 
-from pipeline.foundation.device import THREADS, BadModel, OnnxModel, is_broken, is_out_of_memory, only_model, required
+from pipeline.foundation.device import (
+    THREADS,
+    BadModel,
+    OnnxModel,
+    is_broken,
+    is_out_of_memory,
+    only_model,
+    required,
+)
 from pipeline.foundation.errors import Broken, Outage, away
 from tests.support.tiny_onnx import Graph
 

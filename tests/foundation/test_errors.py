@@ -18,8 +18,8 @@ from psycopg2 import errors as sql_errors
 from redis._parsers.base import BaseParser
 
 from pipeline.foundation import redis_client
-from pipeline.store.database import Database
 from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping, away
+from pipeline.store.database import Database
 from tests.support.child import free_port
 from tests.support.fleet import Fleet
 

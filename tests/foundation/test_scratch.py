@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from pipeline.foundation import scratch
-from pipeline.jobs.batches import Batches
-from pipeline.store.database import Database
 from pipeline.jobs.batch_completion import finish_batches
+from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import Job, encode
+from pipeline.store.database import Database
 from tests.support.child import Child, wait_until
 from tests.support.disks import small_disk
 from tests.support.fleet import PROJECT, Fleet

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.foundation import redis_client
-from pipeline.jobs.batch_ids import RESERVED_SECONDS, BatchIds
 from pipeline.foundation.errors import LostClaim
+from pipeline.jobs.batch_ids import RESERVED_SECONDS, BatchIds
 from pipeline.jobs.job_queue import Job, JobQueue, encode
 from tests.support.fleet import Fleet
 

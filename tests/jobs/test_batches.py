@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs import batches
 from pipeline.foundation import redis_client
-from pipeline.jobs.batches import Batches
 from pipeline.foundation.errors import LostClaim, Permanent
+from pipeline.jobs import batches
+from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import Job, JobQueue, encode
 from tests.support.fleet import Fleet
 

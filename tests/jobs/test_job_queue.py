@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis.exceptions import ConnectionError as ConnectionErrorOfRedis
 from redis.exceptions import OutOfMemoryError
 
-from pipeline.jobs import job_queue
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import Permanent
+from pipeline.jobs import job_queue
 from pipeline.jobs.job_queue import Job, JobQueue
 from tests.support.fleet import Fleet
 

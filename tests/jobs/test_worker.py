@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from redis import exceptions as redis_errors
 
-from pipeline.jobs import job_queue
 from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping
-from pipeline.jobs.job_queue import Job, JobQueue
 from pipeline.foundation.systemd import notify
+from pipeline.jobs import job_queue
+from pipeline.jobs.job_queue import Job, JobQueue
 from pipeline.jobs.worker import Limits, Misconfigured, Worker
-from tests.support.child import Child, free_port, is_alive, wait_until
 from tests.faults.proxy import Proxy
+from tests.support.child import Child, free_port, is_alive, wait_until
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.servers import Valkey
 

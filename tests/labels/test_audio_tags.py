@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from pipeline.audio.converter import SAMPLE_RATE, Converter
-from pipeline.labels.audio_tags import AudioTags, Ced, Yamnet
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Broken, Outage
+from pipeline.labels.audio_tags import AudioTags, Ced, Yamnet
 from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.transcript import Label, Transcript
 from pipeline.speech.whisper import Options, Whisper

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.audio.converter import Converter
-from pipeline.labels.classifiers import Classifiers
 from pipeline.foundation.device import BadModel
+from pipeline.labels.classifiers import Classifiers
 from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.transcript import Label, Transcript
 from pipeline.speech.whisper import Options, Whisper

@@ -1,4 +1,5 @@
-"""pipeline/labels/topics.py: a tiny model of natural language inference that really looks for the label's words."""
+"""pipeline/labels/topics.py: a tiny model of natural language inference that really looks for the label's
+words."""
 
 import json
 import threading

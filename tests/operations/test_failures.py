@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from pipeline.jobs.batches import all_queues
-from pipeline.store.database import Database
 from pipeline.operations.failures import (
     FailedFile,
     Failures,
@@ -20,9 +19,10 @@ from pipeline.operations.failures import (
     warned_codes,
     warned_files,
 )
+from pipeline.store.database import Database
+from tests.store.test_transcripts import CUT, TURNED
 from tests.support.fleet import Fleet
 from tests.support.steps import BATCH, add_file, add_letter, unpack_job, warn
-from tests.store.test_transcripts import CUT, TURNED
 
 QUEUES = ["queue:transfer", "queue:unpack", "queue:transcribe"]
 

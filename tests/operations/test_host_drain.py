@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.operations import host_drain
 from pipeline.jobs import worker as worker_module
 from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import Job, JobQueue, heartbeat_key
 from pipeline.jobs.worker import Limits, Worker
+from pipeline.operations import host_drain
 from tests.support.child import wait_until
 from tests.support.fleet import Fleet
 from tests.support.steps import BATCH, unpack_job

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import s3_utils
-from pipeline.operations import reconcile
 from pipeline.jobs.batches import Batches
-from pipeline.store.database import Database
 from pipeline.jobs.job_queue import Job, JobQueue
+from pipeline.operations import reconcile
 from pipeline.operations.reconcile import Finding, Reconciler
+from pipeline.store.database import Database
 from tests.support.fleet import Fleet
 from tests.support.steps import BATCH, add_batch, add_file, add_letter, object_keys, put, rows, unpack_job, use_s3
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 import s3_utils
-from pipeline.operations import retry
-from pipeline.jobs.batches import Batches
-from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
-from pipeline.operations.failures import DeadLetter, dead_letters
+from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import Job
+from pipeline.operations import retry
+from pipeline.operations.failures import DeadLetter, dead_letters
 from pipeline.operations.retry import Retry
+from pipeline.store.database import Database
 from tests.support.fleet import Fleet
 from tests.support.steps import BATCH, add_batch, add_file, add_letter, put, rows, unpack_job, use_s3
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests import downloads, places
-from tests.support.child import free_port
 from tests.downloads import DownloadError, Item
+from tests.support.child import free_port
 
 SAMPLE = Item("toy", "a toy", 1, "", (("toy_wheel", "toy_wheel/data"), ("toy-source", "toy-source-1.0/data")))
 WHEEL = {

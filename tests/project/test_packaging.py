@@ -19,9 +19,9 @@ from packaging.version import Version
 
 from pipeline.foundation import startup
 from tests import requirements
+from tests.project.test_requirements import brought_by
 from tests.support.fleet import PROJECT
 from tests.support.steps import AT_LENGTH
-from tests.project.test_requirements import brought_by
 
 SCRIPTS = ["pipelinectl.py", "transfer_worker.py", "unpack_worker.py", "gpu_worker.py"]
 MODELS = {"faster-whisper", "ctranslate2", "onnxruntime", "tokenizers", "numpy", "av", "imageio-ffmpeg"}

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests import places
-from tests.support.child import Child, Server, ServerError, last_complaint
 from tests.demo import keep_logs
+from tests.support.child import Child, Server, ServerError, last_complaint
 from tests.support.fleet import PROJECT
 from tests.support.servers import Postgres
 

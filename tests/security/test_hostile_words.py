@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from redis._parsers.base import BaseParser
 
 from pipeline.foundation import redis_client
-from pipeline.transfer import sftp
-from pipeline.transfer.scp import Copy
 from pipeline.foundation.device import is_broken, is_out_of_memory
 from pipeline.foundation.errors import Outage, Permanent, away, certificate_problem
+from pipeline.transfer import sftp
+from pipeline.transfer.scp import Copy
 from pipeline.transfer.ssh import FileState, RemoteHost
 from tests.support.child import free_port
 from tests.support.fake_ssh import FAILURE, FILE, FOLDER, FakeSsh

@@ -80,7 +80,13 @@ def finished(fleet: Fleet, batches: int) -> None:
 def test_no_secret_shows_in_good_work_outages_refusals_and_tracebacks(fleet: Fleet, redis: Any) -> None:
     fleet.nursery = None  # what /proc shows is to be theirs
     fleet.changes = {"LOG_LEVEL": "DEBUG"}
-    fails = [str(PROJECT / "tests" / "support" / "kill_at.py"), "pipeline.store.database:Database.open_batch", "before", "1", "CUDA"]
+    fails = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        "pipeline.store.database:Database.open_batch",
+        "before",
+        "1",
+        "CUDA",
+    ]
     with watched(fleet.workers) as seen:
         transfer, gpu = fleet.worker("transfer"), fleet.worker("gpu")
         unpack = fleet.run([*fails, str(PROJECT / "unpack_worker.py")], "unpack")

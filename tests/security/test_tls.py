@@ -17,8 +17,8 @@ from redis.exceptions import ConnectionError
 import config
 import s3_utils
 from pipeline.foundation import redis_client
-from pipeline.store.database import Database
 from pipeline.foundation.errors import away, certificate_problem
+from pipeline.store.database import Database
 from tests.support.child import wait_until
 from tests.support.fleet import Fleet
 from tests.support.recordings import SILENCE, SPEECH, make_tar, opus

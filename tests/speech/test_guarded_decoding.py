@@ -10,8 +10,8 @@ from pipeline.audio.converter import SAMPLE_RATE
 from pipeline.speech.guarded_decoding import _once, listen
 from pipeline.speech.segments import Heard
 from pipeline.speech.transcript import REPEATED, UNINTELLIGIBLE
-from pipeline.speech.whisper import Options, SpokenWord, Try
 from pipeline.speech.voice_windows import Span, Window
+from pipeline.speech.whisper import Options, SpokenWord, Try
 
 GOOD, UNSURE = (-0.2, 0.1), (-1.4, 0.1)  # average log-probability, no-speech probability
 SILENCE = (-1.5, 0.9)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.speech import languages
 from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.speech import languages
 from pipeline.speech.languages import CONTEXT, Guesses, Piece, decide, pieces
 from pipeline.speech.voice_windows import Span, Window
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.speech.test_voice_windows import write_endless_wav
 from tests.support import random_whisper
 from tests.support.fleet import PROJECT
 from tests.support.recordings import SPEECH, opus
-from tests.speech.test_voice_windows import write_endless_wav
 
 FILES = int(os.environ.get("SOAK_FILES", "240"))
 

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
 
-from pipeline.speech import voice_windows
 from pipeline.audio.converter import SAMPLE_RATE, Converter
+from pipeline.speech import voice_windows
 from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.transcript import Segment, Transcript
 from pipeline.speech.whisper import Options, Whisper
 from tests import downloads
-from tests.support.fleet import ffmpeg_program
 from tests.speech.test_voice_windows import endless_speech, write_wav
+from tests.support.fleet import ffmpeg_program
 
 BEYOND = 0.5  # seconds that a segment may reach beyond its speech
 NOISE = 3e-4  # level of a quiet room

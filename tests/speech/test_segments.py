@@ -9,10 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.audio.converter import SAMPLE_RATE
-from pipeline.speech.segments import MOST_CHARACTERS, MOST_SECONDS, PAUSE_SECONDS, Heard, left_out, segments, text_of
+from pipeline.speech.segments import (
+    MOST_CHARACTERS,
+    MOST_SECONDS,
+    PAUSE_SECONDS,
+    Heard,
+    left_out,
+    segments,
+    text_of,
+)
 from pipeline.speech.transcript import REPEATED, UNINTELLIGIBLE, Segment
-from pipeline.speech.whisper import SpokenWord
 from pipeline.speech.voice_windows import Span, Window
+from pipeline.speech.whisper import SpokenWord
 
 PAD = 0.4
 

@@ -1,4 +1,5 @@
-"""pipeline/speech/transcriber.py and classifiers.py: a real, small model hears real speech, in batches of many files."""
+"""pipeline/speech/transcriber.py and classifiers.py: a real, small model hears real speech, in batches of many
+files."""
 
 import json
 import shutil
@@ -14,17 +15,17 @@ import numpy as np
 import pytest
 from faster_whisper import decode_audio
 
-from pipeline.speech import languages
 from pipeline.audio import sandbox
-from pipeline.speech import transcriber as module
 from pipeline.audio.converter import SAMPLE_RATE, Converter, UnreadableAudio
-from pipeline.labels.classifiers import Classifiers, content
 from pipeline.foundation.errors import Stopping
+from pipeline.labels.classifiers import Classifiers, content
+from pipeline.speech import languages
+from pipeline.speech import transcriber as module
 from pipeline.speech.guarded_decoding import listen
 from pipeline.speech.transcriber import Transcriber, _File, _Row, _Whole
 from pipeline.speech.transcript import Label, Transcript
-from pipeline.speech.whisper import MODEL_FILES, Options, Whisper, model_problem
 from pipeline.speech.voice_windows import Recording, Span, Window
+from pipeline.speech.whisper import MODEL_FILES, Options, Whisper, model_problem
 from tests.support import random_whisper
 from tests.support.child import wait_until
 from tests.support.fleet import MODELS, PROJECT, ffmpeg_program

@@ -1,4 +1,5 @@
-"""pipeline/speech/voice_windows.py: any length of sound, as a stream, in windows that lose no speech and keep its times."""
+"""pipeline/speech/voice_windows.py: any length of sound, as a stream, in windows that lose no speech and keep its
+times."""
 
 import itertools
 import subprocess
@@ -12,8 +13,8 @@ import pytest
 from faster_whisper.audio import decode_audio
 from faster_whisper.vad import get_speech_timestamps
 
-from pipeline.speech import voice_windows
 from pipeline.audio.converter import SAMPLE_RATE, UnreadableAudio
+from pipeline.speech import voice_windows
 from pipeline.speech.voice_windows import Recording, Span
 from tests.support.fleet import PROJECT
 from tests.support.recordings import SAMPLES, SHORT

@@ -1,4 +1,5 @@
-"""pipeline/speech/whisper.py: a batch gives what its rows give alone and in faster-whisper; what looks invented."""
+"""pipeline/speech/whisper.py: a batch gives what its rows give alone and in faster-whisper; what looks
+invented."""
 
 import json
 import shutil
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 from faster_whisper import BatchedInferencePipeline
 
-from pipeline.speech import whisper as module
 from pipeline.audio.converter import SAMPLE_RATE, Converter
-from pipeline.speech.whisper import Options, SpokenWord, Try, Whisper
+from pipeline.speech import whisper as module
 from pipeline.speech.voice_windows import Recording, Window
+from pipeline.speech.whisper import Options, SpokenWord, Try, Whisper
 from tests.support import random_whisper
 from tests.support.fleet import MODELS, ffmpeg_program
 from tests.support.recordings import SAMPLES, SHORT, WORDS

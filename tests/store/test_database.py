@@ -13,15 +13,15 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pipeline.store import database as database_module
-from pipeline.store.database import Database
 from pipeline.foundation.errors import Outage, away
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.speech.transcript import Label, Segment, Transcript, Word
+from pipeline.store import database as database_module
+from pipeline.store.database import Database
 from pipeline.store.transcripts import find_files
+from tests.store.test_transcripts import CUT, TURNED
 from tests.support.child import wait_until
 from tests.support.fleet import Fleet
-from tests.store.test_transcripts import CUT, TURNED
 
 BATCH = "20250622-143052"
 OURS = sorted(path.name for path in database_module.SCHEMA.glob("*.sql"))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.store import transcripts
-from pipeline.store.database import Database
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning, as_json
+from pipeline.store import transcripts
+from pipeline.store.database import Database
 from pipeline.store.transcripts import AudioFile, Hit, Query, every_file, find_files, read_file, search
 from tests.support.fleet import Fleet
 from tests.support.steps import BATCH, add_file

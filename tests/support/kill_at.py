@@ -5,8 +5,8 @@
 The named function is wrapped before the script runs, so the product needs no hooks: before its second
 call the signal is sent, or after its second call that has ended. The log then says "signal sent".
 Instead of a number, a text: the first call with it in one of its arguments. Instead of a signal: CUDA raises what
-CTranslate2 does when the GPU has failed, BROKEN what `pipeline.foundation.device` makes of it, LOST that EC2 is away.
-Before a context manager is before its block is entered, after it when the block has been left.
+CTranslate2 does when the GPU has failed, BROKEN what `pipeline.foundation.device` makes of it, LOST that EC2 is
+away. Before a context manager is before its block is entered, after it when the block has been left.
 """
 
 import contextlib

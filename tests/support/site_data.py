@@ -6,11 +6,11 @@ from typing import Any
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.jobs.job_queue import JobQueue
 from pipeline.web.site import Sources
+from tests.operations.test_status import live, open_a_batch
+from tests.store.test_transcripts import CUT, TURNED, hear
 from tests.support.fleet import Fleet
 from tests.support.recordings import SPEECH, opus
 from tests.support.steps import BATCH, add_batch, add_file, add_letter, s3_client, warn
-from tests.operations.test_status import live, open_a_batch
-from tests.store.test_transcripts import CUT, TURNED, hear
 
 TOKEN = "a-token-that-nobody-guesses"
 MARK = "alert(1)</script>"

@@ -12,8 +12,8 @@ import pytest
 
 import config
 import s3_utils
-from pipeline.jobs.batches import Batches
 from pipeline.foundation.file_warnings import FileWarning, as_json
+from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import Job
 from tests.support.child import Child, wait_until
 from tests.support.fleet import Fleet

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.transfer.ssh import FileState
 from pipeline.transfer.discovery import Watch
+from pipeline.transfer.ssh import FileState
 
 QUEUE = "queue:test"
 OLD, NEW = FileState(10, 1_700_000_000), FileState(20, 1_700_000_060)

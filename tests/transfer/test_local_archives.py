@@ -16,11 +16,11 @@ import pytest
 import s3_utils
 from pipeline.foundation.errors import Permanent
 from pipeline.transfer.local_archives import LocalArchives
+from tests.commands.test_pipelinectl import complaint, control, printed
 from tests.support.child import free_port
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.recordings import SILENCE, SPEECH, SPOKEN, make_tar
 from tests.support.steps import log_of, object_keys, rows, s3_client, use_s3, wait_for
-from tests.commands.test_pipelinectl import complaint, control, printed
 
 FILES = {"a.mp3": SPEECH, "b.mp3": SILENCE}
 

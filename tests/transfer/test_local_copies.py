@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.transfer.local_copies import Copies
 from pipeline.foundation.errors import Permanent
+from pipeline.transfer.local_copies import Copies
 from tests.support.disks import small_disk
 
 ID, OTHER = "20250622-143052", "20250622-143053"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.foundation.errors import Stopping
+from pipeline.foundation.formatting import amount, duration
 from pipeline.foundation.metrics import Metrics
 from pipeline.transfer.progress import Board, Progress
-from pipeline.foundation.formatting import amount, duration
 
 
 class Clock:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.foundation.errors import Outage, Permanent, Stopping, away
 from pipeline.transfer import scp
 from pipeline.transfer.scp import Copy
-from pipeline.foundation.errors import Outage, Permanent, Stopping, away
 from pipeline.transfer.ssh import RemoteHost
 from tests.faults.proxy import Proxy
 from tests.support.servers import Sshd, SshHost, sshd_path

@@ -18,9 +18,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from pipeline.transfer import ssh, sftp
-from pipeline.transfer.scp import Copy
 from pipeline.foundation.errors import Outage, Permanent, Stopping, away
+from pipeline.transfer import sftp, ssh
+from pipeline.transfer.scp import Copy
 from pipeline.transfer.ssh import MALFORMED, FileState, RemoteHost, Unclear
 from tests.support.child import descendants, free_port, is_alive, wait_until
 from tests.support.disks import small_disk

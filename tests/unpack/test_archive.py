@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.foundation.errors import Permanent
 from pipeline.unpack import archive
 from pipeline.unpack.archive import BadArchive, Index, Member
-from pipeline.foundation.errors import Permanent
 
 BLOCK = 512
 MOST_BYTES = 2**30

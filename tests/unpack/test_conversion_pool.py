@@ -1,4 +1,5 @@
-"""pipeline/unpack/conversion_pool.py: an archive's files to Opus, small ones together, each given when it is ready."""
+"""pipeline/unpack/conversion_pool.py: an archive's files to Opus, small ones together, each given when it is
+ready."""
 
 import contextlib
 import errno
@@ -9,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.unpack import archive, conversion_pool
 from pipeline.audio import conversion_report
-from pipeline.unpack.archive import Member
 from pipeline.audio.converter import Converter, Report, UnreadableAudio
-from pipeline.unpack.conversion_pool import SMALL_BYTES, TOGETHER, Conversions
 from pipeline.foundation.errors import Stop, Stopping
+from pipeline.unpack import archive, conversion_pool
+from pipeline.unpack.archive import Member
+from pipeline.unpack.conversion_pool import SMALL_BYTES, TOGETHER, Conversions
+from tests.audio.test_converter import measured
 from tests.support.fleet import ffmpeg_program
 from tests.support.recordings import DAMAGED, SILENCE, SPEECH, make_tar
-from tests.audio.test_converter import measured
 
 REAL = Converter(ffmpeg_program())
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.unpack import archive
 from pipeline.audio import containers
+from pipeline.unpack import archive
 from pipeline.unpack.archive import BadArchive
 from tests.support import hostile
 from tests.support.hostile import BLOCK, COMPRESSORS, END, fix, member, pax, record, unpack

@@ -1,5 +1,5 @@
-"""The hostile corpus (tests/support/hostile.py): files exactly as stored or an error that names the reason, and nothing
-written outside the batch's scratch, in bounded time and memory."""
+"""The hostile corpus (tests/support/hostile.py): files exactly as stored or an error that names the reason, and
+nothing written outside the batch's scratch, in bounded time and memory."""
 
 import functools
 import os
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.foundation.errors import away
 from pipeline.unpack import archive, compression
 from pipeline.unpack.archive import BadArchive
 from pipeline.unpack.compression import zstd
-from pipeline.foundation.errors import away
 from tests.support import hostile
 from tests.support.disks import small_disk
 from tests.support.fleet import PROJECT

@@ -19,8 +19,8 @@ from typing import Self
 
 import redis
 
-from tests.support.child import wait_until
 from tests.demo import sample_archives
+from tests.support.child import wait_until
 from tests.support.fleet import MODELS, PROJECT, Fleet
 from tests.support.servers import ACCESS
 from tests.vm.image import Image, image, run

@@ -14,17 +14,17 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from pipeline.foundation import redis_client
-from pipeline.store.database import Database
 from pipeline.foundation.file_warnings import CODES
 from pipeline.speech.transcript import UNCERTAIN
+from pipeline.store.database import Database
 from pipeline.web.site import HITS, LOGIN_DAYS, ROWS, make_app
+from tests.commands.test_pipelinectl import control
+from tests.operations.test_status import live
+from tests.store.test_transcripts import CUT, TURNED, day, hear
 from tests.support.child import free_port
 from tests.support.fleet import Fleet, refuse_secrets
 from tests.support.site_data import MARK, STORED, TOKEN, TORN, addresses, seed, sources
 from tests.support.steps import BATCH, add_batch, add_file, add_letter, log_of, warn
-from tests.commands.test_pipelinectl import control
-from tests.operations.test_status import live
-from tests.store.test_transcripts import CUT, TURNED, day, hear
 
 Seen = list[tuple[str, dict[str, str | None]]]
 

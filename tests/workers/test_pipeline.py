@@ -11,9 +11,9 @@ import pytest
 import config
 import unpack_worker
 from pipeline.jobs.batches import Batches
-from pipeline.store.database import Database
 from pipeline.jobs.job_queue import Job
 from pipeline.jobs.worker import Worker
+from pipeline.store.database import Database
 from tests.support.child import wait_until
 from tests.support.disks import small_disk
 from tests.support.fleet import PROJECT, Fleet
@@ -244,7 +244,13 @@ def test_it_buries_a_file_that_kills_its_worker_and_finishes_the_batch(
 ) -> None:
     fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "2"}
     (poison,) = open_batch(fleet, redis, "this-host", {"poison.mp3": b"whatever"})
-    killer = [str(PROJECT / "tests" / "support" / "kill_at.py"), "pipeline.speech.voice_windows:ends_whole", "before", "1", "KILL"]
+    killer = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        "pipeline.speech.voice_windows:ends_whole",
+        "before",
+        "1",
+        "KILL",
+    ]
     for attempt in range(2):
         victim = fleet.run([*killer, str(PROJECT / "gpu_worker.py")], "gpu")
         assert victim.process is not None
@@ -265,7 +271,13 @@ def test_a_file_that_kills_its_worker_takes_no_neighbour_with_it(fleet: Fleet, r
     good = {f"call{number:02}.mp3": opus(SPEECH if number % 3 == 0 else SILENCE) for number in range(12)}
     names = sorted([*good, "call05-poison.mp3"])
     open_batch(fleet, redis, "this-host", {name: good.get(name, opus(SILENCE)) for name in names})
-    strike = [str(PROJECT / "tests" / "support" / "kill_at.py"), "pipeline.speech.voice_windows:ends_whole", "before", "poison", "KILL"]
+    strike = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        "pipeline.speech.voice_windows:ends_whole",
+        "before",
+        "poison",
+        "KILL",
+    ]
     for attempt in range(2):
         victim = fleet.run([*strike, str(PROJECT / "gpu_worker.py")], "gpu")
         assert exit_status(victim) == -9, f"attempt {attempt}: {log_of(victim)}"
@@ -280,7 +292,13 @@ def test_a_file_that_kills_its_worker_takes_no_neighbour_with_it(fleet: Fleet, r
 def test_a_gpu_that_fails_on_every_file_costs_few_of_them(fleet: Fleet, redis: Any) -> None:
     fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "1", "RETRY_SECONDS": "5"}
     open_batch(fleet, redis, "this-host", {f"call{number}.mp3": opus(SILENCE) for number in range(9)})
-    strike = [str(PROJECT / "tests" / "support" / "kill_at.py"), "pipeline.speech.voice_windows:ends_whole", "before", "1", "KILL"]
+    strike = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        "pipeline.speech.voice_windows:ends_whole",
+        "before",
+        "1",
+        "KILL",
+    ]
     for _ in range(2):
         victim = fleet.run([*strike, str(PROJECT / "gpu_worker.py")], "gpu")
         assert exit_status(victim) == -9
@@ -381,7 +399,13 @@ def test_a_gpu_worker_whose_gpu_fails_ends_while_s3_is_away(fleet: Fleet, redis:
     files = {f"call{number}.mp3": opus(SPEECH) for number in range(8)}
     jobs = open_batch(fleet, redis, "this-host", files)
     redis.delete("queue:transcribe")
-    strike = [str(PROJECT / "tests" / "support" / "kill_at.py"), "pipeline.speech.whisper:Whisper.encode", "before", "9", "CUDA"]
+    strike = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        "pipeline.speech.whisper:Whisper.encode",
+        "before",
+        "9",
+        "CUDA",
+    ]
     worker = fleet.run([*strike, str(PROJECT / "gpu_worker.py")], "gpu", WHISPER_BATCH_SIZE="1")
     wait_for_log(worker, "ready")
     fleet.s3.kill()

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 import config
 import s3_utils
 from pipeline.foundation.errors import Outage, Permanent, Stopping, away
-from tests.support.child import free_port
 from tests.faults.proxy import Proxy
+from tests.support.child import free_port
 from tests.support.fleet import PROJECT
 from tests.support.null_s3 import NullS3
 from tests.support.servers import S3Server

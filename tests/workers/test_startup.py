@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.store.database import Database
 from pipeline.jobs.worker import _ahead
+from pipeline.store.database import Database
 from tests.support.child import Child
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.servers import HUSH, GuardedS3

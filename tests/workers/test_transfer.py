@@ -21,15 +21,15 @@ import pytest
 
 import config
 import transfer_worker
-from pipeline.transfer import stale_uploads
-from pipeline.transfer.scp import Copy
 from pipeline.jobs.job_queue import Job
-from pipeline.transfer.ssh import FileState, RemoteHost
-from pipeline.transfer.originals import Sources
 from pipeline.jobs.worker import Worker
+from pipeline.transfer import stale_uploads
+from pipeline.transfer.originals import Sources
+from pipeline.transfer.scp import Copy
+from pipeline.transfer.ssh import FileState, RemoteHost
+from tests.faults.proxy import Proxy
 from tests.support.child import Child, wait_until
 from tests.support.disks import small_disk
-from tests.faults.proxy import Proxy
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.null_s3 import NullS3
 from tests.support.recordings import SILENCE, make_tar
@@ -146,7 +146,13 @@ def test_a_job_whose_last_delivery_ended_badly_is_worked_on_alone(
 
 def test_an_upload_that_fails_as_nobody_foresaw_ends_the_process(fleet: Fleet, redis: Any) -> None:
     archives(fleet, 2)
-    script = [str(PROJECT / "tests" / "support" / "kill_at.py"), "s3_utils:upload_archive", "before", "1", "BROKEN"]
+    script = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        "s3_utils:upload_archive",
+        "before",
+        "1",
+        "BROKEN",
+    ]
     worker = fleet.run([*script, str(PROJECT / "transfer_worker.py")], "transfer")
     assert exit_status(worker) == 1
     assert "Broken" in log_of(worker)
@@ -368,7 +374,12 @@ def test_what_is_to_become_of_the_source_survives_a_crash(
     (tar,) = archives(fleet, 1)
     data = tar.read_bytes()
     settings = {"EC2_AFTER_UPLOAD": action}
-    script = [str(PROJECT / "tests" / "support" / "kill_at.py"), *point.split(), "KILL", str(PROJECT / "transfer_worker.py")]
+    script = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        *point.split(),
+        "KILL",
+        str(PROJECT / "transfer_worker.py"),
+    ]
     victim = fleet.run(script, "transfer", **settings)
     assert exit_status(victim) == -9, log_of(victim)
     fleet.workers.remove(victim)

@@ -399,7 +399,13 @@ def test_a_host_whose_gpu_workers_are_dead_takes_no_more_than_it_has(
 
 
 def test_the_unpack_worker_outlasts_a_disk_that_cannot_be_asked_for_room(fleet: Fleet, redis: Any) -> None:
-    strike = [str(PROJECT / "tests" / "support" / "kill_at.py"), "pipeline.foundation.scratch:free_mb", "before", "2", "LOST"]
+    strike = [
+        str(PROJECT / "tests" / "support" / "kill_at.py"),
+        "pipeline.foundation.scratch:free_mb",
+        "before",
+        "2",
+        "LOST",
+    ]
     worker = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
     wait_for_log(worker, "is back")
     worker.require_running()
@@ -503,7 +509,10 @@ def test_a_label_model_without_its_files_is_refused_at_start(fleet: Fleet) -> No
 
 @pytest.mark.parametrize(
     "failure",
-    ["pipeline.speech.whisper:Whisper.encode after 3 CUDA", "pipeline.labels.topics:Topics._entailment before 2 BROKEN"],
+    [
+        "pipeline.speech.whisper:Whisper.encode after 3 CUDA",
+        "pipeline.labels.topics:Topics._entailment before 2 BROKEN",
+    ],
 )
 def test_a_gpu_that_fails_ends_the_worker_and_the_next_run_loses_nothing(
     fleet: Fleet, redis: Any, failure: str
