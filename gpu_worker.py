@@ -21,6 +21,7 @@ from pipeline.audio import conversion_report
 from pipeline.foundation import device, logs
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Permanent, Stopping, away
+from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.formatting import count
 from pipeline.foundation.gpu import Gpu
 from pipeline.jobs import batch_completion, job_queue, worker
@@ -32,7 +33,6 @@ from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.transcript import Transcript
 from pipeline.speech.whisper import Whisper, language_problem, model_problem
 from pipeline.store.database import AudioRow, Database
-from pipeline.unpack.archive import is_storable
 
 log = logging.getLogger("gpu")
 

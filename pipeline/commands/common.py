@@ -12,10 +12,10 @@ from rich.text import Text
 
 import config
 from pipeline.foundation import redis_client
+from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.formatting import printable
 from pipeline.jobs.batches import all_queues
 from pipeline.store.database import Database
-from pipeline.unpack.archive import is_storable
 
 WIDTHS = {"id": 12, "time": 20, "failed_at": 20, "batch_id": 15}  # of what is copied into the next command
 NEWEST = 500  # batches of PostgreSQL that a mistyped one is compared with

@@ -15,16 +15,26 @@ import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
-
-from pipeline.jobs.job_queue import Job
+from typing import Any, Protocol
 
 FORMATS = ("text", "json")
 _about: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("about", default={})  # noqa: B039
 
 
+class Named(Protocol):
+    """A job: its text in the queue, and the fields of that."""
+
+    @property
+    def payload(self) -> str:
+        """The text."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields."""
+
+
 @contextlib.contextmanager
-def about(job: Job) -> Iterator[None]:
+def about(job: Named) -> Iterator[None]:
     """Around the work on a job: what is logged there, in this thread, names it, its batch and its file."""
     fields = job.fields
     named = {"batch": fields.get("batch_id"), "file": fields.get("original_filename") or fields.get("remote_path")}

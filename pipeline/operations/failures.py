@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.foundation import redis_client
+from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
 from pipeline.jobs.batches import is_id
 from pipeline.jobs.job_queue import decode
 from pipeline.store.database import Database
-from pipeline.unpack.archive import is_storable
 
 _FAILED = (  # the rows that a Filter takes
     "status = 'failed' AND (%(batch_id)s = '' OR batch_id = %(batch_id)s)"

@@ -10,11 +10,11 @@ from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import Permanent
+from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.formatting import count
 from pipeline.jobs.batches import Batches, check_id, is_id, unpack_job
 from pipeline.operations.failures import DeadLetter
 from pipeline.store.database import Database
-from pipeline.unpack.archive import is_storable
 
 MOST_KEY_BYTES = 1024  # of an S3 key
 

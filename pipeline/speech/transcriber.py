@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from pipeline.audio.converter import Converter, opus_channels
 from pipeline.foundation import device
 from pipeline.foundation.errors import Stop, Stopping
 from pipeline.foundation.metrics import Metrics
-from pipeline.labels.audio_tags import AudioTags, SoundOfFile
 from pipeline.speech import languages
 from pipeline.speech.guarded_decoding import listen
 from pipeline.speech.languages import Guesses
@@ -38,6 +37,24 @@ from pipeline.speech.whisper import Whisper
 
 log = logging.getLogger(__name__)
 Key = TypeVar("Key")
+
+
+class SoundTags(Protocol):
+    """Listens to one file, and labels it."""
+
+    def add(self, samples: np.ndarray) -> None:
+        """Take the next sound: mono float32 at 16 kHz."""
+
+    def labels(self) -> list[Label]:
+        """The likeliest labels of all of it, best first."""
+
+
+class Tagger(Protocol):
+    """Labels the sound of files (`pipeline.labels.audio_tags.AudioTags`)."""
+
+    def file(self) -> SoundTags:
+        """What listens to one file."""
+
 
 READY_BATCHES = 3  # windows prepared ahead: enough to choose rows of similar length from
 
@@ -65,7 +82,7 @@ class _File(Generic[Key]):
     more_parts: int = 0  # than windows: some were cut where the language changes
     guesses: dict[int, Guesses] = field(default_factory=dict)  # of languages, by window
     doubtful: "list[_Row[Key]]" = field(default_factory=list)  # windows that wait for the guesses of others
-    sound: SoundOfFile | None = None
+    sound: "SoundTags | None" = None
     over: bool = False  # delivered, or failed; so are the other channels where it has failed
 
 
@@ -97,7 +114,7 @@ class Transcriber(Generic[Key]):
         prepare_threads: int,
         batch_size: int,
         batch_wait_seconds: float = 0.1,
-        tagger: AudioTags | None = None,
+        tagger: Tagger | None = None,
         progress: Callable[[], object] = bool,
         metrics: Metrics | None = None,
         converter: Converter | None = None,

@@ -3,8 +3,8 @@
 import datetime
 from dataclasses import dataclass
 
+from pipeline.foundation.file_names import is_storable
 from pipeline.store.database import Database
-from pipeline.unpack.archive import is_storable
 
 _BATCHES = (
     "SELECT b.batch_id, b.s3_key, b.file_count, b.host, b.opened_at, b.finished_at, f.done, f.failed"

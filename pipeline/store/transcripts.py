@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.foundation.errors import Permanent
+from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
 from pipeline.speech.transcript import speaker_of
 from pipeline.store.database import Database
-from pipeline.unpack.archive import is_storable
 
 MOST_SEARCH_BYTES = 1000
 _SQL = Path(__file__).parent / "sql"

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pipeline.audio.containers import SURE_BYTES, is_surely_one, may_be_sure
+from pipeline.foundation.file_names import readable
 from pipeline.unpack.tar_headers import DEVICE, FIFO, FILE, FOLDER, HARD_LINK, LINK, SPARSE, Header, headers, shown
 from pipeline.unpack.tar_headers import BadArchive as BadArchive
 
@@ -22,7 +23,6 @@ AUDIO_SUFFIXES = frozenset(
     .asf .aif .aiff .aifc .caf .au .snd .webm .mka .mkv .ac3 .wv .ape .voc .qcp .dss .avi .flv .ts .mpg .mpeg
     """.split()  # noqa: SIM905
 )
-MOST_NAME_BYTES = 1024
 _MOST_KINDS = 8  # of ignored members that are told apart
 _CHUNK = 2**20
 
@@ -98,29 +98,6 @@ def copy(archive: BinaryIO, member: Member, target: Path) -> None:
                 raise BadArchive(f"the archive ends inside {shown(member.original_filename)}")
             file.write(chunk)
             done += len(chunk)
-
-
-def readable(name: str) -> str:
-    """A member's name as PostgreSQL and JSON can hold it.
-
-    A leading `./` is dropped, bytes that are not UTF-8 become \\xNN, and the end of a name beyond
-    `MOST_NAME_BYTES` becomes its SHA-256's first digits, so that an index of PostgreSQL (2,704 bytes) takes it.
-    """
-    while name.startswith("./"):
-        name = name[2:].lstrip("/")
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\0", "\\x00")
-    if len(name.encode()) <= MOST_NAME_BYTES:
-        return name
-    kept = name.encode()[: MOST_NAME_BYTES - 20].decode("utf-8", "ignore")
-    return f"{kept}~{hashlib.sha256(name.encode()).hexdigest()[:12]}{PurePosixPath(name).suffix[:6]}"
-
-
-def is_storable(name: str) -> bool:
-    """Whether a name can be one of `index`: PostgreSQL and its index take it."""
-    try:
-        return "\0" not in name and len(name.encode()) <= 2 * MOST_NAME_BYTES
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
 
 
 def _is_recording(file: BinaryIO, header: Header, path: PurePosixPath) -> bool:

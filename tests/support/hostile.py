@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.foundation import file_names
 from pipeline.unpack import archive, compression
 from pipeline.unpack.compression import zstd
 
@@ -242,7 +243,7 @@ def extended() -> Iterator[tuple[str, Case]]:
     yield "a mebibyte of digits", Case(pax(digits) + GOOD + END, reason="damaged PAX")
     yield "digits as a value", Case(pax(record(b"comment", digits)) + GOOD + END, ONLY_GOOD)
     name = b"d/" * (mebibyte // 2 - 50) + b"x.mp3"
-    shown = {archive.readable(name.decode()): SOUND}
+    shown = {file_names.readable(name.decode()): SOUND}
     yield "a name of a mebibyte, PAX", Case(pax(record(b"path", name)) + member(b"x") + END, shown)
     yield "a name of a mebibyte, GNU", Case(member(b"L", name, b"L") + member(b"x") + END, shown)
     for kind in (b"x", b"g", b"L", b"K", b"X"):
@@ -328,7 +329,7 @@ def compressed() -> Iterator[tuple[str, Case]]:
     )
     for magic in (b"BZh91AY&SY", b"\x1f\x8b\x08", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd"):
         name = magic + b".mp3"
-        shown = {archive.readable(name.decode("utf-8", "surrogateescape")): SOUND}
+        shown = {file_names.readable(name.decode("utf-8", "surrogateescape")): SOUND}
         yield f"plain, its name begins {magic!r}", Case(member(name) + END, shown)
     yield "zip", Case(b"PK\x03\x04" + bytes(600), reason="zip archive")
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.audio import containers
+from pipeline.foundation import file_names
 from pipeline.unpack import archive
 from pipeline.unpack.archive import BadArchive
 from tests.support import hostile
@@ -150,7 +151,7 @@ def as_tarfile_sees_it(path: Path) -> list[tuple[int, int]] | None:
                 )
                 if is_sparse or not info.name or has_times:
                     return None
-                name = PurePosixPath(archive.readable(info.name).lower())
+                name = PurePosixPath(file_names.readable(info.name).lower())
                 content = data[info.offset_data : info.offset_data + info.size]
                 is_named_so = name.suffix in archive.AUDIO_SUFFIXES and not name.name.startswith("._")
                 if info.isreg() and (is_named_so or sounds(content)):
