@@ -74,7 +74,7 @@ def _url(name: str, *schemes: str, path: str = ".*", login: bool = True) -> str:
     if text and not sound:
         limits = f", with no options but {', '.join(REDIS_OPTIONS)} of rediss://" if "rediss" in schemes else ""
         scheme = " or ".join(f"{scheme}://" for scheme in schemes)
-        _wrong.append(f"{name} is no URL that begins with {scheme}{limits}")
+        _wrong.append(f"{name} must be a URL that begins with {scheme}{limits}")
     return text
 
 
@@ -92,7 +92,7 @@ def _database_url(name: str) -> str:
         sound = False
     if text and not sound:
         _wrong.append(
-            f"{name} is no URL that begins with postgresql://, or one that PostgreSQL does not know"
+            f"{name} must be a URL that begins with postgresql:// and that PostgreSQL understands"
             " (a @ in a password is written %40)"
         )
     return text

@@ -20,7 +20,7 @@ import s3_utils
 from pipeline.audio import conversion_report
 from pipeline.foundation import device, logs
 from pipeline.foundation.device import BadModel
-from pipeline.foundation.errors import Permanent, Stopping, away
+from pipeline.foundation.errors import Permanent, Stopping, unavailable_service
 from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.formatting import count
 from pipeline.foundation.gpu import Gpu
@@ -36,14 +36,14 @@ from pipeline.store.database import AudioRow, Database
 
 log = logging.getLogger("gpu")
 
-KEEPERS = 8  # files whose Opus and rows are written at a time
+WRITERS = 8  # files whose Opus and rows are written at a time
 FRUITLESS_RUNS = 2  # times MAX_ATTEMPTS: more than one file that kills its worker accounts for
 PAUSE_RETRIES = 20  # times RETRY_SECONDS: 10 minutes
 
 
 @dataclass(frozen=True)
 class File:
-    """One file in hand."""
+    """One file in progress."""
 
     job: Job
     batch_id: str
@@ -52,7 +52,7 @@ class File:
     row: AudioRow
 
 
-class Listener:
+class TranscriptionWorker:
     """The work on the jobs of the host's transcription queue.
 
     The main thread claims files and hands them to the engine; the keepers' threads keep what it has heard.
@@ -62,17 +62,17 @@ class Listener:
         self.worker, self.classifiers = process, classifiers
         self.batches = Batches(process.redis, process.host)
         self.database = Database(config.DATABASE_URL)
-        self.in_work: set[tuple[str, str]] = set()
+        self.in_progress: set[tuple[str, str]] = set()
         self.room = threading.BoundedSemaphore(config.KEEP_BACKLOG_FILES)
-        self.keepers = ThreadPoolExecutor(KEEPERS, "keep")
+        self.writers = ThreadPoolExecutor(WRITERS, "keep")
         self.failure: BaseException | None = None
         self.is_counted = self.has_done_one = False  # this run among the fruitless; a file in this run
         self.fruitless_key = f"{job_queue.heartbeat_key(process.id)}:fruitless"
-        process.give_up = self.give_up
-        process.housekeeping = self.keep_house
+        process.fail_permanently = self.fail_permanently
+        process.maintenance = self.maintain
         process.brings_work = False  # its files are on this host already
 
-    def listen(self, engine: Transcriber[File]) -> None:
+    def feed(self, engine: Transcriber[File]) -> None:
         """Feed the engine until the worker is to stop; on the way out, what it has on the device is kept."""
 
         def is_sound() -> bool:
@@ -82,28 +82,30 @@ class Listener:
             return True
 
         self.worker.ready_for_more = is_sound
-        with self.keepers, engine, self.worker.stopping_on_failure():
+        with self.writers, engine, self.worker.stopping_on_failure():
             self.pause_if_fruitless()
             for job in self.worker.jobs():
-                if job.attempts > 1 and any(other is not job for other in self.worker.queue.in_hand):
-                    self.worker.outlast(self.worker.queue.keep, job)  # uncounted; claimed again in a moment
+                if job.attempts > 1 and any(other is not job for other in self.worker.queue.in_progress):
+                    self.worker.until_available(
+                        self.worker.queue.keep, job
+                    )  # uncounted; claimed again in a moment
                     self.wait_until_idle(is_sound)
                     continue
-                self.worker.outlast(self.count_run)
+                self.worker.until_available(self.count_run)
                 file = None
                 with self.worker.holding(job):
                     file = self.start(job)
                 if file is not None:
                     engine.submit(file, file.path, self.worker.stop)
-                    self.say_what_is_in_work()
+                    self.show_progress()
                 if job.attempts > 1:  # its last delivery ended badly: its neighbours must not suffer for it
                     self.wait_until_idle(is_sound)
-        self.worker.outlast(self.forgive_runs)
+        self.worker.until_available(self.forgive_runs)
 
     def pause_if_fruitless(self) -> None:
         """Wait where run after run has died without a file done: it is the GPU or the host that fails then, and
         every run may cost an innocent file one of its attempts."""
-        runs = int(self.worker.outlast(self.worker.redis.get, self.fruitless_key) or 0)
+        runs = int(self.worker.until_available(self.worker.redis.get, self.fruitless_key) or 0)
         if runs < FRUITLESS_RUNS * config.LIMITS.attempts:
             return
         seconds = PAUSE_RETRIES * config.LIMITS.retry
@@ -128,20 +130,20 @@ class Listener:
             self.has_done_one = True
 
     def wait_until_idle(self, is_sound: Callable[[], bool]) -> None:
-        """Wait until no job is in hand."""
-        while self.worker.queue.in_hand and is_sound():
+        """Wait until no job is in progress."""
+        while self.worker.queue.in_progress and is_sound():
             if self.worker.stop.wait(0.05):
                 raise Stopping
 
-    def say_what_is_in_work(self) -> None:
+    def show_progress(self) -> None:
         """The status that operators see."""
-        files = len(self.in_work)
-        self.worker.doing(f"transcribing, {count(files, 'file')} in hand" if files else "idle")
+        files = len(self.in_progress)
+        self.worker.doing(f"transcribing, {count(files, 'file')} in progress" if files else "idle")
 
-    def heard(self, file: File, result: Transcript | Exception) -> None:
+    def take_result(self, file: File, result: Transcript | Exception) -> None:
         """Take a result from the engine, which waits here while too many are still to be kept."""
         self.room.acquire()
-        self.keepers.submit(self.end, file, result).add_done_callback(self.ended)
+        self.writers.submit(self.end, file, result).add_done_callback(self.ended)
 
     def ended(self, outcome: Future[None]) -> None:
         """After a file: room for the next. What nobody foresaw ends the process."""
@@ -150,43 +152,46 @@ class Listener:
 
     def end(self, file: File, result: Transcript | Exception) -> None:
         """End one file (in a thread of the keepers)."""
-        self.in_work.discard((file.batch_id, file.name))
+        self.in_progress.discard((file.batch_id, file.name))
         with self.worker.holding(file.job):
             if isinstance(result, Transcript):
                 self.keep(file, result)
-            elif self.worker.outlast(self.batches.wants, file.batch_id, file.name):
+            elif self.worker.until_available(self.batches.wants, file.batch_id, file.name):
                 raise result
             else:  # the batch went to another host, and its scratch went
                 self.drop(file.job, file.batch_id, file.name)
-        self.say_what_is_in_work()
+        self.show_progress()
 
     def start(self, job: Job) -> File | None:
         """Check a job and make its row; None where there is nothing to transcribe."""
-        outlast = self.worker.outlast
+        until_available = self.worker.until_available
         batch_id, name = _names(job)
-        if (batch_id, name) in self.in_work:  # delivered twice; whether the other one ends well is not known yet
-            outlast(self.worker.queue.give_back, job, config.LIMITS.retry)
+        if (
+            batch_id,
+            name,
+        ) in self.in_progress:  # delivered twice; whether the other one ends well is not known yet
+            until_available(self.worker.queue.give_back, job, config.LIMITS.retry)
             return None
-        if not outlast(self.batches.wants, batch_id, name):
+        if not until_available(self.batches.wants, batch_id, name):
             self.drop(job, batch_id, name)
             return None
         path = _in_scratch(job.fields["opus_path"], batch_id)
-        row = outlast(self.database.start_file, batch_id, name)
+        row = until_available(self.database.start_file, batch_id, name)
         file = File(job, batch_id, name, path, row)
         if row.status == "done":  # died between the row and the count
             self.count(file)
             return None
-        self.in_work.add((batch_id, name))
+        self.in_progress.add((batch_id, name))
         return file
 
     def drop(self, job: Job, batch_id: str, name: str) -> None:
         """Acknowledge a delivery that asks for nothing."""
         log.info("batch %s: %s is settled already, or not this host's", batch_id, name)
-        self.worker.outlast(self.worker.queue.settle, job)
+        self.worker.until_available(self.worker.queue.settle, job)
 
     def keep(self, file: File, heard: Transcript) -> None:
         """Write a file's result and its Opus, then count it."""
-        outlast = self.worker.outlast
+        until_available = self.worker.until_available
         log.info(
             "batch %s: %s transcribed, %.1f s of sound, %.1f s of speech, %.1f s unintelligible, language %s",
             file.batch_id, file.name, heard.duration_seconds, heard.speech_seconds, heard.unintelligible_seconds,
@@ -196,9 +201,9 @@ class Listener:
             labels = self.classifiers.labels(heard)
             report = conversion_report.read(file.path)
             warnings = report.warnings if report else []
-            outlast(self.database.save_result, file.row.audio_id, heard, labels, warnings)
-            key = outlast(s3_utils.upload_opus, file.path, file.row.audio_id, file.row.date)
-            outlast(self.database.update_audio_s3_path, file.row.audio_id, key)
+            until_available(self.database.save_result, file.row.audio_id, heard, labels, warnings)
+            key = until_available(s3_utils.upload_opus, file.path, file.row.audio_id, file.row.date)
+            until_available(self.database.update_audio_s3_path, file.row.audio_id, key)
         log.info("batch %s: %s kept as %s", file.batch_id, file.name, key)
         self.worker.metrics.heard(heard.duration_seconds)
         for warning in warnings:
@@ -210,8 +215,8 @@ class Listener:
         """Acknowledge a file that is done; after the last of its batch, end the batch."""
         queue = self.worker.queue
         settle = self.batches.settle_job
-        result = self.worker.outlast(settle, queue, file.job, file.batch_id, file.name, "processed")
-        self.worker.outlast(self.forgive_runs)
+        result = self.worker.until_available(settle, queue, file.job, file.batch_id, file.name, "processed")
+        self.worker.until_available(self.forgive_runs)
         if result not in ("counted", "complete"):
             log.info("batch %s: %s is not counted: %s", file.batch_id, file.name, result)
             self.worker.metrics.job("lost")
@@ -221,9 +226,9 @@ class Listener:
         self.worker.metrics.job("done")
         self.worker.metrics.file("done")
         if result == "complete":
-            self.worker.outlast(self.finish_batches)
+            self.worker.until_available(self.finish_batches)
 
-    def give_up(self, job: Job, reason: str) -> None:
+    def fail_permanently(self, job: Job, reason: str) -> None:
         """Mark a file as failed and count it as such; its job is a dead letter where no row could be made."""
         try:
             batch_id, name = _names(job)
@@ -243,7 +248,7 @@ class Listener:
         """What is wrong with the name of the queue: its jobs name files of this host."""
         return self.batches.check_queue(config.TRANSCRIBE_QUEUE, config.HOST_LOST_SECONDS)
 
-    def keep_house(self) -> None:
+    def maintain(self) -> None:
         """Finish settled batches, and stay known as the host of the queue."""
         self.batches.enter_queue(config.TRANSCRIBE_QUEUE)
         self.finish_batches()
@@ -293,7 +298,7 @@ def load() -> tuple[Whisper, Classifiers, int]:
         if (
             device.is_broken(error)
             or device.is_out_of_memory(error)
-            or away(error)
+            or unavailable_service(error)
             or isinstance(error, MemoryError)
         ):
             log.critical("the models cannot be loaded now: %s", error)
@@ -317,15 +322,15 @@ def run() -> None:
     log.info("classifiers: %s", classifiers)
     converter = config.converter()
     converter.log_version()
-    listener = Listener(process, classifiers)
+    transcription = TranscriptionWorker(process, classifiers)
     engine = Transcriber(
-        whisper, listener.heard, config.PREPARE_THREADS, size, config.BATCH_WAIT_MS / 1000,
-        tagger=classifiers.tagger, progress=listener.say_what_is_in_work, metrics=process.metrics,
+        whisper, transcription.take_result, config.PREPARE_THREADS, size, config.BATCH_WAIT_MS / 1000,
+        tagger=classifiers.tagger, progress=transcription.show_progress, metrics=process.metrics,
         converter=converter,
     )  # fmt: skip
-    checks = (listener.database.check_schema, s3_utils.check_bucket, listener.check_queue)
+    checks = (transcription.database.check_schema, s3_utils.check_bucket, transcription.check_queue)
     with process.running(*checks):
-        listener.listen(engine)
+        transcription.feed(engine)
 
 
 def main() -> int:

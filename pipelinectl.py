@@ -8,7 +8,7 @@ import os
 import sys
 
 from pipeline.commands.common import complain, did_you_mean
-from pipeline.foundation.errors import away
+from pipeline.foundation.errors import unavailable_service
 
 EPILOG = """examples:
   python pipelinectl.py migrate                          make or update the tables
@@ -59,10 +59,10 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        service = away(error)
+        service = unavailable_service(error)
         if service is None:
             raise
-        complain(f"{service} is away: {error}")
+        complain(f"{service} is unavailable: {error}")
         return 1
     except KeyboardInterrupt:
         return 130

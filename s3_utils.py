@@ -5,7 +5,8 @@
     sources/{digest}.json              which batch a remote file is, so that it never becomes two
 
 Every function may be repeated: it writes the same bytes under the same name. Errors are boto3's own
-(`pipeline.foundation.errors.away` tells an outage) or `Permanent` where the object or the batch id is at fault.
+(`pipeline.foundation.errors.unavailable_service` tells an outage) or `Permanent` where the object or the batch id
+is at fault.
 """
 
 import functools
@@ -82,7 +83,7 @@ def _client(endpoint: str) -> Any:
             response_checksum_validation="when_required",
             retries={"mode": "standard", "max_attempts": 3},
             connect_timeout=10,
-            # of silence: Swift answers within 10 s or gives up, and says every 10 s that it still joins the parts
+            # of silence: Swift answers within 10 s or fails, and says every 10 s that it still joins the parts
             read_timeout=20,
             tcp_keepalive=True,
             max_pool_connections=16,

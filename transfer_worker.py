@@ -69,8 +69,8 @@ class Transferrer:
         self.in_upload: set[str] = set()  # batch ids
         self.failure: BaseException | None = None
         self.next_look = self.next_sweep = 0.0
-        process.housekeeping = self.keep_house
-        process.give_up = self.give_up
+        process.maintenance = self.maintain
+        process.fail_permanently = self.fail_permanently
         self.tried: dict[str, FileState] = {}  # by job: its file as this run has seen it
 
     # --- the work --------------------------------------------------------------------------------------
@@ -86,14 +86,16 @@ class Transferrer:
 
     def copy_all(self) -> None:
         """Claim jobs, copy their archives and hand them to the uploaders."""
-        outlast, queue = self.worker.outlast, self.worker.queue
+        until_available, queue = self.worker.until_available, self.worker.queue
         for job in self.worker.jobs():
-            if outlast(queue.is_elsewhere, job):  # with the same batch id, though the file may be another by now
+            if until_available(
+                queue.is_elsewhere, job
+            ):  # with the same batch id, though the file may be another by now
                 log.info("another worker brings %s: it waits for that", job.fields.get("remote_path"))
-                outlast(queue.give_back, job, max(1, config.LIMITS.retry))
+                until_available(queue.give_back, job, max(1, config.LIMITS.retry))
                 continue
-            if job.attempts > 1 and any(other is not job for other in queue.in_hand):
-                outlast(queue.keep, job)  # uncounted; claimed again in a moment
+            if job.attempts > 1 and any(other is not job for other in queue.in_progress):
+                until_available(queue.keep, job)  # uncounted; claimed again in a moment
                 self.wait_for_uploads(0)
                 continue
             arrived = None
@@ -114,23 +116,27 @@ class Transferrer:
     def wait_for_uploads(self, most: int) -> None:
         """Wait until at most so many archives are in upload, or wait for it."""
         while len(self.in_upload) > most:
-            self.worker.keep_house()
+            self.worker.maintain()
             if self.worker.stop.wait(0.05):
                 raise Stopping
 
     def copy(self, job: Job) -> Arrived | None:
         """Bring the archive of a job here, whole; None where it is in S3 already."""
-        outlast = self.worker.outlast
+        until_available = self.worker.until_available
         remote_path = job.require(remote_path=str)["remote_path"]
         if "\0" in remote_path:
             raise Permanent(f"remote_path {remote_path!r} is no path: it holds a NUL")
-        state = self.tried[job.payload] = outlast(self.remote.stat, remote_path)
-        batch_id, is_whole = outlast(s3_utils.batch_of_source, _source(remote_path, state))
+        state = self.tried[job.payload] = until_available(self.remote.stat, remote_path)
+        batch_id, is_whole = until_available(s3_utils.batch_of_source, _source(remote_path, state))
         if batch_id and is_whole:
             log.info("%s is batch %s already", remote_path, batch_id)
             self.hand_on(job, batch_id, None, remote_path, state)
             return None
-        batch_id = outlast(self.batch_ids.keep, job, batch_id) if batch_id else outlast(self.batch_ids.assign, job)
+        batch_id = (
+            until_available(self.batch_ids.keep, job, batch_id)
+            if batch_id
+            else until_available(self.batch_ids.assign, job)
+        )
         with logs.naming(batch=batch_id):
             return self.copy_as(job, batch_id, remote_path, state)
 
@@ -142,9 +148,9 @@ class Transferrer:
         try:
             follow = self.board.follow(f"copying {remote_path} as {batch_id}", state.size)
             with self.worker.metrics.stage("copy"), follow as moved:
-                self.worker.outlast(copy.fetch, self.worker.stop, moved)
+                self.worker.until_available(copy.fetch, self.worker.stop, moved)
         except BaseException:
-            self.worker.outlast(copy.discard)
+            self.worker.until_available(copy.discard)
             raise
         return Arrived(job, batch_id, copy)
 
@@ -156,7 +162,7 @@ class Transferrer:
                 log.warning("%s waits for disk: %s", remote_path, lack)
                 told = True
             self.worker.doing("waiting for disk", f"waiting for disk: {lack}")
-            self.worker.keep_house()  # which may make some too
+            self.worker.maintain()  # which may make some too
             if self.worker.stop.wait(1):
                 raise Stopping
 
@@ -167,26 +173,26 @@ class Transferrer:
                 try:
                     self._upload(arrived)
                 finally:  # in S3, or to be copied again by the next delivery
-                    self.worker.outlast(arrived.copy.remove)
+                    self.worker.until_available(arrived.copy.remove)
         finally:
             self.in_upload.discard(arrived.batch_id)
 
     def _upload(self, arrived: Arrived) -> None:
-        outlast, remote_path, path = self.worker.outlast, arrived.copy.path, arrived.copy.target
-        outlast(arrived.copy.run, self.worker.stop, self.worker.moved)
+        until_available, remote_path, path = self.worker.until_available, arrived.copy.path, arrived.copy.target
+        until_available(arrived.copy.run, self.worker.stop, self.worker.moved)
         state = self.tried[arrived.job.payload] = arrived.copy.state
         if state.sha256:
             with self.board.follow(f"checking {remote_path}", state.size) as moved:
                 digest = sha256(path, moved)
             if digest != state.sha256:
                 state = self.tried[arrived.job.payload] = self.wait_for_checksum(remote_path, state, digest)
-        outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
+        until_available(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         source = _source(remote_path, state)
-        outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=False)
+        until_available(s3_utils.note_source, source, arrived.batch_id, is_whole=False)
         with self.worker.metrics.stage("upload"):
-            outlast(s3_utils.upload_archive, path, arrived.batch_id)
-        outlast(s3_utils.note_source, source, arrived.batch_id, is_whole=True)
+            until_available(s3_utils.upload_archive, path, arrived.batch_id)
+        until_available(s3_utils.note_source, source, arrived.batch_id, is_whole=True)
         log.info("%s is batch %s, %d audio files", remote_path, arrived.batch_id, len(index.members))
         self.hand_on(arrived.job, arrived.batch_id, len(index.members), remote_path, state)
 
@@ -198,7 +204,7 @@ class Transferrer:
             if self.worker.stop.wait(config.LIMITS.retry):
                 raise Stopping
             self.worker.moved()
-            now: FileState = self.worker.outlast(self.remote.stat, remote_path)
+            now: FileState = self.worker.until_available(self.remote.stat, remote_path)
             if str(now) != str(copied):  # `tried` stays: what came since is new
                 raise OSError(f"{remote_path} was changed while its checksum was waited for")
             if now.sha256 == digest:
@@ -207,16 +213,16 @@ class Transferrer:
 
     def hand_on(self, job: Job, batch_id: str, files: int | None, remote_path: str, state: FileState) -> None:
         """Queue an archive that is in S3 to be unpacked; then its original is done with."""
-        outlast = self.worker.outlast
+        until_available = self.worker.until_available
         unpack_job = batches.unpack_job(batch_id, s3_utils.archive_key(batch_id), files)
-        outlast(self.watch.mark, remote_path, state)
+        until_available(self.watch.mark, remote_path, state)
         note = self.sources.note(remote_path, state)
-        if outlast(self.worker.queue.settle, job, config.UNPACK_QUEUE, unpack_job, note):
+        if until_available(self.worker.queue.settle, job, config.UNPACK_QUEUE, unpack_job, note):
             self.worker.metrics.job("done")
             self.tried.pop(job.payload, None)
             self.sources.try_to_tidy(remote_path, state)
 
-    def give_up(self, job: Job, reason: str) -> None:
+    def fail_permanently(self, job: Job, reason: str) -> None:
         """Bury a job. The watch queues its path again when the file there is another one."""
         remote_path = job.fields.get("remote_path")
         if isinstance(remote_path, str) and "\0" not in remote_path:
@@ -230,7 +236,7 @@ class Transferrer:
 
     # --- housekeeping ----------------------------------------------------------------------------------
 
-    def keep_house(self) -> None:
+    def maintain(self) -> None:
         """Between two copies: what is owed to the sources, stale files and uploads, new archives."""
         if time.monotonic() >= self.next_sweep:
             self.next_sweep = time.monotonic() + SWEEP_SECONDS
@@ -274,7 +280,7 @@ def run() -> None:
     transferrer = Transferrer(process)
     s3_utils.follow = transferrer.board.follow
     with process.running(s3_utils.check_bucket, transferrer.remote.refusal):
-        process.outlast(transferrer.copies.clear)
+        process.until_available(transferrer.copies.clear)
         transferrer.work()
 
 

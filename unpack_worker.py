@@ -47,9 +47,9 @@ class Unpacker:
         self.database = Database(config.DATABASE_URL)
         self.converter = config.converter()
         self.room = ""
-        process.give_up = self.give_up
+        process.fail_permanently = self.fail_permanently
         process.ready_for_more = self.has_room
-        process.housekeeping = self.keep_house
+        process.maintenance = self.maintain
 
     def unpack(self, job: Job) -> None:
         """Settle one job: every audio file of its archive is queued for transcription or failed."""
@@ -57,37 +57,39 @@ class Unpacker:
         batch_id = check_id(fields["batch_id"])
         with scratch.locked(config.SCRATCH_ROOT, batch_id) as held:
             if not held:
-                log.info("batch %s is in work on this host already", batch_id)
-                self.worker.outlast(self.worker.queue.give_back, job, BUSY_SECONDS)
+                log.info("batch %s is in progress on this host already", batch_id)
+                self.worker.until_available(self.worker.queue.give_back, job, BUSY_SECONDS)
                 return
             self._unpack(job, batch_id, fields["s3_key"])
-        self.worker.outlast(self.finish_batches)
+        self.worker.until_available(self.finish_batches)
 
     def _unpack(self, job: Job, batch_id: str, s3_key: str) -> None:
-        outlast = self.worker.outlast
+        until_available = self.worker.until_available
         # An earlier delivery may have opened it again just after it was finished: then it is for us to end.
-        if outlast(self.database.is_finished, batch_id) and not outlast(self.batches.is_open, batch_id):
+        if until_available(self.database.is_finished, batch_id) and not until_available(
+            self.batches.is_open, batch_id
+        ):
             self._drop_finished(job, batch_id)
             return
-        size = outlast(s3_utils.archive_bytes, s3_key)
+        size = until_available(s3_utils.archive_bytes, s3_key)
         if not self._fits(job, batch_id, size):
             return
-        if not outlast(self.batches.adopt, batch_id, s3_key, job, self.worker.queue):
+        if not until_available(self.batches.adopt, batch_id, s3_key, job, self.worker.queue):
             self._drop_finished(job, batch_id)
             return
         with self.worker.metrics.stage("download"):
-            path = outlast(s3_utils.download_archive, s3_key, batch_id)
+            path = until_available(s3_utils.download_archive, s3_key, batch_id)
         try:
             self._unpack_archive(job, batch_id, s3_key, path)
         finally:
             path.unlink(missing_ok=True)  # another delivery fetches it again; until then it takes no room
-        if outlast(self.worker.queue.settle, job):
+        if until_available(self.worker.queue.settle, job):
             self.worker.metrics.job("done")
         log.info("batch %s is unpacked", batch_id)
 
     def _drop_finished(self, job: Job, batch_id: str) -> None:
         log.info("batch %s is finished already", batch_id)
-        self.worker.outlast(self.worker.queue.settle, job)
+        self.worker.until_available(self.worker.queue.settle, job)
 
     def _fits(self, job: Job, batch_id: str, size: int) -> bool:
         """Whether there is room for an archive of so many bytes now; if not, its job goes back for a while."""
@@ -96,38 +98,40 @@ class Unpacker:
             raise Permanent(f"the archive has {size} bytes, the scratch volume of {self.worker.host} {disk.total}")
         if size > disk.free:
             log.warning("batch %s: %d bytes of archive, %d bytes free: it waits", batch_id, size, disk.free)
-            self.worker.outlast(self.worker.queue.give_back, job, ROOM_SECONDS)
+            self.worker.until_available(self.worker.queue.give_back, job, ROOM_SECONDS)
             return False
         return True
 
     def _unpack_archive(self, job: Job, batch_id: str, s3_key: str, path: Path) -> None:
-        outlast = self.worker.outlast
-        outlast(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
+        until_available = self.worker.until_available
+        until_available(compression.make_plain, path, config.ARCHIVE_MAX_MB * 2**20, self.worker.moved)
         index = archive.index(path, config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_FILE_MB * 2**20)
         total, file_count = len(index.members), job.fields.get("file_count")
         if isinstance(file_count, int) and file_count > total:  # an older transfer worker counts fewer
             raise archive.BadArchive(f"{s3_key} holds {total} audio files, the job says {file_count}")
         log.info("batch %s: %d audio files, %s", batch_id, total, index.others())
         names = [member.original_filename for member in index.members]
-        outlast(self.database.open_batch, batch_id, s3_key, names, self.worker.host)
-        outlast(self.batches.enter_queue, config.TRANSCRIBE_QUEUE)  # a Redis that was wiped has forgotten it
-        outlast(self.batches.open, batch_id, total)
+        until_available(self.database.open_batch, batch_id, s3_key, names, self.worker.host)
+        until_available(
+            self.batches.enter_queue, config.TRANSCRIBE_QUEUE
+        )  # a Redis that was wiped has forgotten it
+        until_available(self.batches.open, batch_id, total)
         members = self._left_to_do(batch_id, index)
         self._fail_unsafe(batch_id, members)
         self._convert_all(batch_id, path, [member for member in members if member.problem is None])
 
     def _left_to_do(self, batch_id: str, index: Index) -> list[Member]:
         """The files not settled and not queued yet; what only PostgreSQL knows as settled is counted here."""
-        outlast = self.worker.outlast
-        counted = outlast(self.batches.settled, batch_id) | outlast(self.batches.queued, batch_id)
+        until_available = self.worker.until_available
+        counted = until_available(self.batches.settled, batch_id) | until_available(self.batches.queued, batch_id)
         names = {member.original_filename for member in index.members}
-        for name, outcome in outlast(self.database.settled_files, batch_id).items():
+        for name, outcome in until_available(self.database.settled_files, batch_id).items():
             if name in names and name not in counted:
-                outlast(self.batches.settle, batch_id, name, outcome)
+                until_available(self.batches.settle, batch_id, name, outcome)
                 counted.add(name)
-        for name in set(outlast(self.database.unsettled_files, batch_id)) - names:  # of a retry
+        for name in set(until_available(self.database.unsettled_files, batch_id)) - names:  # of a retry
             log.warning("batch %s: %s failed: it is in its archive no more", batch_id, name)
-            outlast(self.database.fail_file, batch_id, name, "it is in its archive no more")
+            until_available(self.database.fail_file, batch_id, name, "it is in its archive no more")
         return [member for member in index.members if member.original_filename not in counted]
 
     def _fail_unsafe(self, batch_id: str, members: list[Member]) -> None:
@@ -152,28 +156,28 @@ class Unpacker:
     def _convert(self, step: Callable[..., Outcomes], *args: Any) -> Outcomes:
         """Run a conversion (in a thread of the pool), and take its time."""
         with self.worker.metrics.stage("convert"):
-            return self.worker.outlast(step, *args)
+            return self.worker.until_available(step, *args)
 
     def _hand_on(self, batch_id: str, name: str, opus: Path, reason: UnreadableAudio | None) -> None:
         """Queue one file for transcription, or settle it as failed with ffmpeg's reason."""
-        outlast, metrics = self.worker.outlast, self.worker.metrics
+        until_available, metrics = self.worker.until_available, self.worker.metrics
         if reason is not None:
             self._fail(batch_id, name, str(reason))
             return
         job = {"batch_id": batch_id, "audio_id": None, "opus_path": str(opus), "original_filename": name}
         with metrics.stage("queue"):
-            outlast(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
+            until_available(self.batches.push, batch_id, config.TRANSCRIBE_QUEUE, job)
         metrics.file("queued")
         log.info("batch %s: %s unpacked to %s and queued", batch_id, name, opus.name)
 
     def _fail(self, batch_id: str, name: str, reason: str) -> None:
         """Settle one file as failed."""
         log.warning("batch %s: %s failed: %s", batch_id, name, reason)
-        self.worker.outlast(self.database.fail_file, batch_id, name, reason)
-        self.worker.outlast(self.batches.settle, batch_id, name, "failed")
+        self.worker.until_available(self.database.fail_file, batch_id, name, reason)
+        self.worker.until_available(self.batches.settle, batch_id, name, "failed")
         self.worker.metrics.file("failed")
 
-    def give_up(self, job: Job, reason: str) -> None:
+    def fail_permanently(self, job: Job, reason: str) -> None:
         """Bury a job. Every file of its batch is settled then, or queued on this host."""
         batch_id = str(job.fields.get("batch_id"))
         if is_id(batch_id):
@@ -198,21 +202,21 @@ class Unpacker:
             return
         for name in self.database.unsettled_files(batch_id):
             if name not in known:
-                log.warning("batch %s: %s failed: its archive was given up: %s", batch_id, name, reason)
-                self.database.fail_file(batch_id, name, f"its archive was given up: {reason}")
+                log.warning("batch %s: %s failed: its archive was failed permanently: %s", batch_id, name, reason)
+                self.database.fail_file(batch_id, name, f"its archive was failed permanently: {reason}")
                 self.batches.settle(batch_id, name, "failed")
                 self.worker.metrics.file("failed")
 
     def has_room(self) -> bool:
         """Whether this host can take another batch: its backlog, its disk and its GPU workers decide."""
-        free = self.worker.outlast(scratch.free_mb, config.SCRATCH_ROOT)
-        backlog = self.worker.outlast(self.worker.redis.llen, config.TRANSCRIBE_QUEUE)
+        free = self.worker.until_available(scratch.free_mb, config.SCRATCH_ROOT)
+        backlog = self.worker.until_available(self.worker.redis.llen, config.TRANSCRIBE_QUEUE)
         room = ""
         if free < config.SCRATCH_MIN_FREE_MB:
             room = f"waiting for disk: {free} MB free of {config.SCRATCH_MIN_FREE_MB}"
         elif backlog >= config.UNPACK_BACKLOG_FILES:
             room = f"waiting for transcription: {backlog} files queued"
-        elif backlog and self.worker.outlast(self._is_deserted):
+        elif backlog and self.worker.until_available(self._is_deserted):
             room = f"waiting for a GPU worker: none of this host was heard for {config.HOST_LOST_SECONDS} s"
         if room and not self.room:
             log.info("%s", room)
@@ -228,7 +232,7 @@ class Unpacker:
             return self.worker.steady_seconds() > config.HOST_LOST_SECONDS
         return int(self.worker.redis.time()[0]) - float(heard[0][1]) > config.HOST_LOST_SECONDS
 
-    def keep_house(self) -> None:
+    def maintain(self) -> None:
         """Finish settled batches, take over those of lost hosts, remove scratch that nobody owns."""
         self.batches.enter_queue(config.TRANSCRIBE_QUEUE)
         self.finish_batches()
@@ -239,7 +243,7 @@ class Unpacker:
         for batch_id in swept:
             log.warning("removed the scratch of batch %s, which is no longer this host's", batch_id)
         if self.worker.steady_seconds() < min(config.HOST_LOST_SECONDS, STEADY_SECONDS):
-            return  # Redis was away, or we were: other hosts must have the time to be heard
+            return  # Redis was unavailable, or we were: other hosts must have the time to be heard
         for batch_id in self.batches.take_over(config.UNPACK_QUEUE, config.HOST_LOST_SECONDS, finish):
             log.warning("batch %s of a lost host is queued again", batch_id)
 
@@ -273,7 +277,7 @@ def run() -> None:
     s3_utils.follow = Board(process).follow
     checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
     with process.running(*checks):
-        process.outlast(unpacker.hand_back_lost)
+        process.until_available(unpacker.hand_back_lost)
         for job in process.jobs():
             with process.holding(job):
                 unpacker.unpack(job)

@@ -42,7 +42,7 @@ def judge(answer: str, errors: str) -> tuple[list[str], bool]:
     except ValueError:
         return [f"packages: NOT CHECKED: pip-audit says {errors.strip().rpartition(chr(10))[2]}"], True
     lines = [
-        f"packages: {package['name']} {package['version']} has {weakness['id']}; mended in"
+        f"packages: {package['name']} {package['version']} has {weakness['id']}; fixed in"
         f" {', '.join(weakness['fix_versions']) or 'no version yet'}"
         for package in found
         for weakness in package.get("vulns", [])

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 import config
 from pipeline.commands import common
 from pipeline.foundation import logs, systemd
-from pipeline.foundation.errors import away
+from pipeline.foundation.errors import unavailable_service
 from pipeline.foundation.formatting import printable
 from pipeline.operations.status import Status, read_status
 
@@ -52,14 +52,14 @@ class Exporter(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges; `audio_pipeline_redis_up` alone is told, as 0, while Redis is away."""
+        """The gauges; `audio_pipeline_redis_up` alone is told, as 0, while Redis is unavailable."""
         up = GaugeMetricFamily("audio_pipeline_redis_up", "Whether Redis answers.")
         try:
             status = read_status(self.redis, self.queues)
         except Exception as error:
-            if away(error) is None:
+            if unavailable_service(error) is None:
                 raise
-            log.warning("%s is away: %s", away(error), error)
+            log.warning("%s is unavailable: %s", unavailable_service(error), error)
             up.add_metric((), 0)
             yield up
             return
@@ -73,7 +73,7 @@ def gauges(status: Status) -> list[GaugeMetricFamily]:
     jobs = _gauge(
         "queue_jobs", "Jobs of a queue: waiting, delayed (to be tried again), in_work.", "queue", "state"
     )
-    dead = _gauge("dead_letters", "Jobs that were given up.", "queue")
+    dead = _gauge("dead_letters", "Jobs that were failed permanently.", "queue")
     oldest = _gauge("queue_oldest_seconds", "How long the next job has waited, where that is known.", "queue")
     for queue in status.queues:
         name = printable(queue["name"])  # a host's, which anybody may have written to Redis

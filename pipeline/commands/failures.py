@@ -12,9 +12,9 @@ from rich.console import Console
 from pipeline.commands import common
 from pipeline.operations.failures import Failures, Filter, read_failures, warned_codes, warned_files
 
-DESCRIPTION = """Show the files that have failed, and the dead letters: jobs that were given up, as an archive that
-is damaged or not there. Each with its reason, the latest first. `retry` tries them again. --warnings shows the
-files that could be read but are damaged or lack something, and what is wrong with each."""
+DESCRIPTION = """Show the files that have failed, and the dead letters: jobs that were failed permanently, as an
+archive that is damaged or not there. Each with its reason, the latest first. `retry` tries them again. --warnings
+shows the files that could be read but are damaged or lack something, and what is wrong with each."""
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""pipelinectl reconcile: compare S3, PostgreSQL and Redis, and mend what is amiss."""
+"""pipelinectl reconcile: compare S3, PostgreSQL and Redis, and repair what is amiss."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ repeat; after Redis was lost it rebuilds the queues. Exit status 1 while somethi
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare S3, PostgreSQL and Redis, and mend what can be mended."""
+    """Compare S3, PostgreSQL and Redis, and repair what can be repaired."""
     if arguments.delete_orphans and not arguments.apply:
         common.reject("--delete-orphans goes with --apply")
     redis = common.connect()
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
             common.table("amiss", rows, ("kind", "subject", "what", "remedy", "outcome"), arguments.limit)
         )
         if not arguments.apply:
-            print("nothing was changed: --apply mends what has a remedy")
+            print("nothing was changed: --apply repairs what has a remedy")
     else:
         print("S3, PostgreSQL and Redis agree")
     return int(any(outcome in ("found", "left") for outcome in outcomes))
@@ -58,7 +58,7 @@ def mend(finding: Finding, delete: bool) -> str:
     """Apply a finding's remedy where it has one; gives what came of it."""
     if finding.repair is None or (finding.destroys and not delete):
         return "left"
-    return "gone meanwhile" if finding.repair() is False else "mended"
+    return "gone meanwhile" if finding.repair() is False else "repaired"
 
 
 def add(commands: Any) -> None:

@@ -14,25 +14,26 @@ import config
 from pipeline.commands import common
 from pipeline.foundation import redis_client
 from pipeline.foundation.formatting import amount, count, duration, printable
-from pipeline.operations.status import BROKEN, DEGRADED, Status, host_state, observe, settled_files
+from pipeline.operations.status import DEGRADED, DOWN, Status, host_state, observe, settled_files
 from pipeline.store.database import Database
 
 DESCRIPTION = """What moves, what is stuck and why: queues, workers, hosts, open batches, what was done
 in the last hour, what failed and what has warnings in the last day. --watch shows it anew every few seconds until
 Ctrl-C."""
 
-EPILOG = """QUEUES    waiting, delayed (to be tried again), in work, dead (given up), how long the next job has
+EPILOG = """QUEUES    waiting, delayed (to be tried again), running, dead (failed permanently), how long the next
+job has
           waited, and jobs an hour. Files of a host wait in a queue of its own.
 WORKERS   what each does and for how long; "gone" where its heartbeat has run out, and others take its jobs.
 HOSTS     files on the host, free room on the volume of SCRATCH_ROOT (or TRANSFER_ROOT), and the share of the
           last minute in which its GPUs computed.
 BATCHES   done and failed of all files, and the time left at the rate so far.
 
-exit status: 0 well; 1 degraded: something waits, is gone or full; 2 broken: a service is away, or jobs wait for
-workers that are not there. docs/runbook.md says what to do."""
+exit status: 0 healthy; 1 degraded: something waits, is gone or full; 2 down: a service is unavailable, or jobs
+wait for workers that are not there. docs/runbook.md says what to do."""
 
-STATUSES = {"well": 0, DEGRADED: 1, BROKEN: 2}
-COLOURS = {"well": "green", DEGRADED: "yellow", BROKEN: "red"}
+STATUSES = {"healthy": 0, DEGRADED: 1, DOWN: 2}
+COLOURS = {"healthy": "green", DEGRADED: "yellow", DOWN: "red"}
 BAR = 12  # characters of a progress bar
 
 
@@ -83,7 +84,7 @@ def shown(now: Status, limit: int) -> RenderableType:
     queues = [
         (*(row[number] for number in numbers), age(row["oldest_seconds"]), row["per_hour"]) for row in now.queues
     ]
-    columns: tuple[str, ...] = ("name", "waiting", "delayed", "in work", "dead", "oldest", "per hour")
+    columns: tuple[str, ...] = ("name", "waiting", "delayed", "running", "dead", "oldest", "per hour")
     parts.append(table("queues", columns, queues, limit))
     workers: list[tuple[Any, ...]] = [
         (row["id"], age(row["heard_seconds"]), age(row["since_seconds"]), row["doing"]) for row in now.workers

@@ -1,6 +1,6 @@
-"""Whose fault a failure is: the job's for good, the job's perhaps, or a service's that is away.
+"""Whose fault a failure is: the job's for good, the job's perhaps, or a service's that is unavailable.
 
-`Permanent` ends a job at once. An outage (see `away`) never counts against a job: the worker waits.
+`Permanent` ends a job at once. An outage (see `unavailable_service`) never counts against a job: the worker waits.
 Any other exception counts as one attempt, and the job is tried again.
 
 What decides is a class, a number or a code of the protocol, never a word: a message may hold the name of a file,
@@ -22,7 +22,7 @@ class Permanent(Exception):
 
 
 class Outage(Exception):
-    """A service that the job needs is away; the job has no part in it."""
+    """A service that the job needs is unavailable; the job has no part in it."""
 
     def __init__(self, service: str, message: str) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class Stop(Protocol):
 
 
 class Stopping(Exception):
-    """The worker was asked to stop while it waited: the job in hand goes back to its queue."""
+    """The worker was asked to stop while it waited: the job in progress goes back to its queue."""
 
 
 # What is wrong with the disk, its permissions or the machine stops every job alike.
@@ -54,7 +54,7 @@ _HOST_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 # S3 answers that tell of credentials, the bucket, the region or the quota rather than of one object: by their
 # status, and, where that would do for an object too, by their code. HEAD has no body, so that a wrong region
-# reads as "400". Swift calls a full quota EntityTooLarge, and a Keystone that is away InvalidURI.
+# reads as "400". Swift calls a full quota EntityTooLarge, and a Keystone that is unavailable InvalidURI.
 _S3_STATUSES = {301, 307, 401, 403, 407, 408, 409, 413, 429, 499}
 _S3_CODES = {
     "400", "AuthorizationHeaderMalformed", "BadDigest", "EntityTooLarge", "ExpiredToken", "IncompleteBody",
@@ -90,7 +90,7 @@ _SQL_SETUP = (
 
 
 # OpenSSL's reasons for a certificate that we do not accept, a server without TLS, and one that refuses ours. At a
-# worker's start the settings are to blame, later the server: `away` has it among the outages.
+# worker's start the settings are to blame, later the server: `unavailable_service` has it among the outages.
 _CERTIFICATE_REASONS = (
     "CERTIFICATE_VERIFY_FAILED", "NO_CERTIFICATE_OR_CRL_FOUND", "WRONG_VERSION_NUMBER", "ALERT_BAD_CERTIFICATE",
     "ALERT_CERTIFICATE_REQUIRED", "ALERT_UNKNOWN_CA",
@@ -114,12 +114,13 @@ def certificate_problem(error: BaseException) -> str | None:
     return None
 
 
-def away(error: BaseException) -> str | None:
-    """Name what is away ("Redis", "PostgreSQL", "S3", "the disk", ...), or None where the job is to blame."""
+def unavailable_service(error: BaseException) -> str | None:
+    """Name what is unavailable ("Redis", "PostgreSQL", "S3", "the disk", ...), or None where the job is to
+    blame."""
     if isinstance(error, Outage):
         return error.service
     if isinstance(error, redis_errors.RedisError):
-        return _redis_away(error)
+        return _redis_unavailable(error)
     if isinstance(error, psycopg2.Error):
         lost = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError, *_SQL_SETUP))
         return "PostgreSQL" if lost and not isinstance(error, _SQL_VALUES) else None
@@ -127,10 +128,10 @@ def away(error: BaseException) -> str | None:
         return "the disk"
     if isinstance(error, OSError) and error.errno in _HOST_ERRNOS:
         return "the host"
-    return "S3" if _s3_away(error) else None
+    return "S3" if _s3_unavailable(error) else None
 
 
-def _redis_away(error: redis_errors.RedisError) -> str | None:
+def _redis_unavailable(error: redis_errors.RedisError) -> str | None:
     return "Redis" if isinstance(error, _REDIS_LOST) or _redis_code(error) in _REDIS_CODES else None
 
 
@@ -144,7 +145,7 @@ def _redis_code(error: redis_errors.RedisError) -> str:
     return said.partition(" ")[0]
 
 
-def _s3_away(error: BaseException) -> bool:
+def _s3_unavailable(error: BaseException) -> bool:
     # Here, since they take a while to load, and most of pipelinectl needs no S3.
     from boto3.exceptions import RetriesExceededError, S3UploadFailedError
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
@@ -154,7 +155,7 @@ def _s3_away(error: BaseException) -> bool:
     from urllib3.exceptions import ProtocolError
 
     if isinstance(error, S3UploadFailedError):  # boto3 wraps the ClientError that it caught
-        return error.__context__ is not None and _s3_away(error.__context__)
+        return error.__context__ is not None and _s3_unavailable(error.__context__)
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status in _S3_STATUSES or error.response.get("Error", {}).get("Code") in _S3_CODES

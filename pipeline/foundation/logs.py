@@ -1,6 +1,6 @@
 """The log: one line for each event, to standard error, as text for people or as JSON for programs.
 
-A line names what it is about: the worker, and the job, batch and file in hand (`about`), so that the life of a
+A line names what it is about: the worker, and the job, batch and file in progress (`about`), so that the life of a
 file is found by its batch id and its name. No name, however hostile, can begin a line of its own or speak to a
 terminal.
 """

@@ -99,7 +99,7 @@ class Metrics(Collector):
             return Histogram(f"audio_pipeline_{name}", text, ("role", *labels), buckets=buckets, registry=registry)
 
         self._jobs = counter(
-            "jobs", "Jobs that left this worker: done, failed (given up), retried (to be tried again), lost (taken"
+            "jobs", "Jobs that left this worker: done, failed (for good), retried (to be tried again), lost (taken"
             " back by others).", "outcome",
         )  # fmt: skip
         self._files = counter("files", "Audio files: queued (made Opus), done, failed for good.", "outcome")
@@ -112,7 +112,7 @@ class Metrics(Collector):
         )
         self._audio = counter("audio_seconds", "Length of the recordings transcribed.")
         self._moved = counter("moved_bytes", "Bytes over the network, those sent again included.", "action")
-        self._retries = counter("retries", "Tries that found a service away.", "service")
+        self._retries = counter("retries", "Tries that found a service unavailable.", "service")
         self._fill = histogram(
             "batch_fill_ratio", "How full the batches of the model were: windows by the most it takes.", SHARES
         )
@@ -160,7 +160,7 @@ class Metrics(Collector):
         self._audio.labels(self.role).inc(seconds)
 
     def retried(self, service: str) -> None:
-        """Count a try that found a service away."""
+        """Count a try that found a service unavailable."""
         self._retries.labels(self.role, service).inc()
 
     def moved(self, what: str, count: int) -> None:
@@ -248,7 +248,7 @@ class Metrics(Collector):
         try:
             there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
             usage = shutil.disk_usage(there)
-        except OSError:  # the disk is away, which the work itself finds: the heartbeat goes on
+        except OSError:  # the disk is unavailable, which the work itself finds: the heartbeat goes on
             return None
         return {"free": usage.free, "size": usage.total}
 

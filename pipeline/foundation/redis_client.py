@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pipeline.foundation.errors import away, certificate_problem
+from pipeline.foundation.errors import certificate_problem, unavailable_service
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ def refusal(client: Any) -> str | None:
     """Why the server refuses us (password, rights, number of the database), or we its certificate, in one line;
     None where all is well.
 
-    A server that is away is an error as in any other call.
+    A server that is unavailable is an error as in any other call.
     """
     try:
         client.ping()
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         return f"REDIS_URL: the server refuses it: {error}"
     except redis.ResponseError as error:
-        if away(error):
+        if unavailable_service(error):
             raise
         return f"REDIS_URL: the server refuses it: {error}"
     except redis.ConnectionError as error:

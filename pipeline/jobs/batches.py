@@ -117,7 +117,7 @@ class Batches:
         return host == self.host and bool(counting) and bool(queued) and not settled
 
     def settle(self, batch_id: str, filename: str, outcome: str) -> str:
-        """Count a file for which no job is in hand as 'processed' or 'failed'; see `settle_job`."""
+        """Count a file for which no job is in progress as 'processed' or 'failed'; see `settle_job`."""
         args = [batch_id, self.host, filename, outcome, "", ""]
         return self._settle_file(keys=self._counters(batch_id), args=args)
 
@@ -156,7 +156,7 @@ class Batches:
         return bool(self._close(keys=keys, args=[batch_id, host or self.host]))
 
     def abandon(self, queue: JobQueue, job: Job, batch_id: str) -> bool:
-        """Forget the batch of an unpack job that is given up, whichever host has it; safe to repeat.
+        """Forget the batch of an unpack job that is failed permanently, whichever host has it; safe to repeat.
 
         False where this host counts its files, where all of them are settled, or where the claim was lost.
         """

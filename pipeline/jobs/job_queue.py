@@ -98,7 +98,7 @@ class JobQueue:
     redis: Any
     name: str
     worker_id: str
-    in_hand: list[Job] = field(default_factory=list)
+    in_progress: list[Job] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.working = f"{self.name}:working:{self.worker_id}"
@@ -111,7 +111,7 @@ class JobQueue:
             redis_client.script(self.redis, name)
             for name in ("begin", "settle", "put_back", "bury", "promote", "recover", "unregister")
         )
-        self._lock = threading.Lock()  # of `in_hand`, whose lists are never changed, only replaced
+        self._lock = threading.Lock()  # of `in_progress`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
         self._owed_until = 0.0  # a claim that had no answer may come late, and bring a job into our list
         self._next_look = 0.0  # for what an earlier run, a lost reply or a late command has left in our list
@@ -127,7 +127,7 @@ class JobQueue:
     def claim(self, wait_seconds: float) -> Job | None:
         """Take the next job and count the attempt, or give None when there is none for `wait_seconds`.
 
-        What an earlier run of this worker had in hand comes first. After a Redis error call it again: a job
+        What an earlier run of this worker had in progress comes first. After a Redis error call it again: a job
         that was claimed without our knowing is found, within `LOOK_SECONDS` where the command came late.
         """
         return self.claim_kept() or self._count(self._move(wait_seconds))
@@ -150,7 +150,7 @@ class JobQueue:
             return None
         job = Job(payload, attempts, token)
         with self._lock:
-            self.in_hand = [*self.in_hand, job]
+            self.in_progress = [*self.in_progress, job]
         return job
 
     def _move(self, wait_seconds: float) -> str | None:
@@ -165,9 +165,9 @@ class JobQueue:
     def _stray(self) -> str | None:
         if time.monotonic() < self._next_look:
             return None
-        in_hand = self.in_hand  # as it is before we look: what is settled meanwhile is no stray
+        in_progress = self.in_progress  # as it is before we look: what is settled meanwhile is no stray
         ours = self.redis.lrange(self.working, 0, -1)
-        for job in in_hand:
+        for job in in_progress:
             if job.payload in ours:
                 ours.remove(job.payload)
         self._next_look = 0.0 if len(ours) > 1 else time.monotonic() + LOOK_SECONDS
@@ -226,7 +226,7 @@ class JobQueue:
     def drop(self, job: Job) -> None:
         """Forget a job that another script has acknowledged, or whose claim was lost."""
         with self._lock:
-            self.in_hand = [held for held in self.in_hand if held is not job]
+            self.in_progress = [held for held in self.in_progress if held is not job]
 
     def _leave(self, job: Job, changed: int) -> bool:
         self.drop(job)
@@ -237,7 +237,7 @@ class JobQueue:
         return self.redis.lpos(self.working, job.payload) is not None
 
     def is_elsewhere(self, job: Job) -> bool:
-        """Whether another worker has an equal job in hand; of one that is dead it comes back to the queue."""
+        """Whether another worker has an equal job in progress; of one that is dead it comes back to the queue."""
         others = [name for name in self.redis.zrange(self.workers, 0, -1) if name != self.worker_id]
         return any(self.redis.lpos(f"{self.name}:working:{name}", job.payload) is not None for name in others)
 
@@ -253,7 +253,8 @@ class JobQueue:
         return taken
 
     def unregister(self) -> bool:
-        """Forget this worker, which claims no more; False where it may have jobs in hand that others must find."""
+        """Forget this worker, which claims no more; False where it may have jobs in progress that others must
+        find."""
         if time.monotonic() < self._owed_until:
             return False
         keys = [self.working, self.workers, heartbeat_key(self.worker_id)]

@@ -4,12 +4,12 @@ A worker reads
 
     for job in worker.jobs():
         with worker.holding(job):
-            ...                     # idempotent steps, each external one through worker.outlast(step, ...)
+            ...                     # idempotent steps, each external one through worker.until_available(step, ...)
 
-SIGTERM and SIGINT set a flag: the job in hand is finished, or kept, uncounted, for the worker's next run
+SIGTERM and SIGINT set a flag: the job in progress is finished, or kept, uncounted, for the worker's next run
 where it takes long or waits for a service.
 The heartbeat is a thread of its own, so that long work does not look like death; it also takes back what
-dead workers had in hand.
+dead workers had in progress.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline.foundation import logs, redis_client, startup, systemd
-from pipeline.foundation.errors import Broken, LostClaim, Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Broken, LostClaim, Outage, Permanent, Stopping, unavailable_service
 from pipeline.foundation.metrics import Metrics
 from pipeline.jobs import batches, job_queue
 from pipeline.jobs.job_queue import Job, JobQueue
@@ -38,8 +38,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CLAIM_SECONDS = 1.0  # how long one claim blocks: the longest that SIGTERM waits on an idle worker
-HOUSEKEEPING_SECONDS = 2.0
-LONGEST_WAIT_SECONDS = 5.0  # between two tries of a step whose service is away
+MAINTENANCE_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 5.0  # between two tries of a step whose service is unavailable
 
 
 class Misconfigured(Exception):
@@ -93,16 +93,16 @@ class Worker:
         self.role, self.id, self.host, self.limits = role, worker_id, host, limits
         self.metrics = Metrics(role, worker_id, host, queue_name)
         self.stop = StopFlag()
-        self.give_up: Callable[[Job, str], Any] = self.bury
+        self.fail_permanently: Callable[[Job, str], Any] = self.bury
         self.ready_for_more: Callable[[], bool] = lambda: True
         self.brings_work = True  # to this host: not while the host drains
-        self.housekeeping: Callable[[], Any] = lambda: None
+        self.maintenance: Callable[[], Any] = lambda: None
         self._doing, self._since, self._moved = "starting", time.time(), time.monotonic()
         self._shown = self._doing
-        self._next_housekeeping = 0.0
+        self._next_maintenance = 0.0
         self._steady_since = time.monotonic()
         self._ahead = 0.0  # seconds, of our clock before that of Redis
-        self._failing: set[Callable[..., Any]] = set()  # steps whose service was away when last tried
+        self._failing: set[Callable[..., Any]] = set()  # steps whose service was unavailable when last tried
         self._beating = threading.Thread(target=self._beat_until_stopped, name="heartbeat", daemon=True)
         self._ended = threading.Event()
 
@@ -116,7 +116,7 @@ class Worker:
 
     @contextlib.contextmanager
     def running(self, *checks: Callable[[], str | None]) -> Iterator["Worker"]:
-        """Signals, identity and heartbeat around the loop; on the way out, what is in hand is kept.
+        """Signals, identity and heartbeat around the loop; on the way out, what is in progress is kept.
 
         Each check gives what is wrong, in one line, or None; one that is wrong raises `Misconfigured`.
         """
@@ -133,24 +133,26 @@ class Worker:
         self._leave(crashed=False)
 
     def _enter(self, checks: Iterable[Callable[[], str | None]]) -> None:
-        if problem := self.outlast(redis_client.refusal, self.redis):
+        if problem := self.until_available(redis_client.refusal, self.redis):
             raise Misconfigured(problem)
-        self.outlast(self._take_identity)
-        self.outlast(redis_client.warn_of_losses, self.redis)
-        self.outlast(self._beat)
-        self.outlast(self._beat_of_host, if_new=True)
+        self.until_available(self._take_identity)
+        self.until_available(redis_client.warn_of_losses, self.redis)
+        self.until_available(self._beat)
+        self.until_available(self._beat_of_host, if_new=True)
         self._beating.start()
-        self.outlast(self._check_clock)
+        self.until_available(self._check_clock)
         for check in checks:
-            if problem := self.outlast(check):
+            if problem := self.until_available(check):
                 raise Misconfigured(problem)
-        self.outlast(self._beat_of_host)  # not before: where all are refused at every start, it loses its batches
+        self.until_available(
+            self._beat_of_host
+        )  # not before: where all are refused at every start, it loses its batches
         systemd.notify("READY=1")
         log.info("%s ready, queue %s", self.id, self.queue.name)
         self.doing("idle")
 
     def _leave(self, crashed: bool) -> None:
-        """End the heartbeat thread. What is in hand stays in our list: our next run goes on with it, and
+        """End the heartbeat thread. What is in progress stays in our list: our next run goes on with it, and
         where there is none, others take it back when the heartbeat has run out."""
         systemd.notify("STOPPING=1")
         self._ended.set()
@@ -158,13 +160,13 @@ class Worker:
             self._beating.join()
         try:
             if not crashed:
-                for job in list(self.queue.in_hand):
+                for job in list(self.queue.in_progress):
                     self.queue.keep(job)
                 self.queue.unregister()
         except Exception as error:
-            if not away(error):
+            if not unavailable_service(error):
                 raise
-            log.warning("Redis is away (%s): an attempt in hand counts", error)
+            log.warning("Redis is unavailable (%s): an attempt in progress counts", error)
         log.info("%s stopped", self.id)
 
     def _take_identity(self) -> None:
@@ -250,13 +252,13 @@ class Worker:
                     self._take_back()
             except Exception as error:  # the work goes on: whoever takes our jobs meanwhile is fenced off
                 self._steady_since = time.monotonic()
-                log.warning("no heartbeat: %s", error, exc_info=not away(error))
+                log.warning("no heartbeat: %s", error, exc_info=not unavailable_service(error))
             if time.monotonic() - self._moved < self.limits.stall:
                 systemd.notify("WATCHDOG=1")
 
     def _check_clock(self) -> None:
         """`Outage` while our clock, as the last heartbeat has found it, is wrong: dates come from it, S3 takes no
-        signature that is 15 minutes off, and NTP will mend it."""
+        signature that is 15 minutes off, and NTP will repair it."""
         if abs(self._ahead) > self.limits.clock_skew:
             where = "ahead of" if self._ahead > 0 else "behind"
             raise Outage(
@@ -277,44 +279,47 @@ class Worker:
     # --- the jobs --------------------------------------------------------------------------------------
 
     def jobs(self) -> Iterator[Job]:
-        """Claim jobs until the worker is to stop. A job that has used up its attempts is given up here."""
+        """Claim jobs until the worker is to stop. A job that has used up its attempts is failed permanently
+        here."""
         while not self.stop.is_set():
-            self.keep_house()
-            self.outlast(self._check_clock)
-            draining = self.brings_work and self.outlast(self._is_draining)
+            self.maintain()
+            self.until_available(self._check_clock)
+            draining = self.brings_work and self.until_available(self._is_draining)
             if not draining and self.ready_for_more():
-                if not self.queue.in_hand:
+                if not self.queue.in_progress:
                     self.doing("idle")
-                job = self.outlast(self.queue.claim, CLAIM_SECONDS)
-            elif (job := self.outlast(self.queue.claim_kept)) is None:
+                job = self.until_available(self.queue.claim, CLAIM_SECONDS)
+            elif (job := self.until_available(self.queue.claim_kept)) is None:
                 self.stop.wait(CLAIM_SECONDS)
             if job is None:
                 continue
-            if draining or (self.brings_work and self.outlast(self._is_draining)):
-                self.outlast(self.queue.give_back, job)  # of an earlier run, or just claimed: another host's now
+            if draining or (self.brings_work and self.until_available(self._is_draining)):
+                self.until_available(
+                    self.queue.give_back, job
+                )  # of an earlier run, or just claimed: another host's now
             elif job.attempts > self.limits.attempts:
                 with self.holding(job):
-                    raise Permanent(f"the worker died {job.attempts - 1} times while it had this job in hand")
+                    raise Permanent(f"the worker died {job.attempts - 1} times while it had this job in progress")
             else:
                 yield job
 
     def _is_draining(self) -> bool:
         """Whether this host is to take no new work (`pipelinectl drain`)."""
         draining = bool(self.redis.hexists(batches.DRAINING, self.host))
-        if draining and not self.queue.in_hand:
+        if draining and not self.queue.in_progress:
             self.doing("draining: takes no new work")
         return draining
 
-    def keep_house(self) -> None:
+    def maintain(self) -> None:
         """Run the role's housekeeping now and then; what goes wrong there stops no job."""
-        if time.monotonic() < self._next_housekeeping:
+        if time.monotonic() < self._next_maintenance:
             return
         try:
-            self.housekeeping()
+            self.maintenance()
         except Exception as error:
-            foreseen = isinstance(error, Permanent) or away(error)
+            foreseen = isinstance(error, Permanent) or unavailable_service(error)
             log.warning("housekeeping: %s", error, exc_info=not foreseen)
-        self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+        self._next_maintenance = time.monotonic() + MAINTENANCE_SECONDS
 
     @contextlib.contextmanager
     def holding(self, job: Job) -> Iterator[None]:
@@ -335,15 +340,17 @@ class Worker:
             self.metrics.job("lost")
             self._unless_stopping(self.queue.settle, job)
         except Permanent as error:
-            self._give_up(job, str(error))
+            self._fail_permanently(job, str(error))
         except Exception as error:
-            if (service := away(error)) is not None:  # a step that was not wrapped in `outlast`
-                log.warning("%s is away (%s): %s waits", service, error, job.shown)
+            if (
+                service := unavailable_service(error)
+            ) is not None:  # a step that was not wrapped in `until_available`
+                log.warning("%s is unavailable (%s): %s waits", service, error, job.shown)
                 self.metrics.retried(service)
                 self._unless_stopping(self.queue.give_back, job, min(self.limits.retry, int(LONGEST_WAIT_SECONDS)))
             elif job.attempts >= self.limits.attempts:
                 log.exception("attempt %d of %s failed", job.attempts, job.shown)
-                self._give_up(job, f"{type(error).__name__}: {error}")
+                self._fail_permanently(job, f"{type(error).__name__}: {error}")
             else:
                 delay = self.limits.retry
                 log.exception("attempt %d of %s failed, next in %d s", job.attempts, job.shown, delay)
@@ -360,28 +367,29 @@ class Worker:
             self.stop.set()
             raise
 
-    def _give_up(self, job: Job, reason: str) -> None:
+    def _fail_permanently(self, job: Job, reason: str) -> None:
         log.error("gave up %s: %s", job.shown, reason)
         self.metrics.job("failed")
         try:
-            self._unless_stopping(self.give_up, job, reason)
+            self._unless_stopping(self.fail_permanently, job, reason)
         except Exception:
-            log.exception("%s could not be given up as it should", job.shown)
+            log.exception("%s could not be failed permanently as it should", job.shown)
             self._unless_stopping(self.bury, job, reason)
 
     def _unless_stopping(self, step: Callable[..., Any], *args: Any) -> None:
-        """Run a step that ends a job; a stop while its service is away leaves the job to `_leave`."""
+        """Run a step that ends a job; a stop while its service is unavailable leaves the job to `_leave`."""
         with contextlib.suppress(Stopping):
-            self.outlast(step, *args)
+            self.until_available(step, *args)
 
     def bury(self, job: Job, reason: str) -> None:
-        """The plain way to give up: a dead letter."""
+        """The plain way to fail: a dead letter."""
         self.queue.bury(job, reason)
 
-    def outlast(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an idempotent step, again and again while its service is away. `Stopping` when asked to stop.
+    def until_available(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an idempotent step, again and again while its service is unavailable. `Stopping` when asked to stop.
 
-        One try may last minutes: when asked to stop, a step that has just found its service away is not begun.
+        One try may last minutes: when asked to stop, a step that has just found its service unavailable is not
+        begun.
         """
         wait, service, since = 0.5, None, time.monotonic()
         while True:
@@ -391,15 +399,15 @@ class Worker:
                 result = step(*args, **kwargs)
                 self._failing.discard(step)
                 if service is not None:
-                    log.info("%s is back, after %.0f s", service, time.monotonic() - since)
+                    log.info("%s recovered, after %.0f s", service, time.monotonic() - since)
                 return result
             except Exception as error:
-                service = away(error)
+                service = unavailable_service(error)
                 if service is None:
                     raise
                 self._failing.add(step)
                 self.metrics.retried(service)
-                log.warning("%s is away, next try in %.0f s: %s", service, wait, error)
+                log.warning("%s is unavailable, next try in %.0f s: %s", service, wait, error)
                 self.doing(f"waiting for {service}")
             if self.stop.wait(wait * random.uniform(0.5, 1)):  # nosec B311: not all workers at the same moment
                 raise Stopping

@@ -60,7 +60,7 @@ class WarnedFile:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A job that was given up; `id` names the letter, `letter` is its text in `{queue}:dead`."""
+    """A job that was failed permanently; `id` names the letter, `letter` is its text in `{queue}:dead`."""
 
     id: str
     queue: str

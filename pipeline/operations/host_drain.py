@@ -16,7 +16,7 @@ from pipeline.operations.status import open_batches, read_workers
 
 @dataclass(frozen=True)
 class Work:
-    """What a host has left: its open batches with the files that are not settled, and archives in hand."""
+    """What a host has left: its open batches with the files that are not settled, and archives in progress."""
 
     batches: list[str]
     files: int
@@ -28,7 +28,7 @@ class Work:
 
     def __str__(self) -> str:
         batches, files = count(len(self.batches), "batch"), count(self.files, "file")
-        return f"{batches} with {files} to do, {count(self.archives, 'archive')} in hand"
+        return f"{batches} with {files} to do, {count(self.archives, 'archive')} in progress"
 
 
 def begin(redis: Any, host: str) -> None:
@@ -46,7 +46,7 @@ def work_of(redis: Any, host: str, *queues: str) -> Work:
     rows = [row for row in open_batches(redis) if row["host"] == host]
     files = sum((row["total"] or 0) - (row["processed"] or 0) - (row["failed"] or 0) for row in rows)
     batch_ids = [row["id"] for row in rows] + Batches(redis, host).finishing()
-    return Work(batch_ids, files, _in_hand(redis, host, queues))
+    return Work(batch_ids, files, _in_progress(redis, host, queues))
 
 
 def hand_back(
@@ -63,8 +63,9 @@ def hand_back(
     return handed
 
 
-def _in_hand(redis: Any, host: str, queues: tuple[str, ...]) -> int:
-    """How many jobs of the queues the host's live workers have in hand; those of dead ones others take back."""
+def _in_progress(redis: Any, host: str, queues: tuple[str, ...]) -> int:
+    """How many jobs of the queues the host's live workers have in progress; those of dead ones others take
+    back."""
     steps = redis.pipeline(transaction=False)
     for queue in queues:
         for worker in read_workers(redis, redis.zrange(f"{queue}:workers", 0, -1)):

@@ -1,4 +1,4 @@
-"""Compares S3, PostgreSQL and Redis: what is missing, doubled or orphaned, and what mends it.
+"""Compares S3, PostgreSQL and Redis: what is missing, doubled or orphaned, and what repairs it.
 
 S3 and PostgreSQL say what there is to do, Redis only who does it now; so a Redis that was wiped is rebuilt from
 the two. What is read first is what may only grow afterwards: S3's archives, then Redis at one moment, then
@@ -27,7 +27,7 @@ _OPUS = re.compile(r"processed/\d{4}-\d{2}-\d{2}/(\d{1,18})\.opus")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be. `repair()` mends it, and gives False where it has mended itself;
+    """One thing that is not as it should be. `repair()` repairs it, and gives False where it has repaired itself;
     there is none where a person has to decide."""
 
     kind: str
@@ -228,7 +228,7 @@ class Reconciler:
         if archive is None:
             return Finding("opus gone", batch_id, f"{what}, nor is the archive", "none: the transcripts remain")
         if batch_id in seen.open or batch_id in seen.finishing or batch_id in seen.to_unpack:
-            return Finding("opus gone", batch_id, what, "the batch is in work: reconcile again afterwards")
+            return Finding("opus gone", batch_id, what, "the batch is in progress: reconcile again afterwards")
 
         def repair() -> bool:
             if self.batches.is_in_work(batch_id):

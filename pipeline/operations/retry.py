@@ -42,10 +42,10 @@ class Retry:
         """Queue a batch's failed files again, or only those named, or the archive that could not be unpacked at
         all; gives in words what was queued.
 
-        `Permanent` where the batch is in work, its archive is not in S3, or one that is named has not failed.
+        `Permanent` where the batch is in progress, its archive is not in S3, or one that is named has not failed.
         """
         if self.batches.is_in_work(check_id(batch_id)):
-            raise Permanent(f"batch {batch_id} is in work: its files can be tried again when it is finished")
+            raise Permanent(f"batch {batch_id} is in progress: its files can be tried again when it is finished")
         failed = failed_names(self.database, batch_id)
         chosen = failed if names is None else names
         if missing := sorted(set(chosen) - set(failed)):
@@ -73,7 +73,7 @@ class Retry:
 
     def _queue(self, batch_id: str, s3_key: str, names: list[str]) -> None:
         """Queue the archive; then the dead letters of it and of these files go."""
-        # without the number of files: a mended archive may hold another one
+        # without the number of files: a repaired archive may hold another one
         if not self.batches.requeue(self.unpack_queue, unpack_job(batch_id, s3_key, None)):
             way = "`reconcile --apply` has its files tried again afterwards"
             raise Permanent(f"batch {batch_id} has just come into work: {way}")
@@ -89,7 +89,7 @@ class Retry:
             if name in failed_names(self.database, batch_id):
                 return self.batch(batch_id, [name])
             if self.batches.is_in_work(batch_id):
-                raise Permanent(f"batch {batch_id} is in work: {name} may be done by it")
+                raise Permanent(f"batch {batch_id} is in progress: {name} may be done by it")
             self.forget(letter)
             return f"nothing: {name} of batch {batch_id} has not failed; the letter is gone"
         of = letter.fields.get("batch_id")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.foundation import redis_client
-from pipeline.foundation.errors import away
+from pipeline.foundation.errors import unavailable_service
 from pipeline.foundation.formatting import amount, count, duration
 from pipeline.jobs import batches, job_queue
 from pipeline.jobs.job_queue import decode
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 600  # of waiting for room on the disk, which is nothing wron
 FULL_SHARE = 0.05  # of a disk that is nearly full: so much is free
 MANY_FAILURES, LEAST_FAILURES = 0.1, 10  # of the files of an hour: this share, and so many
 REASONS = 10  # the most frequent that are told
-BROKEN, DEGRADED = "broken", "degraded"
+DOWN, DEGRADED = "down", "degraded"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Status:
     def health(self) -> str:
         """`well`, `degraded` or `broken`."""
         levels = {trouble.level for trouble in self.troubles}
-        return BROKEN if BROKEN in levels else DEGRADED if levels else "well"
+        return DOWN if DOWN in levels else DEGRADED if levels else "healthy"
 
     def as_dict(self) -> dict[str, Any]:
         """The status for JSON."""
@@ -88,16 +88,16 @@ def read_status(redis: Any, queue_names: list[str], database: Database | None = 
 def observe(
     redis: Any, queue_names: list[str], database: Database | None = None, check: Callable[[], object] = bool
 ) -> Status:
-    """The status; where a service is away, one that is broken and says so, with what the others tell. `check` is
-    called first, and may find it away too."""
+    """The status; where a service is unavailable, one that is broken and says so, with what the others tell.
+    `check` is called first, and may find it unavailable too."""
     try:
         check()
         return read_status(redis, queue_names, database)
     except Exception as error:
-        service = away(error)
+        service = unavailable_service(error)
         if service is None:
             raise
-        trouble = Trouble(BROKEN, f"{service} is away: {' '.join(str(error).split())}", "service-away")
+        trouble = Trouble(DOWN, f"{service} is unavailable: {' '.join(str(error).split())}", "service-away")
         if service == "Redis":
             return Status(int(time.time()), [], [], [], [], troubles=[trouble])
         now = observe(redis, queue_names)
@@ -185,7 +185,7 @@ def _queue(
     rates = [_per_hour(worker["hour"]) for worker in alive]
     return {
         "name": name, "host": host, "waiting": waiting, "delayed": delayed, "dead": dead,
-        "in_work": sum(in_hand for _, in_hand in of or []), "workers": len(alive),
+        "in_work": sum(in_progress for _, in_progress in of or []), "workers": len(alive),
         "oldest_seconds": _age(now, head, started), "per_hour": round(sum(rates), 1) if alive else 0.0,
     }  # fmt: skip
 
@@ -257,7 +257,7 @@ def _troubles(status: Status) -> list[Trouble]:
         if jobs and not queue["workers"]:
             starting = heard.get(queue["host"], RESTART_SECONDS) < RESTART_SECONDS
             what = f"{queue['name']}: {count(jobs, 'job')} and no worker"
-            found.append(Trouble(DEGRADED if starting else BROKEN, what, "no-worker"))
+            found.append(Trouble(DEGRADED if starting else DOWN, what, "no-worker"))
     for worker in status.workers:
         if not worker["alive"]:
             found.append(Trouble(DEGRADED, f"{worker['id']} is gone: no heartbeat", "worker-gone"))
@@ -266,7 +266,7 @@ def _troubles(status: Status) -> list[Trouble]:
             found.append(Trouble(DEGRADED, what, "worker-waits"))
     at_work = [worker for worker in status.workers if worker["alive"]]
     if at_work and all(_waits_for_service(worker) for worker in at_work):
-        found.append(Trouble(BROKEN, "every worker waits for a service", "service-away"))
+        found.append(Trouble(DOWN, "every worker waits for a service", "service-away"))
     for host in status.hosts:
         if not host["alive"] and host["batches"]:
             silence = duration(host["heard_seconds"] or 0)
@@ -278,11 +278,11 @@ def _troubles(status: Status) -> list[Trouble]:
     if status.done and status.done["failed"] >= max(LEAST_FAILURES, MANY_FAILURES * status.done["files"]):
         what = f"{status.done['failed']} of {status.done['files']} files of the last hour have failed"
         found.append(Trouble(DEGRADED, what, "many-failures"))
-    return sorted(found, key=lambda trouble: trouble.level != BROKEN)
+    return sorted(found, key=lambda trouble: trouble.level != DOWN)
 
 
 def _waits_for_service(worker: dict[str, Any]) -> bool:
-    """`Worker.outlast` says so."""
+    """`Worker.until_available` says so."""
     doing = str(worker["doing"])
     return doing.startswith("waiting for ") and not doing.startswith(
         ("waiting for disk", "waiting for transcription", "waiting for a GPU worker")

@@ -4,7 +4,7 @@
 
 Every stage runs in threads of its own and holds little more than the next one needs: a file waits only until
 a preparer is free, a preparer only while enough windows are ready. A file is delivered when its own last
-window is heard, whatever else is in work.
+window is heard, whatever else is in progress.
 
 The language of a window is decided by the guesses for it and for the windows beside it in its file, once it is
 encoded (`pipeline.speech.languages`). One that is doubtful waits for its neighbours, and one in which the language

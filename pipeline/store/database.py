@@ -14,7 +14,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from pipeline.foundation.errors import Outage, away
+from pipeline.foundation.errors import Outage, unavailable_service
 from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.speech.transcript import Label, Segment, Transcript
 
@@ -23,7 +23,7 @@ ADDITIVE = ".additive.sql"  # ends the name of a file of schema/ that code from 
 _SQL = Path(__file__).parent / "sql"
 CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most
 ANSWER_SECONDS, CONNECT_SECONDS = 30.0, 10.0  # the longest wait for the server
-STATEMENT_SECONDS = 25  # after which the server gives up: before we do, or its backends pile up
+STATEMENT_SECONDS = 25  # after which the server fails: before we do, or its backends pile up
 NAMES_AT_A_TIME = 5000  # rows of a statement, which a slow server must end in that time, however large the archive
 LOCK_SECONDS = 15  # that `migrate` waits for a table that is in use: whoever asks for it meanwhile waits behind it
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
@@ -76,7 +76,7 @@ class Database:
 
     @contextmanager
     def transaction(self, answer_seconds: float | None = ANSWER_SECONDS) -> Iterator[Any]:
-        """A cursor in a transaction, which ends with the block. A server that is silent so long is away."""
+        """A cursor in a transaction, which ends with the block. A server that is silent so long is unavailable."""
         if not self._room.acquire(timeout=ANSWER_SECONDS):
             raise psycopg2.OperationalError(f"no connection came free within {ANSWER_SECONDS:.0f} s")
         try:
@@ -87,7 +87,7 @@ class Database:
                     yield cursor
                 connection.commit()
             except BaseException as error:
-                if away(error):  # the idle ones lead to the same server
+                if unavailable_service(error):  # the idle ones lead to the same server
                     connection.close()
                     self.close()
                 elif not connection.closed:
@@ -139,7 +139,7 @@ class Database:
                 self._idle.pop().close()
 
     def start_file(self, batch_id: str, original_filename: str) -> AudioRow:
-        """The file's row, made as one in work where it is missing; one that is settled stays so."""
+        """The file's row, made as one in progress where it is missing; one that is settled stays so."""
         with self.transaction() as cursor:
             cursor.execute(_query("start_file"), {"batch_id": batch_id, "original_filename": original_filename})
             return AudioRow(*cursor.fetchone())

@@ -44,9 +44,9 @@ class Watch:
         steps.execute()
 
     def forget(self, path: str) -> None:
-        """Note that a path was given up before anyone saw it: it is new when it is there."""
+        """Note that a path was failed permanently before anyone saw it: it is new when it is there."""
         self.redis.hdel(self.seen, json.dumps(path))
 
     def mark(self, path: str, state: FileState) -> None:
-        """Note the state in which a path was transferred, or given up: another one is new."""
+        """Note the state in which a path was transferred, or failed permanently: another one is new."""
         self.redis.hset(self.seen, json.dumps(path), str(state))

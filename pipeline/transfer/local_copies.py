@@ -34,7 +34,7 @@ class Copies:
     def lack(self, size: int) -> str:
         """What is missing for one more archive of so many bytes, in words; nothing where it has room.
 
-        `Permanent` where the volume is smaller than that. The archives in hand are on it already, and no other
+        `Permanent` where the volume is smaller than that. The archives in progress are on it already, and no other
         is being copied at the same time.
         """
         disk = shutil.disk_usage(self.folder)
@@ -42,9 +42,9 @@ class Copies:
             raise Permanent(f"the archive has {size} bytes, the volume of {self.root} {disk.total}")
         return f"{amount(size)} needed in {self.root}, {amount(disk.free)} free" if size > disk.free else ""
 
-    def sweep(self, in_hand: set[str]) -> list[Path]:
-        """Remove this worker's files of batches that are not in hand; gives them."""
-        return [path for path in _files(self.folder) if _batch(path) not in in_hand and _removed(path)]
+    def sweep(self, in_progress: set[str]) -> list[Path]:
+        """Remove this worker's files of batches that are not in progress; gives them."""
+        return [path for path in _files(self.folder) if _batch(path) not in in_progress and _removed(path)]
 
     def sweep_others(self, is_gone: Callable[[str], bool], idle_seconds: int) -> list[Path]:
         """Remove old files in the folders of workers that are gone; gives them. Empty folders go too."""

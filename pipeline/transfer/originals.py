@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from pipeline.foundation import redis_client
-from pipeline.foundation.errors import Permanent, away
+from pipeline.foundation.errors import Permanent, unavailable_service
 from pipeline.transfer.ssh import FileState, RemoteHost
 
 log = logging.getLogger(__name__)
@@ -51,13 +51,13 @@ class Sources:
         self._forget(keys=[self.after], args=[field, value])
 
     def try_to_tidy(self, path: str, state: FileState) -> None:
-        """As `tidy`; while a service is away, the note stays for `tidy_up`."""
+        """As `tidy`; while a service is unavailable, the note stays for `tidy_up`."""
         try:
             self.tidy(path, state)
         except Exception as error:
-            if (service := away(error)) is None:
+            if (service := unavailable_service(error)) is None:
                 raise
-            log.warning("%s is away: %s is not %sd yet", service, path, self.action)
+            log.warning("%s is unavailable: %s is not %sd yet", service, path, self.action)
 
     def tidy_up(self) -> None:
         """Do what is still noted, of whatever worker, now and then."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.foundation.checksum import sha256
-from pipeline.foundation.errors import Outage, Permanent, Stop, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stop, Stopping, unavailable_service
 from pipeline.transfer.ssh import COMMAND_FAILED, MALFORMED, FileState, RemoteHost, Unclear
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ class Copy:
                 _write(file.fileno(), _TRIAL)
                 os.fsync(file.fileno())
         except OSError as error:
-            number = error.errno if away(error) else errno.EIO
+            number = error.errno if unavailable_service(error) else errno.EIO
             raise OSError(number, f"{self.part.parent} cannot be written: {error.strerror}") from error
 
     def _lack(self) -> int:

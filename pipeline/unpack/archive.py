@@ -1,4 +1,4 @@
-"""What is in a tar archive, read as if an enemy had made it.
+"""What is in a tar archive, read as untrusted input.
 
 Nothing is ever extracted by name: `index` gives the place of each audio file's bytes in the archive, and a
 file name of our own choosing; `copy` takes the bytes out.

@@ -38,14 +38,14 @@ class _End:
 class Conversions:
     """Where and how: the folder of the Opus, the converter, how many at a time.
 
-    `outlast(step, ...)` runs a step again while the disk is away (`Worker.outlast`); `stop` ends the work, and
-    what is ready by then is found by the next delivery.
+    `until_available(step, ...)` runs a step again while the disk is unavailable (`Worker.until_available`); `stop`
+    ends the work, and what is ready by then is found by the next delivery.
     """
 
     folder: Path
     converter: Converter
     jobs: int
-    outlast: Callable[..., Any]
+    until_available: Callable[..., Any]
     stop: Stop
 
     def opus(self, member: Member) -> Path:
@@ -62,7 +62,7 @@ class Conversions:
         with path.open("rb") as tar, ThreadPoolExecutor(self.jobs, "convert") as pool:
 
             def begin(group: list[Member]) -> None:
-                running[pool.submit(self.outlast, self._convert, tar, group, end)] = group
+                running[pool.submit(self.until_available, self._convert, tar, group, end)] = group
 
             try:
                 for group in groups(members, 2 * self.jobs):

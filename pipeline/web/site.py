@@ -34,7 +34,7 @@ from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from pipeline.foundation.errors import Permanent, away
+from pipeline.foundation.errors import Permanent, unavailable_service
 from pipeline.foundation.formatting import amount, clock, count, duration, printable
 from pipeline.jobs.batches import all_queues, is_id
 from pipeline.operations.failures import Filter, failed_reasons, read_failures, warned_codes, warned_files
@@ -359,8 +359,10 @@ def _explain(error: Exception) -> tuple[str, int]:
     """A page for what went wrong; the reason of what nobody expected is in the log alone."""
     if isinstance(error, HTTPException):
         return render_template("problem.html", title=error.name, text=error.description), error.code or 500
-    if (service := away(error)) is not None:
-        log.warning("%s is away: %s", service, error)
-        return render_template("problem.html", title=f"{service} is away", text="Try again when it is back."), 503
+    if (service := unavailable_service(error)) is not None:
+        log.warning("%s is unavailable: %s", service, error)
+        return render_template(
+            "problem.html", title=f"{service} is unavailable", text="Try again when it has recovered."
+        ), 503
     log.error("%s", request.path, exc_info=error)
     return render_template("problem.html", title="Something is wrong", text="The log says what."), 500

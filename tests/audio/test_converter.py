@@ -29,7 +29,7 @@ from pipeline.audio.channels import Plan
 from pipeline.audio.converter import Converter, UnreadableAudio, digest_of, opus_channels
 from pipeline.audio.decoder import Sound, Track
 from pipeline.foundation import scratch
-from pipeline.foundation.errors import Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stopping, unavailable_service
 from pipeline.unpack.archive import AUDIO_SUFFIXES
 from tests.support.child import descendants, is_alive, wait_until
 from tests.support.disks import small_disk
@@ -100,7 +100,7 @@ def recording(folder: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Where the test converts; whatever happened, no `.part` stays."""
-    folder = tmp_path / "in work"
+    folder = tmp_path / "in progress"
     folder.mkdir()
     yield folder
     assert list(folder.glob("*.part")) == []
@@ -273,7 +273,7 @@ def test_sound_of_an_ffmpeg_that_fails_is_kept_with_a_warning(folder: Path) -> N
 
 def test_an_unreadable_file_is_no_outage_and_not_tried_again() -> None:
     assert issubclass(UnreadableAudio, Permanent)
-    assert away(UnreadableAudio("x")) is None
+    assert unavailable_service(UnreadableAudio("x")) is None
 
 
 @pytest.mark.parametrize("encoding", [False, True])
@@ -549,7 +549,7 @@ def test_a_full_disk_is_not_the_files_fault(folder: Path) -> None:
                 continue
         assert left == []
     assert {error.errno for error in full} == {errno.ENOSPC}
-    assert {away(error) for error in full} == {"the disk"}
+    assert {unavailable_service(error) for error in full} == {"the disk"}
     assert 6 <= len(full) < 10
 
 
@@ -612,7 +612,7 @@ def test_a_report_lies_beside_the_opus(folder: Path) -> None:
 def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> None:
     with pytest.raises(Outage, match="no-such-ffmpeg") as caught:
         Converter("no-such-ffmpeg").to_opus(CALL, folder / "out.opus", NEVER)
-    assert away(caught.value) == "ffmpeg"
+    assert unavailable_service(caught.value) == "ffmpeg"
 
 
 def test_a_program_that_cannot_run_is_not_the_files_fault(folder: Path) -> None:

@@ -161,7 +161,7 @@ def test_enqueue_takes_a_path_that_is_not_utf8(fleet: Fleet, redis: Any) -> None
 
 def test_redis_away_is_one_line_and_status_1(fleet: Fleet) -> None:
     url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
-    assert "Redis is away" in complaint(control(fleet, "enqueue", "/a.tar", REDIS_URL=url), 1)
+    assert "Redis is unavailable" in complaint(control(fleet, "enqueue", "/a.tar", REDIS_URL=url), 1)
 
 
 @pytest.mark.parametrize(("change", "reason"), [("user:hunter2@", "password"), ("", "DB index")])
@@ -177,7 +177,7 @@ def test_a_redis_that_refuses_is_named_with_status_2(
 
 def test_postgresql_away_is_one_line_and_status_1(fleet: Fleet) -> None:
     url = f"postgresql://user:hunter2@127.0.0.1:{free_port()}/x"
-    assert "PostgreSQL is away" in complaint(control(fleet, "migrate", DATABASE_URL=url), 1)
+    assert "PostgreSQL is unavailable" in complaint(control(fleet, "migrate", DATABASE_URL=url), 1)
 
 
 def test_a_missing_database_is_one_line(fleet: Fleet) -> None:
@@ -366,10 +366,12 @@ def test_what_cannot_be_read_gives_the_usage(arguments: list[str], capsys: pytes
 
 def test_what_needs_no_s3_does_not_load_its_library() -> None:
     code = (
-        "import errno, sys, pipelinectl; from pipeline.foundation.errors import away;"
+        "import errno, sys, pipelinectl; from pipeline.foundation.errors import unavailable_service;"
         "pipelinectl.parser(['status']);"
-        "assert away(OSError(errno.ENOSPC, 'full')) == 'the disk'; assert 'boto3' not in sys.modules;"
-        "from botocore.exceptions import ReadTimeoutError; assert away(ReadTimeoutError(endpoint_url='x')) == 'S3'"
+        "assert unavailable_service(OSError(errno.ENOSPC, 'full')) == 'the disk';"
+        "assert 'boto3' not in sys.modules;"
+        "from botocore.exceptions import ReadTimeoutError;"
+        "assert unavailable_service(ReadTimeoutError(endpoint_url='x')) == 'S3'"
     )
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
 
@@ -383,7 +385,7 @@ def test_what_is_typed_wrong_is_one_line_and_never_a_traceback(fleet: Fleet, red
 
 
 @pytest.mark.parametrize("command", [["failures"], ["retry", BATCH], ["reconcile", "--apply"], ["drain", "here"]])
-def test_a_service_that_is_away_is_one_line(fleet: Fleet, redis: Any, command: list[str]) -> None:
+def test_a_service_that_is_unavailable_is_one_line(fleet: Fleet, redis: Any, command: list[str]) -> None:
     redis.zadd("hosts:seen", {"here": redis.time()[0]})
     away = {"Redis": {"REDIS_URL": f"redis://user:hunter2@127.0.0.1:{free_port()}/0"}}
     if command[0] != "drain":
@@ -391,7 +393,7 @@ def test_a_service_that_is_away_is_one_line(fleet: Fleet, redis: Any, command: l
     if command[0] == "reconcile":
         away["S3"] = {"S3_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
     for service, change in away.items():
-        assert f"{service} is away" in complaint(control(fleet, *command, **change), 1)
+        assert f"{service} is unavailable" in complaint(control(fleet, *command, **change), 1)
 
 
 def test_a_bucket_that_is_none_is_named(fleet: Fleet) -> None:
@@ -497,13 +499,13 @@ def test_reconcile_tells_mends_and_is_content(fleet: Fleet, redis: Any) -> None:
     found = {BATCH: "unqueued: found", "gone": "archive gone: found", orphan: "orphan: found"}
     assert reconcile(fleet, status=1) == found
     assert redis.llen("queue:unpack") == 0
-    mended = {BATCH: "unqueued: mended", **gone, orphan: "orphan: left"}
+    mended = {BATCH: "unqueued: repaired", **gone, orphan: "orphan: left"}
     assert reconcile(fleet, "--apply", "--yes", status=1) == mended  # --yes alone deletes nothing
     assert waiting(redis) == [BATCH]
     done = control(fleet, "reconcile", "--apply", "--delete-orphans")
     assert (done.returncode, object_keys(fleet, "processed/")) == (1, [orphan])
     assert done.stderr == "pipelinectl: delete 1 object in S3: say --yes\n"
-    deleted = {**gone, orphan: "orphan: mended"}
+    deleted = {**gone, orphan: "orphan: repaired"}
     assert reconcile(fleet, "--apply", "--delete-orphans", "--yes", status=1) == deleted
     assert object_keys(fleet, "processed/") == []
     assert reconcile(fleet, "--apply", status=1) == gone
@@ -607,7 +609,7 @@ def go_on(child: Child) -> None:
     child.process.send_signal(signal.SIGCONT)
 
 
-def test_archives_that_were_mended_in_s3_are_unpacked_again(
+def test_archives_that_were_repaired_in_s3_are_unpacked_again(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that was cut, and so never unpacked; and one of whose files was damaged and another is no more."""
@@ -636,7 +638,7 @@ def test_archives_that_were_mended_in_s3_are_unpacked_again(
     def is_mended() -> bool:
         return {name: row[0] for name, row in rows(fleet).items()} == {**done, **gone} and not batch_keys(redis)
 
-    wait_for(is_mended, fleet, "the mended archives")
+    wait_for(is_mended, fleet, "the repaired archives")
     assert rows(fleet)["20250622-000002", "gone.mp3"][1] == "it is in its archive no more"
     assert rows(fleet)["20250622-000002", "speech.mp3"][2] == SPOKEN
     assert dead(redis, "queue:unpack") == []
@@ -716,8 +718,8 @@ def test_a_redis_that_was_wiped_is_rebuilt_from_s3_and_postgresql(
     assert redis.hkeys("batches:finishing") == ["20250622-000001"]
     assert redis.zrange("batches:open", 0, -1) == ["20250622-000002", "20250622-000003"]
     redis.flushall()
-    mended = {f"20250622-00000{number}": "unqueued: mended" for number in (1, 2, 3)}
-    mended["20250622-000001"] = "unmarked: mended"
+    mended = {f"20250622-00000{number}": "unqueued: repaired" for number in (1, 2, 3)}
+    mended["20250622-000001"] = "unmarked: repaired"
     assert mended.items() <= reconcile(fleet, "--apply", TRANSCRIBE_QUEUE="queue:transcribe").items()
     go_on(unpack)
     go_on(gpu)

@@ -117,8 +117,9 @@ def check(
     """Compare what is there with what was put in.
 
     `scratch` and `transfer` are the folders of all hosts, where the fleet's settings do not name the only ones.
-    `expected_letters` are the jobs that are to be given up beside those of archives that are refused and of files
-    that fail. Two archives with the same content are a ValueError: nobody could tell which of them was lost.
+    `expected_letters` are the jobs that are to be failed permanently beside those of archives that are refused and
+    of files that fail. Two archives with the same content are a ValueError: nobody could tell which of them was
+    lost.
     """
     digests = [archive.sha256 for archive in archives if archive.sha256]
     if len(set(digests)) < len(digests):
@@ -144,7 +145,8 @@ def check(
 
 
 def is_quiet(fleet: Fleet, archives: Collection[Archive]) -> bool:
-    """Whether nothing is in motion any more: each archive's batch is finished or given up, nothing waits in Redis.
+    """Whether nothing is in motion any more: each archive's batch is finished or failed permanently, nothing waits
+    in Redis.
 
     What is stranded for good is never quiet: give the waiting an end, and let `check` say what it was.
     """
@@ -402,7 +404,7 @@ def _letters(fleet: Fleet) -> list[Letter]:
 
 
 def _is_about(letter: Letter, archive: Archive, batch_ids: list[str]) -> bool:
-    """Whether the letter gives up this archive, as a transfer or as a batch."""
+    """Whether the letter fails this archive, as a transfer or as a batch."""
     if "original_filename" in letter.job:
         return False
     is_source = archive.source is not None and letter.job.get("remote_path") == str(archive.source)

@@ -7,7 +7,8 @@ Kills by chance count as attempts, so MAX_ATTEMPTS is out of reach here: what be
 worker each time is another part (tests/faults/scenarios.py).
 
 Recovery is the time from a kill to the next sign of progress of that role: the next job that any of its workers
-acknowledges (done and handed on, or given up). Where the stream has no job for the role, that waiting is in it.
+acknowledges (done and handed on, or failed permanently). Where the stream has no job for the role, that waiting is
+in it.
 """
 
 import bisect
@@ -152,7 +153,8 @@ class EveryPoint:
         self.unreached: list[Point] = []
 
     def present(self, role: str) -> Point | None:
-        """The point at which workers of the role die now; one that nobody comes to is given up after a while."""
+        """The point at which workers of the role die now; one that nobody comes to is failed permanently after a
+        while."""
         waiting = self.waiting[role]
         while waiting:
             point = waiting[0]
@@ -221,14 +223,14 @@ PROVOKED_BY = {
     "pipeline.transfer.discovery:Watch.forget": ("missing",),
     "pipeline.unpack.compression:_decompress": ("compressed", "compressed_in_s3"),
     "pipeline.unpack.compression:make_plain": ("compressed", "compressed_in_s3"),
-    "transfer_worker:Transferrer.give_up": ("cut", "missing"),
+    "transfer_worker:Transferrer.fail_permanently": ("cut", "missing"),
     "pipeline.audio.converter:Converter.together": ("many_files",),
     "pipeline.jobs.batches:Batches.abandon": ("cut_in_s3",),
     "pipeline.foundation.scratch:remove_archive": ("miscounted",),
     "unpack_worker:Unpacker._fail_the_rest": ("miscounted",),
-    "unpack_worker:Unpacker.give_up": ("cut_in_s3",),
+    "unpack_worker:Unpacker.fail_permanently": ("cut_in_s3",),
     "pipeline.jobs.batches:Batches.take_over": ("of_a_lost_host", "settled_of_a_lost_host"),
-    "gpu_worker:Listener.give_up": ("bad_opus", "bad_file_job"),
+    "gpu_worker:TranscriptionWorker.fail_permanently": ("bad_opus", "bad_file_job"),
 }
 
 

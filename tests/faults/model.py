@@ -135,8 +135,8 @@ class Queue:
 
     def places(self) -> Counter[str]:
         """How often each job is somewhere in the queue."""
-        in_work = (job for jobs in self.working.values() for job in jobs)
-        return Counter((*self.waiting, *self.delayed, *in_work))
+        in_progress = (job for jobs in self.working.values() for job in jobs)
+        return Counter((*self.waiting, *self.delayed, *in_progress))
 
     def content(self) -> dict[str, Any]:
         """The keys that Redis must hold."""

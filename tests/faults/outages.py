@@ -1,6 +1,6 @@
-"""Outages, each in the middle of all work: what becomes of the work when the service is back.
+"""Outages, each in the middle of all work: what becomes of the work when the service recovered.
 
-Each is a context manager that takes the rig: inside of it the service is away.
+Each is a context manager that takes the rig: inside of it the service is unavailable.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from tests.faults.proxy import Proxy
 from tests.faults.rig import NAMES, Rig
 from tests.support.child import Server, free_port
 
-RECOVERY_SECONDS = 30.0  # in which the first work goes on when a service is back
+RECOVERY_SECONDS = 30.0  # in which the first work goes on when a service recovered
 GIVEN_UP_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Outage:
-    """One fault: the service that is away, and what makes it so as long as the block lasts."""
+    """One fault: the service that is unavailable, and what makes it so as long as the block lasts."""
 
     service: str  # redis, postgres, s3 or disk
     name: str

@@ -63,7 +63,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.transfer.ssh:RemoteHost.tidy",
         "pipeline.transfer.originals:Sources.tidy",
         "transfer_worker:Transferrer.upload",
-        "transfer_worker:Transferrer.give_up",
+        "transfer_worker:Transferrer.fail_permanently",
     ),
     "unpack": (
         *_EVERY_WORKER,
@@ -89,7 +89,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.jobs.batches:Batches.abandon",
         "pipeline.foundation.scratch:remove_archive",
         "unpack_worker:Unpacker._fail_the_rest",
-        "unpack_worker:Unpacker.give_up",
+        "unpack_worker:Unpacker.fail_permanently",
         "pipeline.foundation.scratch:sweep",
         "pipeline.jobs.batches:Batches.take_over",
     ),
@@ -109,9 +109,9 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.store.database:Database.update_audio_s3_path",
         "pipeline.jobs.batches:Batches.settle_job",
         "pipeline.store.database:Database.fail_file",
-        "gpu_worker:Listener.count_run",
-        "gpu_worker:Listener.forgive_runs",
-        "gpu_worker:Listener.give_up",
+        "gpu_worker:TranscriptionWorker.count_run",
+        "gpu_worker:TranscriptionWorker.forgive_runs",
+        "gpu_worker:TranscriptionWorker.fail_permanently",
     ),
 }
 

@@ -175,7 +175,7 @@ class Rig:
             worker.require_running()
 
     def _jobs(self, queue: str) -> int:
-        """How many jobs of the queue wait or are in hand."""
+        """How many jobs of the queue wait or are in progress."""
         workers = self.client.zrange(f"{queue}:workers", 0, -1)
         keys = [queue, *(f"{queue}:working:{worker}" for worker in workers)]
         return sum(self.client.llen(key) for key in keys)
@@ -214,16 +214,17 @@ class Rig:
 
     def waiting(self, service: str, since: dict[str, int]) -> list[str]:
         """The roles whose last word on the service, in their logs after these places, is that they try it again.
-        One that has put its job back says that the service is away, too, and need not say that it is back."""
-        away, back = f"{NAMES[service]} is away, next try", f"{NAMES[service]} is back"
+        One that has put its job back says that the service is unavailable, too, and need not say that it
+        recovered."""
+        away, back = f"{NAMES[service]} is unavailable, next try", f"{NAMES[service]} recovered"
         logs = {role: self.log(role)[since[role] :] for role in ROLES}
         return [role for role, log in logs.items() if log.rfind(away) > log.rfind(back)]
 
     def seconds_to_progress(self, service: str, before: Any, waiting: list[str], most: float) -> float:
         """Simulated seconds from now until something that needs the service is not as it was seen before, and each
-        of the roles that wait for it says that it is back; `most` where that does not come."""
+        of the roles that wait for it says that it recovered; `most` where that does not come."""
         began, places, moved = self.clock.now(), self.places(), False
-        back = f"{NAMES[service]} is back"
+        back = f"{NAMES[service]} recovered"
         while (seconds := self.clock.now() - began) < most:
             self.require_workers()
             if not moved:

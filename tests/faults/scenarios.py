@@ -143,7 +143,7 @@ class Stage:
         return self.redis.get(f"batch:{batch_id}:host") or ""
 
     def has_begun(self, host: str, role: str, batch_id: str) -> bool:
-        """Whether the host has taken the work over: the transfer that alpha had in hand, or the batch."""
+        """Whether the host has taken the work over: the transfer that alpha had in progress, or the batch."""
         if role == "transfer":
             return not self.redis.llen("queue:transfer:working:test-alpha-transfer")
         return self.owner(batch_id) == host or is_quiet(self.fleet, self.archives)
@@ -201,7 +201,7 @@ def poison(fleet: Fleet, files: int = 500) -> tuple[Findings, list[float]]:
         if len(deaths) != 3:
             found.stranded.append(f"the poison killed {len(deaths)} workers, not 3")
         ((error,),) = fleet.query("SELECT error FROM audio_files WHERE original_filename LIKE '%%poison%%'")
-        if error != "the worker died 3 times while it had this job in hand":
+        if error != "the worker died 3 times while it had this job in progress":
             found.stranded.append(f"the poison of {batch_id} is failed because: {error}")
         return found, _recoveries(stage, deaths)
     finally:

@@ -22,8 +22,8 @@ from tests.faults.lines import DONE, Line
 from tests.faults.model import LATER, LOST
 from tests.faults.world import UNPACK, Process, World
 
-ATTEMPTS = 2  # of a job, before it is given up
-FAILS, REFUSED, AWAY = "fails", "is refused", "is away"  # what else may become of work on a file
+ATTEMPTS = 2  # of a job, before it is failed permanently
+FAILS, REFUSED, AWAY = "fails", "is refused", "is unavailable"  # what else may become of work on a file
 BATCHES = {"batch-0": 0, "batch-1": 1, "batch-2": 2, "batch-3": 3}  # and how many files each archive has
 
 
@@ -49,8 +49,8 @@ def here() -> Line:
     return line
 
 
-def outlast(step: Callable[..., Any], *args: Any) -> Any:
-    """`Worker.outlast`; it waits until its turn comes."""
+def until_available(step: Callable[..., Any], *args: Any) -> Any:
+    """`Worker.until_available`; it waits until its turn comes."""
     while True:
         try:
             return step(*args)
@@ -69,7 +69,7 @@ def work(on: str) -> None:
             raise Failure
         case "is refused":
             raise Permanent(on)
-        case "is away":
+        case "is unavailable":
             raise Away(on)
 
 
@@ -144,7 +144,7 @@ class Stories:
     world: World
     rows: Rows
     hosts: dict[str, Host]
-    in_work: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # by run
+    in_progress: dict[str, set[tuple[str, str]]] = field(default_factory=dict)  # by run
 
     def release(self, host: str, batch: str) -> None:
         """`cleanup_scratch`: deletes the batch's files."""
@@ -157,26 +157,26 @@ class Stories:
     # --- every worker ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def holding(self, process: Process, job: Job, give_up: Callable[[str], Any]) -> Iterator[None]:
+    def holding(self, process: Process, job: Job, fail_permanently: Callable[[str], Any]) -> Iterator[None]:
         """`Worker.holding`."""
         queue = process.queue
         try:
             yield
         except LostClaim:
-            outlast(queue.settle, job)
+            until_available(queue.settle, job)
         except Permanent as error:
-            outlast(give_up, str(error))
+            until_available(fail_permanently, str(error))
         except Away:
-            outlast(queue.give_back, job, LATER)
+            until_available(queue.give_back, job, LATER)
         except Failure:
             if job.attempts >= ATTEMPTS:
-                outlast(give_up, "failed")
+                until_available(fail_permanently, "failed")
             else:
-                outlast(queue.retry, job, LATER)
+                until_available(queue.retry, job, LATER)
 
     def claim(self, process: Process) -> Job | None:
         """The next job; from here another line of the process may claim."""
-        job: Job | None = outlast(process.queue.claim, 1)
+        job: Job | None = until_available(process.queue.claim, 1)
         process.claiming = None
         return job
 
@@ -199,43 +199,45 @@ class Stories:
                 raise Permanent("died with it")
             with scratch.locked(host.root, batch) as held:
                 if not held:
-                    outlast(queue.give_back, job, LATER)
+                    until_available(queue.give_back, job, LATER)
                     return
-                if outlast(self.rows.is_finished, batch) and not outlast(process.batches.is_open, batch):
-                    outlast(queue.settle, job)
+                if until_available(self.rows.is_finished, batch) and not until_available(
+                    process.batches.is_open, batch
+                ):
+                    until_available(queue.settle, job)
                     return
                 work("S3")  # whether the archive is there
-                if not outlast(process.batches.adopt, batch, job.fields["s3_key"], job):
-                    outlast(queue.settle, job)
+                if not until_available(process.batches.adopt, batch, job.fields["s3_key"], job):
+                    until_available(queue.settle, job)
                     return
                 self.unpack_archive(process, batch)
-                outlast(queue.settle, job)
-            outlast(self.finish, process)
+                until_available(queue.settle, job)
+            until_available(self.finish, process)
 
     def unpack_archive(self, process: Process, batch: str) -> None:
         """`_unpack_archive`, `_left_to_do` and `_convert_all`."""
         batches, rows = process.batches, self.rows
         work("S3")
-        outlast(rows.open_batch, batch)
-        outlast(batches.open, batch, BATCHES[batch])
-        known = outlast(batches.settled, batch) | outlast(batches.queued, batch)
-        for name, outcome in outlast(rows.settled_files, batch).items():
+        until_available(rows.open_batch, batch)
+        until_available(batches.open, batch, BATCHES[batch])
+        known = until_available(batches.settled, batch) | until_available(batches.queued, batch)
+        for name, outcome in until_available(rows.settled_files, batch).items():
             if name not in known:
-                outlast(batches.settle, batch, name, outcome)
+                until_available(batches.settle, batch, name, outcome)
                 known.add(name)
         for name in [name for name in names_in(batch) if name not in known]:
             try:
                 work("ffmpeg")
             except Permanent:
-                outlast(rows.set, batch, name, "failed")
-                outlast(batches.settle, batch, name, "failed")
+                until_available(rows.set, batch, name, "failed")
+                until_available(batches.settle, batch, name, "failed")
                 continue
             self.hosts[process.host].files.setdefault(batch, set()).add(name)
             job = {"batch_id": batch, "audio_id": None, "opus_path": name, "original_filename": name}
-            outlast(batches.push, batch, transcribe_queue(process.host), job)
+            until_available(batches.push, batch, transcribe_queue(process.host), job)
 
     def give_up_archive(self, process: Process, job: Job, reason: str) -> None:
-        """`Unpacker.give_up`."""
+        """`Unpacker.fail_permanently`."""
         batch, host, batches = str(job.fields["batch_id"]), self.hosts[process.host], process.batches
         with scratch.locked(host.root, batch) as held:
             if not held:
@@ -269,33 +271,33 @@ class Stories:
     # --- the GPU worker --------------------------------------------------------------------------------
 
     def transcribe(self, process: Process) -> None:
-        """One job of a GPU worker, which has several in hand."""
+        """One job of a GPU worker, which has several in progress."""
         job = self.claim(process)
         if job is None:
             return
         queue = process.queue
-        if job.attempts > 1 and any(other is not job for other in queue.in_hand):
-            outlast(queue.keep, job)
+        if job.attempts > 1 and any(other is not job for other in queue.in_progress):
+            until_available(queue.keep, job)
             return
         batch, name = str(job.fields["batch_id"]), str(job.fields["original_filename"])
-        in_work = self.in_work.setdefault(process.state, set())
+        in_progress = self.in_progress.setdefault(process.state, set())
         with self.holding(process, job, lambda reason: self.give_up_file(process, job, reason)):
             if job.attempts > ATTEMPTS:
                 raise Permanent("died with it")
-            if (batch, name) in in_work:
-                outlast(queue.give_back, job, LATER)
+            if (batch, name) in in_progress:
+                until_available(queue.give_back, job, LATER)
                 return
-            if not outlast(process.batches.wants, batch, name):
-                outlast(queue.settle, job)
+            if not until_available(process.batches.wants, batch, name):
+                until_available(queue.settle, job)
                 return
-            if outlast(self.rows.set, batch, name, "processing") == "done":
+            if until_available(self.rows.set, batch, name, "processing") == "done":
                 self.count(process, job)
                 return
-            in_work.add((batch, name))
+            in_progress.add((batch, name))
             self.listen(process, job)
 
     def listen(self, process: Process, job: Job) -> None:
-        """The engine, and `Listener.end`."""
+        """The engine, and `TranscriptionWorker.end`."""
         batch, name = str(job.fields["batch_id"]), str(job.fields["original_filename"])
         failure: Exception | None = None
         try:
@@ -305,14 +307,14 @@ class Stories:
                 raise Permanent("its Opus is gone")
         except (Permanent, Failure, Away) as error:
             failure = error
-        self.in_work[process.state].discard((batch, name))
+        self.in_progress[process.state].discard((batch, name))
         if failure is None:
-            outlast(self.rows.set, batch, name, "done")
+            until_available(self.rows.set, batch, name, "done")
             self.count(process, job)
-        elif outlast(process.batches.wants, batch, name):
+        elif until_available(process.batches.wants, batch, name):
             raise failure
         else:
-            outlast(process.queue.settle, job)
+            until_available(process.queue.settle, job)
 
     def misses(self, host: str, batch: str, name: str) -> None:
         """A worker has found no Opus: its batch must be another host's, or settled."""
@@ -321,13 +323,13 @@ class Stories:
         assert not wanted, f"{host} finds no {name} of {batch}: {now}"
 
     def count(self, process: Process, job: Job) -> None:
-        """`Listener.count`."""
+        """`TranscriptionWorker.count`."""
         batch, name = str(job.fields["batch_id"]), str(job.fields["original_filename"])
-        if outlast(process.batches.settle_job, process.queue, job, batch, name, "processed") == "complete":
-            outlast(self.finish, process)
+        if until_available(process.batches.settle_job, process.queue, job, batch, name, "processed") == "complete":
+            until_available(self.finish, process)
 
     def give_up_file(self, process: Process, job: Job, reason: str) -> None:
-        """`Listener.give_up`."""
+        """`TranscriptionWorker.fail_permanently`."""
         batch, name = str(job.fields["batch_id"]), str(job.fields["original_filename"])
         queue, letter = process.queue, process.queue.letter(job, reason)
         if not process.batches.wants(batch, name):

@@ -151,7 +151,7 @@ class Stream:
         self._enqueue(archive)
 
     def of_a_lost_transfer_worker(self) -> None:
-        """A transfer that a worker had in hand that died for good."""
+        """A transfer that a worker had in progress that died for good."""
         archive = self._on_host(self.folder, self._files())
         self._lose_worker("queue:transfer", json.dumps({"remote_path": str(archive.source)}))
 
@@ -173,7 +173,7 @@ class Stream:
         self.redis.rpush("queue:unpack", *[unpack_job(batch_id, files)] * 2)
 
     def miscounted(self) -> None:
-        """Two jobs for one archive, of which the second gives up what the first has not converted yet.
+        """Two jobs for one archive, of which the second fails what the first has not converted yet.
 
         Only where one host works: on two, the second job would be refused before the first one has begun there.
         """
@@ -183,7 +183,7 @@ class Stream:
         self.letters.append(unpack_job(batch_id, count + 4))
 
     def of_a_lost_unpack_worker(self) -> None:
-        """An archive that a worker had in hand that died for good."""
+        """An archive that a worker had in progress that died for good."""
         batch_id, files = self._in_s3(self._files())
         self._lose_worker("queue:unpack", unpack_job(batch_id, files))
 
@@ -212,7 +212,7 @@ class Stream:
         self._opened(queue_of(self.hosts[0]))
 
     def of_a_lost_gpu_worker(self) -> None:
-        """Files that a worker had in hand that died for good."""
+        """Files that a worker had in progress that died for good."""
         queue, worker = queue_of(self.hosts[0]), f"lost-{next(self._numbers)}"
         self._opened(f"{queue}:working:{worker}")
         self.redis.zadd(f"{queue}:workers", {worker: int(time.time()) - LOST_SECONDS})

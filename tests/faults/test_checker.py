@@ -324,7 +324,7 @@ def test_it_finds_two_letters_of_one_job(world: World) -> None:
 
 STRANDED: dict[str, tuple[Plant, str]] = {
     "a job": (lambda w: w.redis.rpush("queue:unpack", JOB), f"queue:unpack holds the job {JOB}"),
-    "a job in hand": (
+    "a job in progress": (
         lambda w: w.redis.rpush("queue:transcribe:h:working:a:b", "x"),
         "queue:transcribe:h:working:a:b holds the job x",
     ),
@@ -353,11 +353,11 @@ STRANDED: dict[str, tuple[Plant, str]] = {
         lambda w: w.sql("UPDATE audio_files SET status = 'processing' WHERE audio_id = 3"),
         "monday.tar: damaged.mp3 is still processing",
     ),
-    "a file that was given up": (
+    "a file that was failed permanently": (
         lambda w: w.letter("queue:transcribe", batch_id=BATCH, original_filename="call.mp3"),
         "queue:transcribe gave up ",
     ),
-    "an archive that was given up": (
+    "an archive that was failed permanently": (
         lambda w: w.letter("queue:unpack", batch_id=BATCH, s3_key=ARCHIVE),
         "queue:unpack gave up ",
     ),
@@ -373,7 +373,7 @@ def test_it_finds_what_is_stranded(world: World, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["a job", "a job in hand", "a delayed job", "an open batch", "a batch to be finished"]
+    "what", ["a job", "a job in progress", "a delayed job", "an open batch", "a batch to be finished"]
 )
 def test_it_is_not_quiet_while_something_moves(world: World, what: str) -> None:
     STRANDED[what][0](world)

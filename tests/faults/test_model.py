@@ -188,7 +188,7 @@ class Calls(Machine):
         model = self.world.model.queues[QUEUE]
         assert model.attempts[job.payload] == (job.attempts, job.token)
         assert job.payload in model.of(process.id)
-        assert any(held is job for held in process.queue.in_hand)
+        assert any(held is job for held in process.queue.in_progress)
         process.handles.append(job)
         return True
 
@@ -219,7 +219,7 @@ class Calls(Machine):
 
     def left(self, process: Process, job: Job, changed: bool) -> None:
         assert changed is bool(answer())
-        assert not any(held is job for held in process.queue.in_hand)
+        assert not any(held is job for held in process.queue.in_progress)
 
     # --- workers and hosts -----------------------------------------------------------------------------
 
@@ -333,7 +333,7 @@ class Calls(Machine):
         def work() -> None:
             text = queue.letter(job, "why") if letter else ""
             assert process.batches.settle_job(queue, job, batch, name, outcome, text) == answer()
-            assert not any(held is job for held in queue.in_hand)
+            assert not any(held is job for held in queue.in_progress)
 
         self.call(process, "settle job", work, way)
 
@@ -422,7 +422,7 @@ class Calls(Machine):
     def settle_all(self, process: Process) -> None:
         while self.claimed(process):
             pass
-        for job in process.queue.in_hand:
+        for job in process.queue.in_progress:
             process.queue.settle(job)
 
 
@@ -488,7 +488,7 @@ class Journeys(Machine):
             return False
         if process.id.startswith("u"):
             return not any(line.process is process and line.name.endswith("unpack") for line in self.world.lines)
-        return not any(job.attempts > 1 for job in process.queue.in_hand)  # that one is worked on alone
+        return not any(job.attempts > 1 for job in process.queue.in_progress)  # that one is worked on alone
 
     def take_up(self, process: Process) -> Line:
         """A line that works on the worker's next job."""
@@ -515,7 +515,7 @@ class Journeys(Machine):
         self.world.run(which(self.world.lines, line), *way)
 
     @rule(number=numbers, what=st.sampled_from(("beat", "finish", "sweep")), way=stretches)
-    def keep_house(self, number: int, what: str, way: tuple[int, str]) -> None:
+    def maintain(self, number: int, what: str, way: tuple[int, str]) -> None:
         self.house(which(self.processes.values(), number), what, way)
 
     @rule(number=numbers, lost=st.sampled_from((None, None, *FLEET)), way=stretches)

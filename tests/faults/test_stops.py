@@ -125,7 +125,7 @@ def stop(fleet: Fleet, role: str, point: str, done: Callable[[], object]) -> Non
 
 
 def assert_uncounted(fleet: Fleet, role: str) -> None:
-    """A job that was in hand at SIGTERM has not used up an attempt."""
+    """A job that was in progress at SIGTERM has not used up an attempt."""
     queue = {"transfer": "queue:transfer", "unpack": "queue:unpack", "gpu": "queue:transcribe"}[role]
     client = redis_client.connect(fleet.valkey.url)
     assert client.hgetall(f"{queue}:attempts") == {}

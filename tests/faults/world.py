@@ -110,10 +110,10 @@ class World:
             command[1]()
 
     def leave(self, process: Process) -> None:
-        """End as on SIGTERM (in a line): what is in hand is kept, uncounted. What this worker has sent and is late
-        has arrived by now, or never does."""
+        """End as on SIGTERM (in a line): what is in progress is kept, uncounted. What this worker has sent and is
+        late has arrived by now, or never does."""
         self.arrive(*(late for late in self.client.floating if late[0].id == process.id))
-        for job in list(process.queue.in_hand):
+        for job in list(process.queue.in_progress):
             process.queue.keep(job)
         process.queue.unregister()
 

@@ -20,7 +20,7 @@ from pipeline.foundation.device import (
     only_model,
     required,
 )
-from pipeline.foundation.errors import Broken, Outage, away
+from pipeline.foundation.errors import Broken, Outage, unavailable_service
 from tests.support.tiny_onnx import Graph
 
 NATIVE = onnxruntime.capi.onnxruntime_pybind11_state
@@ -117,7 +117,7 @@ def test_no_room_is_an_outage_and_no_fault_of_the_file(
     monkeypatch.setattr(model, "on_gpu", on_gpu)
     with pytest.raises(Outage) as caught:
         model.run({"x": np.ones(1, np.float32)})
-    assert away(caught.value) == place
+    assert unavailable_service(caught.value) == place
     assert str(model.path) in str(caught.value)
     assert not is_broken(caught.value)
 
@@ -130,7 +130,7 @@ def test_a_failed_gpu_breaks_the_process(
     with pytest.raises(Broken, match="illegal memory access") as caught:
         model.run({"x": np.ones(1, np.float32)})
     assert str(model.path) in str(caught.value)
-    assert away(caught.value) is None
+    assert unavailable_service(caught.value) is None
 
 
 @pytest.mark.parametrize(

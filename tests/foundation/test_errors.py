@@ -1,4 +1,4 @@
-"""Whose fault: what counts as a service being away, and what as the job's own."""
+"""Whose fault: what counts as a service being unavailable, and what as the job's own."""
 
 import errno
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from psycopg2 import errors as sql_errors
 from redis._parsers.base import BaseParser
 
 from pipeline.foundation import redis_client
-from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping, unavailable_service
 from pipeline.store.database import Database
 from tests.support.child import free_port
 from tests.support.fleet import Fleet
@@ -165,18 +165,18 @@ def name_of(error: object) -> str:
 
 
 @pytest.mark.parametrize(("error", "service"), AWAY, ids=name_of)
-def test_it_names_what_is_away(error: Exception, service: str) -> None:
-    assert away(error) == service
+def test_it_names_what_is_unavailable(error: Exception, service: str) -> None:
+    assert unavailable_service(error) == service
 
 
 @pytest.mark.parametrize("error", THE_JOBS, ids=name_of)
 def test_it_blames_the_job_for_the_rest(error: Exception) -> None:
-    assert away(error) is None
+    assert unavailable_service(error) is None
 
 
 @pytest.mark.parametrize("error", [sql_errors.ProgramLimitExceeded(), sql_errors.StatementTooComplex()])
 def test_it_blames_the_job_for_a_value_that_postgresql_cannot_hold(error: Exception) -> None:
-    assert away(error) is None
+    assert unavailable_service(error) is None
 
 
 # --- made by the libraries ------------------------------------------------------------------------------
@@ -184,12 +184,12 @@ def test_it_blames_the_job_for_a_value_that_postgresql_cannot_hold(error: Except
 
 def test_it_knows_a_redis_that_is_down() -> None:
     client = redis_client.connect(f"redis://127.0.0.1:{free_port()}/0")
-    assert away(raised_by(client.ping)) == "Redis"
+    assert unavailable_service(raised_by(client.ping)) == "Redis"
 
 
 def test_it_knows_a_redis_that_does_not_answer_to_the_password(fleet: Fleet) -> None:
     client = redis_client.connect(fleet.valkey.url.replace("redis://", "redis://user:wrong@"))
-    assert away(raised_by(client.ping)) == "Redis"
+    assert unavailable_service(raised_by(client.ping)) == "Redis"
 
 
 def test_it_knows_a_redis_that_is_full(fleet: Fleet) -> None:
@@ -197,9 +197,14 @@ def test_it_knows_a_redis_that_is_full(fleet: Fleet) -> None:
     client.set("host", "here")
     client.config_set("maxmemory", "1")
     try:
-        assert away(raised_by(lambda: client.rpush("queue", "job"))) == "Redis"
+        assert unavailable_service(raised_by(lambda: client.rpush("queue", "job"))) == "Redis"
         push = redis_client.script(client, "push")
-        assert away(raised_by(lambda: push(keys=["host", "names", "queue"], args=["here", "f", "job"]))) == "Redis"
+        assert (
+            unavailable_service(
+                raised_by(lambda: push(keys=["host", "names", "queue"], args=["here", "f", "job"]))
+            )
+            == "Redis"
+        )
     finally:
         client.config_set("maxmemory", "0")
 
@@ -211,13 +216,13 @@ def test_a_pipeline_raises_the_reply_and_not_what_a_file_is_called(fleet: Fleet)
     steps.ping()
     steps.sismember("names", "-OOM READONLY.mp3")
     error = raised_by(lambda: redis_client.answers(steps))
-    assert away(error) is None
+    assert unavailable_service(error) is None
     assert "OOM" not in str(error)
     client.config_set("min-replicas-to-write", "1")
     try:
         steps = client.pipeline(transaction=False)
         steps.set("names", "WRONGTYPE")
-        assert away(raised_by(lambda: redis_client.answers(steps))) == "Redis"
+        assert unavailable_service(raised_by(lambda: redis_client.answers(steps))) == "Redis"
     finally:
         client.config_set("min-replicas-to-write", "0")
     steps = client.pipeline(transaction=False)
@@ -228,7 +233,7 @@ def test_a_pipeline_raises_the_reply_and_not_what_a_file_is_called(fleet: Fleet)
 def test_it_knows_a_postgresql_that_is_down(fleet: Fleet) -> None:
     url = fleet.postgres.url
     for wrong in (f"postgresql://postgres@127.0.0.1:{free_port()}/pipeline", url + "-not-there"):
-        assert away(raised_by(lambda wrong=wrong: psycopg2.connect(wrong))) == "PostgreSQL"  # type: ignore[misc]
+        assert unavailable_service(raised_by(lambda wrong=wrong: psycopg2.connect(wrong))) == "PostgreSQL"  # type: ignore[misc]
 
 
 def test_a_start_names_a_database_that_is_not_there_and_waits_for_one_that_is_down(fleet: Fleet) -> None:
@@ -237,12 +242,15 @@ def test_a_start_names_a_database_that_is_not_there_and_waits_for_one_that_is_do
     assert str(missing).endswith("does not exist")
     assert Database(fleet.postgres.url).refusal() is None
     down = Database(f"postgresql://postgres@127.0.0.1:{free_port()}/pipeline")
-    assert away(raised_by(down.refusal)) == "PostgreSQL"
+    assert unavailable_service(raised_by(down.refusal)) == "PostgreSQL"
 
 
 def test_it_knows_tables_that_are_not_there_yet(fleet: Fleet) -> None:
-    assert away(raised_by(lambda: fleet.query("SELECT * FROM not_there"))) == "PostgreSQL"
-    assert away(raised_by(lambda: fleet.query("INSERT INTO audio_files (batch_id) VALUES (NULL)"))) is None
+    assert unavailable_service(raised_by(lambda: fleet.query("SELECT * FROM not_there"))) == "PostgreSQL"
+    assert (
+        unavailable_service(raised_by(lambda: fleet.query("INSERT INTO audio_files (batch_id) VALUES (NULL)")))
+        is None
+    )
 
 
 def test_it_knows_an_upload_that_s3_cut_off(fleet: Fleet, tmp_path: Path) -> None:
@@ -258,12 +266,12 @@ def test_it_knows_an_upload_that_s3_cut_off(fleet: Fleet, tmp_path: Path) -> Non
     path.write_bytes(b"bytes")
     upload = raised_by(lambda: client.upload_file(str(path), "no-such-bucket", "key"))
     assert isinstance(upload, S3UploadFailedError)
-    assert away(upload) == "S3"
+    assert unavailable_service(upload) == "S3"
     missing = raised_by(lambda: client.download_file(fleet.bucket, "missing", str(tmp_path / "copy")))
-    assert away(missing) is None
+    assert unavailable_service(missing) is None
 
 
 def test_it_knows_a_body_that_was_cut_short(tmp_path: Path) -> None:
     (tmp_path / "body").write_bytes(b"half")
     with (tmp_path / "body").open("rb") as file:
-        assert away(raised_by(StreamingBody(file, content_length=8).read)) == "S3"
+        assert unavailable_service(raised_by(StreamingBody(file, content_length=8).read)) == "S3"

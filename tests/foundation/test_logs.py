@@ -19,7 +19,8 @@ FORMATS = pytest.mark.parametrize("form", ["text", "json"])
 def logged(form: str, code: str) -> list[str]:
     """The lines that a process with this log set up writes."""
     start = (
-        "import json, logging, threading; from pipeline.foundation import logs; from pipeline.jobs.job_queue import Job;"
+        "import json, logging, threading; from pipeline.foundation import logs;"
+        "from pipeline.jobs.job_queue import Job;"
         f"logs.set_up('INFO', {form!r}, 'w1', 'gpu'); name = json.loads({json.dumps(HOSTILE)!r});"
         "job = Job(json.dumps({'batch_id': 'b1', 'original_filename': name}), 1, 't');"
     )

@@ -127,7 +127,7 @@ def test_a_job_keeps_its_id_when_it_is_delivered_again(
         assert ids.assign(job, NOON + datetime.timedelta(hours=5)) == first
 
 
-def test_a_settled_job_gives_up_its_id_and_nobody_else_gets_it(ids: BatchIds, queue: JobQueue) -> None:
+def test_a_settled_job_fails_its_id_and_nobody_else_gets_it(ids: BatchIds, queue: JobQueue) -> None:
     job = claim(queue, "/a.tar")
     first = ids.assign(job, NOON)
     assert queue.settle(job)
@@ -182,7 +182,7 @@ def test_a_worker_that_has_lost_the_job_gets_no_second_id_for_it(
     again = heir.queue.claim(0.1)
     assert again is not None
     first = heir.assign(again, NOON)
-    assert late.assign(job, NOON) == first  # the same, as long as the job is in work
+    assert late.assign(job, NOON) == first  # the same, as long as the job is in progress
     assert heir.queue.settle(again)
     for give in (lambda: late.assign(job, NOON), lambda: late.keep(job, first)):
         with pytest.raises(LostClaim):

@@ -137,7 +137,7 @@ def test_it_drops_a_late_delivery_after_the_end(redis: Any, ours: Batches) -> No
     assert ours.close(ID)
     assert ours.settle_job(queue, job, ID, "0.mp3", "processed") == "closed"
     assert redis.keys("*") == [queue.workers]
-    assert queue.in_hand == []
+    assert queue.in_progress == []
 
 
 def test_it_acknowledges_and_counts_in_one_step(redis: Any, ours: Batches) -> None:
@@ -292,7 +292,7 @@ def test_it_leaves_no_key_when_it_closes(redis: Any, ours: Batches) -> None:
     assert not ours.close(ID)
 
 
-def in_hand(redis: Any) -> tuple[JobQueue, Job]:
+def in_progress(redis: Any) -> tuple[JobQueue, Job]:
     """The queue of a worker that holds the batch's unpack job, and that job."""
     queue = JobQueue(redis, UNPACK, "unpack")
     queue.add(UNPACK_JOB.fields)
@@ -306,7 +306,7 @@ def keys_but_of_queue(redis: Any) -> list[str]:
 
 
 def test_who_gives_an_unpack_job_up_forgets_the_batch_before_it_is_opened(redis: Any, ours: Batches) -> None:
-    queue, job = in_hand(redis)
+    queue, job = in_progress(redis)
     ours.adopt(ID, S3_KEY, job)
     assert ours.abandon(queue, job, ID)
     assert keys_but_of_queue(redis) == []
@@ -320,7 +320,7 @@ def test_who_gives_an_unpack_job_up_forgets_the_batch_of_a_host_that_is_gone(
     redis: Any, ours: Batches, theirs: Batches
 ) -> None:
     opened(theirs, 2)
-    queue, job = in_hand(redis)
+    queue, job = in_progress(redis)
     assert ours.abandon(queue, job, ID)
     assert keys_but_of_queue(redis) == [TRANSCRIBE]
     assert theirs.settle(ID, "0.mp3", "processed") == "closed"
@@ -328,7 +328,7 @@ def test_who_gives_an_unpack_job_up_forgets_the_batch_of_a_host_that_is_gone(
 
 def test_only_who_holds_the_unpack_job_forgets_the_batch(redis: Any, ours: Batches, theirs: Batches) -> None:
     opened(theirs, 2)
-    queue, job = in_hand(redis)
+    queue, job = in_progress(redis)
     queue.keep(job)  # it goes back to the queue
     redis.delete(queue.working)
     before = {key: redis.dump(key) for key in redis.keys("*")}
@@ -340,7 +340,7 @@ def test_what_is_being_finished_is_not_forgotten(redis: Any, ours: Batches, thei
     opened(theirs, 1)
     theirs.settle(ID, "0.mp3", "processed")
     theirs.close(ID)
-    queue, job = in_hand(redis)
+    queue, job = in_progress(redis)
     redis.hset(batches.FINISHING, ID, "their row is not yet finished")
     assert not ours.abandon(queue, job, ID)
 
@@ -384,7 +384,7 @@ def test_it_queues_a_lost_hosts_archive_again_once(redis: Any, ours: Batches, th
 
 
 def leave_jobs(redis: Any) -> list[str]:
-    """The queue of another host with a job waiting, in hand, delayed and buried; gives its keys, sorted."""
+    """The queue of another host with a job waiting, in progress, delayed and buried; gives its keys, sorted."""
     queue = JobQueue(redis, f"{TRANSCRIBE}:there", "gpu")
     redis.hset(batches.QUEUES, queue.name, "there")
     queue.register()
@@ -493,9 +493,9 @@ def test_it_closes_a_lost_hosts_batch_only_when_it_is_noted_as_finished(redis: A
     heard(redis, "there", LONG + 1)
 
     def refuse(_: str) -> None:
-        raise OSError("PostgreSQL is away")
+        raise OSError("PostgreSQL is unavailable")
 
-    with pytest.raises(OSError, match="away"):
+    with pytest.raises(OSError, match="unavailable"):
         Batches(redis, "here").take_over(UNPACK, LONG, refuse)
     assert theirs.finishing() == [ID]
 

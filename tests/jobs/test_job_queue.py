@@ -56,7 +56,7 @@ def test_it_gives_jobs_first_in_first_out(queue_of: Queues) -> None:
 
 def test_it_counts_the_attempt_before_the_work(redis: Any, queue_of: Queues) -> None:
     queue_of("w1").add({"n": 1})
-    for attempt in (1, 2, 3):  # each run dies with the job in hand
+    for attempt in (1, 2, 3):  # each run dies with the job in progress
         job = claim(queue_of("w1"))
         assert job.attempts == attempt
         assert redis.hget(f"{QUEUE}:attempts", job.payload).startswith(f"{attempt}:")
@@ -78,7 +78,7 @@ def test_it_does_not_count_a_job_that_was_taken_back_before(redis: Any, queue_of
     assert not redis.keys("*")
 
 
-def test_it_finds_what_its_last_run_had_in_hand_first_and_in_order(queue_of: Queues) -> None:
+def test_it_finds_what_its_last_run_had_in_progress_first_and_in_order(queue_of: Queues) -> None:
     for n in range(3):
         queue_of("w1").add({"n": n})
     died = queue_of("w1")
@@ -207,7 +207,7 @@ def test_it_gives_nothing_where_the_job_was_taken_back_before_the_count(
     assert other.recover() == {"silent": 1}
     held = claim(other)
     assert silent.claim(SOON) is None
-    assert silent.in_hand == []
+    assert silent.in_progress == []
     assert other.settle(held)
 
 
@@ -251,7 +251,7 @@ def test_it_hands_on_to_the_next_queue_with_the_acknowledgement(redis: Any, queu
     assert queue.settle(job, "queue:next", {"n": 2})
     assert numbers(redis, "queue:next") == [2]
     assert sorted(redis.keys("*")) == ["queue:next", queue.workers]
-    assert queue.in_hand == []
+    assert queue.in_progress == []
 
 
 def test_it_forgets_the_batch_id_of_a_settled_job(redis: Any, queue_of: Queues) -> None:
@@ -286,7 +286,7 @@ def test_it_changes_nothing_for_a_job_that_another_worker_took_back(
     before = snapshot(redis)
     assert leave(silent, job) is False
     assert snapshot(redis) == before
-    assert silent.in_hand == []
+    assert silent.in_progress == []
     assert (again.attempts, other.settle(again)) == (2, True)
 
 
@@ -555,7 +555,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(WORKERS))
     def stop_and_start(self, name: str) -> None:
-        for job in list(self.queues[name].in_hand):
+        for job in list(self.queues[name].in_progress):
             if job.payload in self.working[name]:
                 self._uncount(job)
             assert self.queues[name].keep(job) is (job.payload in self.working[name])
@@ -598,8 +598,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_job_is_lost_and_none_is_done_twice(self) -> None:
-        in_work = [payload for payloads in self.working.values() for payload in payloads]
-        everywhere = [*self.waiting, *self.delayed, *in_work, *self.done, *self.buried]
+        in_progress = [payload for payloads in self.working.values() for payload in payloads]
+        everywhere = [*self.waiting, *self.delayed, *in_progress, *self.done, *self.buried]
         assert sorted(everywhere) == sorted(job_queue.encode({"n": n + 1}) for n in range(self.count))
 
 
@@ -621,7 +621,7 @@ def test_it_keeps_every_job_through_any_order_of_events(redis: Any) -> None:
 # --- unregister --------------------------------------------------------------------------------------------
 
 
-def test_a_worker_with_nothing_in_hand_is_forgotten(redis: Any, queue_of: Queues) -> None:
+def test_a_worker_with_nothing_in_progress_is_forgotten(redis: Any, queue_of: Queues) -> None:
     queue = queue_of("w1")
     queue.register()
     redis.set(job_queue.heartbeat_key("w1"), "{}")

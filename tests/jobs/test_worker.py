@@ -41,7 +41,7 @@ with worker.running():
             worker.doing("working")
             while not pathlib.Path(job.fields["wait_for"]).exists():
                 time.sleep(0.02)
-            worker.outlast(worker.queue.settle, job)
+            worker.until_available(worker.queue.settle, job)
 """
 
 
@@ -64,7 +64,7 @@ def worker(fleet: Fleet) -> Worker:
 
 
 def claimed(worker: Worker, attempts: int = 1) -> Job:
-    """A job in hand, delivered for the nth time."""
+    """A job in progress, delivered for the nth time."""
     worker.queue.add({"n": 1})
     for _ in range(attempts - 1):
         job = worker.queue.claim(0.01)
@@ -128,10 +128,10 @@ def test_it_tries_again_until_the_service_is_back(worker: Worker) -> None:
         assert worker._doing == "waiting for the model"
         return answer
 
-    assert worker.outlast(step, answer="done") == "done"
+    assert worker.until_available(step, answer="done") == "done"
 
 
-def test_it_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
+def test_it_survives_a_redis_that_is_killed(tmp_path: Path) -> None:
     with Valkey(tmp_path / "valkey") as valkey:
         worker = Worker(valkey.url, QUEUE, "test", "w1", "here", LIMITS)
         worker.redis.config_set("appendfsync", "always")  # else a busy disk may delay the claim beyond the kill
@@ -145,7 +145,7 @@ def test_it_outlasts_a_redis_that_is_killed(tmp_path: Path) -> None:
                 valkey.start()
                 raise
 
-        assert worker.outlast(settle) is True
+        assert worker.until_available(settle) is True
         assert where(worker.redis) == {}
 
 
@@ -160,7 +160,7 @@ def test_it_stops_waiting_when_it_is_asked_to_stop(worker: Worker) -> None:
         raise AWAY
 
     with pytest.raises(Stopping):
-        worker.outlast(step)
+        worker.until_available(step)
 
 
 def test_it_begins_no_step_whose_service_was_just_away_when_it_is_to_stop(worker: Worker) -> None:
@@ -174,9 +174,9 @@ def test_it_begins_no_step_whose_service_was_just_away_when_it_is_to_stop(worker
     worker.stop.set()
     for _ in range(3):
         with pytest.raises(Stopping):
-            worker.outlast(step)
+            worker.until_available(step)
     assert tried == ["step"]
-    assert worker.outlast(lambda: "another") == "another"
+    assert worker.until_available(lambda: "another") == "another"
 
 
 def test_it_does_not_repeat_a_step_that_fails_by_the_jobs_fault(worker: Worker) -> None:
@@ -189,7 +189,7 @@ def test_it_does_not_repeat_a_step_that_fails_by_the_jobs_fault(worker: Worker) 
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        worker.outlast(step)
+        worker.until_available(step)
 
 
 def test_it_waits_longer_each_time_and_never_too_long(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_it_waits_longer_each_time_and_never_too_long(worker: Worker, monkeypatc
 
     monkeypatch.setattr(worker.stop, "wait", wait)
     with pytest.raises(Stopping):
-        worker.outlast(step)
+        worker.until_available(step)
     longest = [0.5, 1, 2, 4, 5, 5, 5, 5, 5]
     assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True)), waits
 
@@ -212,7 +212,7 @@ def test_it_waits_longer_each_time_and_never_too_long(worker: Worker, monkeypatc
 # --- what a failure means -------------------------------------------------------------------------------
 
 
-def test_it_gives_up_a_job_that_can_never_succeed_at_once(redis: Any, worker: Worker) -> None:
+def test_it_fails_a_job_that_can_never_succeed_at_once(redis: Any, worker: Worker) -> None:
     with worker.holding(claimed(worker)):
         raise Permanent("no such file")
     assert where(redis) == {"dead": 1}
@@ -235,7 +235,7 @@ def test_it_retries_a_failed_job_until_the_last_attempt(
 
 def test_it_tells_the_role_of_a_job_that_it_gives_up(worker: Worker) -> None:
     told: list[tuple[Job, str]] = []
-    worker.give_up = lambda job, reason: told.append((job, reason))
+    worker.fail_permanently = lambda job, reason: told.append((job, reason))
     job = claimed(worker)
     with worker.holding(job):
         raise Permanent("why")
@@ -243,7 +243,9 @@ def test_it_tells_the_role_of_a_job_that_it_gives_up(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
-def test_it_gives_a_job_back_uncounted_when_a_service_is_away(redis: Any, worker: Worker, attempt: int) -> None:
+def test_it_gives_a_job_back_uncounted_when_a_service_is_unavailable(
+    redis: Any, worker: Worker, attempt: int
+) -> None:
     with worker.holding(claimed(worker, attempt)):
         raise AWAY
     assert where(redis) == {"delayed": 1} | ({"counted": 1} if attempt > 1 else {})
@@ -259,25 +261,25 @@ def test_it_drops_a_job_that_is_somebody_elses(redis: Any, worker: Worker) -> No
     assert where(redis) == {}
 
 
-def test_it_buries_a_job_that_cannot_be_given_up(redis: Any, worker: Worker) -> None:
+def test_it_buries_a_job_that_cannot_be_failed_permanently(redis: Any, worker: Worker) -> None:
     def refuse(job: Job, reason: str) -> None:
         raise ValueError("PostgreSQL takes no such name")
 
-    worker.give_up = refuse
+    worker.fail_permanently = refuse
     with worker.holding(claimed(worker)):
         raise Permanent("why")
     assert where(redis) == {"dead": 1}
 
 
-def test_it_gives_up_a_job_that_killed_its_worker_too_often(redis: Any, fleet: Fleet) -> None:
+def test_it_fails_a_job_that_killed_its_worker_too_often(redis: Any, fleet: Fleet) -> None:
     claimed(make(fleet), 3)  # and the worker dies
     worker = make(fleet)
 
-    def give_up(job: Job, reason: str) -> None:
+    def fail_permanently(job: Job, reason: str) -> None:
         worker.bury(job, reason)
         worker.stop.set()
 
-    worker.give_up = give_up
+    worker.fail_permanently = fail_permanently
     work(worker, lambda job: pytest.fail("it was worked on"))
     assert where(redis) == {"dead": 1}
     assert "died 3 times" in json.loads(redis.lindex(f"{QUEUE}:dead", 0))["error"]
@@ -286,12 +288,12 @@ def test_it_gives_up_a_job_that_killed_its_worker_too_often(redis: Any, fleet: F
 # --- the loop -------------------------------------------------------------------------------------------
 
 
-def test_it_keeps_the_job_in_hand_uncounted_when_it_stops(redis: Any, worker: Worker) -> None:
+def test_it_keeps_the_job_in_progress_uncounted_when_it_stops(redis: Any, worker: Worker) -> None:
     worker.queue.add({"n": 1})
 
     def step(job: Job) -> None:
         worker.stop.set()
-        worker.outlast(fail)
+        worker.until_available(fail)
 
     work(worker, step)
     assert where(redis) == {"working": 1}
@@ -343,7 +345,7 @@ def test_it_claims_nothing_while_there_is_no_room(redis: Any, worker: Worker) ->
 
 def test_it_works_on_when_housekeeping_fails(redis: Any, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     worker.queue.add({"n": 1})
-    worker.housekeeping = fail
+    worker.maintenance = fail
 
     def step(job: Job) -> None:
         worker.queue.settle(job)
@@ -365,11 +367,11 @@ def test_it_refuses_to_run_when_a_check_fails(redis: Any, worker: Worker) -> Non
     assert redis.zscore("hosts:seen", "here") == 17  # systemd starts it for ever: others must get its batches
 
 
-def test_it_finishes_the_job_in_hand_after_sigterm(redis: Any, fleet: Fleet, tmp_path: Path) -> None:
+def test_it_finishes_the_job_in_progress_after_sigterm(redis: Any, fleet: Fleet, tmp_path: Path) -> None:
     for name in ("first", "second"):
         JobQueue(redis, QUEUE, "w1").add({"wait_for": str(tmp_path / name)})
     process = child(fleet)
-    wait_until(lambda: heartbeat_of(redis) != {} and redis.llen(QUEUE) == 1, "the first job in hand")
+    wait_until(lambda: heartbeat_of(redis) != {} and redis.llen(QUEUE) == 1, "the first job in progress")
     assert process.process is not None
     process.process.send_signal(signal.SIGTERM)
     (tmp_path / "first").touch()
@@ -380,7 +382,7 @@ def test_it_finishes_the_job_in_hand_after_sigterm(redis: Any, fleet: Fleet, tmp
 def test_it_ends_well_when_it_is_stopped_before_redis_answers(fleet: Fleet) -> None:
     process = child(fleet, url=f"redis://127.0.0.1:{free_port()}/0")
     assert process.process is not None
-    wait_until(lambda: "Redis is away" in process.log.read_text(), "the wait for Redis")
+    wait_until(lambda: "Redis is unavailable" in process.log.read_text(), "the wait for Redis")
     process.process.send_signal(signal.SIGTERM)
     assert process.process.wait(10) == 0, process.log.read_text()
 
@@ -403,7 +405,7 @@ def test_it_refuses_an_id_that_a_live_process_has(redis: Any, fleet: Fleet) -> N
 def test_it_takes_over_the_id_of_a_dead_process_at_once(redis: Any, fleet: Fleet) -> None:
     JobQueue(redis, QUEUE, "w1").add({"wait_for": "/never"})
     killed = child(fleet, heartbeat=600)
-    wait_until(lambda: where(redis) == {"working": 1, "counted": 1}, "the job in hand")
+    wait_until(lambda: where(redis) == {"working": 1, "counted": 1}, "the job in progress")
     killed.kill()
     assert not is_alive(heartbeat_of(redis)["pid"])
     worker = make(fleet)
@@ -419,7 +421,7 @@ def test_it_takes_over_the_id_of_a_dead_process_at_once(redis: Any, fleet: Fleet
     work(worker, step)
     assert time.monotonic() - started < 2
     assert attempts == [2]
-    assert heartbeat_of(redis) == {}  # it has ended with nothing in hand
+    assert heartbeat_of(redis) == {}  # it has ended with nothing in progress
 
 
 def test_it_waits_for_the_end_of_a_heartbeat_from_another_host(
@@ -440,7 +442,7 @@ def test_it_knows_itself_where_the_answer_to_its_first_heartbeat_was_lost(redis:
         script = Path(job_queue.__file__).parent / "lua" / "take_identity.lua"
         worker.redis.script_load(script.read_text())
         proxy.drop_replies = [hashlib.sha1(script.read_bytes()).hexdigest().encode()]
-        worker.outlast(worker._take_identity)
+        worker.until_available(worker._take_identity)
         assert proxy.drop_replies == []
     assert heartbeat_of(redis)["pid"] == os.getpid()
 
@@ -517,7 +519,7 @@ def test_it_beats_again_after_redis_was_away(tmp_path: Path) -> None:
 
 
 def test_after_an_outage_nobody_is_dead_until_the_living_could_be_heard(tmp_path: Path) -> None:
-    """Redis was away for longer than a heartbeat lasts: every heartbeat is gone when it is back."""
+    """Redis was unavailable for longer than a heartbeat lasts: every heartbeat is gone when it has recovered."""
     with Valkey(tmp_path / "valkey") as valkey:
         worker = Worker(valkey.url, QUEUE, "test", "w1", "here", Limits(heartbeat=2))
         worker.queue.add({"n": "ours"})

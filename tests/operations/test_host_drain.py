@@ -41,11 +41,11 @@ def jobs_until(worker: Worker, stop: Any) -> list[str]:
     worked_on = []
 
     def look() -> None:
-        worker._next_housekeeping = 0  # at every turn
+        worker._next_maintenance = 0  # at every turn
         if stop():
             worker.stop.set()
 
-    worker.housekeeping = look
+    worker.maintenance = look
     with worker.running():
         for job in worker.jobs():
             worked_on.append(job.payload)
@@ -112,7 +112,7 @@ def test_a_job_kept_for_the_next_run_goes_back_uncounted(redis: Any, worker: Wor
     assert not redis.exists(f"{QUEUE}:working:w", f"{QUEUE}:attempts")
 
 
-def test_a_kept_job_that_has_used_up_its_attempts_is_not_given_up_by_a_draining_host(
+def test_a_kept_job_that_has_used_up_its_attempts_is_not_failed_permanently_by_a_draining_host(
     redis: Any, worker: Worker
 ) -> None:
     host_drain.begin(redis, HOST)
@@ -182,12 +182,12 @@ def test_the_work_of_a_host_is_its_batches_and_its_live_workers_archives(redis: 
     left = host_drain.work_of(redis, HOST, QUEUE, "queue:transfer")
     assert sorted(left.batches) == ["a", "b", "d"]
     assert (left.files, left.archives, left.is_some()) == (4, 2, True)
-    assert str(left) == "3 batches with 4 files to do, 2 archives in hand"
+    assert str(left) == "3 batches with 4 files to do, 2 archives in progress"
 
 
-@pytest.mark.parametrize("what", ["open", "finishing", "in hand"])
+@pytest.mark.parametrize("what", ["open", "finishing", "in progress"])
 def test_any_of_it_is_work(redis: Any, what: str) -> None:
-    if what == "in hand":
+    if what == "in progress":
         JobQueue(redis, QUEUE, "w").register()
         redis.rpush(f"{QUEUE}:working:w", "job")
         redis.set(heartbeat_key("w"), json.dumps({"host": HOST}))

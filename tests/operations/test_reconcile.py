@@ -1,4 +1,4 @@
-"""Each thing that can be amiss: planted, found, mended, and not found again; also while the batch moves on."""
+"""Each thing that can be amiss: planted, found, repaired, and not found again; also while the batch moves on."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -153,7 +153,7 @@ def test_an_archive_from_elsewhere_is_queued_from_there(
     assert queued(redis) == [(BATCH, "imports/x.tar", None)]
 
 
-@pytest.mark.parametrize("place", ["waiting", "delayed", "in hand", "buried", "in transfer", "finishing"])
+@pytest.mark.parametrize("place", ["waiting", "delayed", "in progress", "buried", "in transfer", "finishing"])
 def test_a_batch_that_is_somewhere_is_left_alone(
     fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]], place: str
 ) -> None:
@@ -166,7 +166,7 @@ def test_a_batch_that_is_somewhere_is_left_alone(
         redis.hset("batches:finishing", BATCH, HOST)
     else:
         redis.rpush(queue.name, unpack_job())
-    if place in ("delayed", "in hand", "in transfer", "buried"):
+    if place in ("delayed", "in progress", "in transfer", "buried"):
         job = queue.claim(1)
         assert job is not None
         if place == "delayed":
@@ -263,7 +263,7 @@ def test_an_open_batch_whose_every_file_is_counted_or_queued_is_left_alone(
     assert jobs[1]
     batches.settle_job(queue, jobs[0], BATCH, jobs[0].fields["original_filename"], "failed")
     queue.retry(jobs[1], 600)
-    assert compare() == []  # one counted, one delayed, one in hand, one waiting
+    assert compare() == []  # one counted, one delayed, one in progress, one waiting
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -164,9 +164,9 @@ def test_a_batch_in_work_is_refused_and_stays_as_it_is(
         Batches(redis, "here").open(BATCH, 0)
         redis.delete(f"batch:{BATCH}:host")  # so that only this says so
     again = retrying(redis, database)
-    with pytest.raises(Permanent, match="is in work"):
+    with pytest.raises(Permanent, match="is in progress"):
         again.batch(BATCH)
-    with pytest.raises(Permanent, match="is in work"):
+    with pytest.raises(Permanent, match="is in progress"):
         again.letter(again.letters[0])
     assert (statuses(fleet)["a.mp3"], queued(redis), redis.llen("queue:transcribe:dead")) == (
         ("failed", "broken"),

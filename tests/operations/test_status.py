@@ -75,7 +75,7 @@ def busy(redis: Any) -> None:
     )  # fmt: skip
     for number in range(5):
         transfer.add({"remote_path": f"/{number}.tar"})
-    for step in (lambda job: transfer.retry(job, 600), lambda job: transfer.bury(job, "broken"), lambda _: None):
+    for step in (lambda job: transfer.retry(job, 600), lambda job: transfer.bury(job, "down"), lambda _: None):
         job = transfer.claim(0.1)
         assert job is not None
         step(job)
@@ -95,7 +95,7 @@ def busy(redis: Any) -> None:
 @pytest.mark.usefixtures("busy")
 def test_it_has_every_number_as_json(fleet: Fleet) -> None:
     now = as_json(fleet, 0)
-    assert (now["health"], now["troubles"]) == ("well", [])
+    assert (now["health"], now["troubles"]) == ("healthy", [])
     names = ("waiting", "delayed", "in_work", "dead", "workers", "per_hour")
     assert {queue["name"]: [queue[name] for name in names] for queue in now["queues"]} == {
         "queue:transfer": [2, 1, 1, 1, 1, 0],
@@ -129,7 +129,7 @@ def test_it_fits_into_80_columns_and_says_all(fleet: Fleet) -> None:
     lines = text.splitlines()
     assert max(len(line) for line in lines) <= COLUMNS
     assert "\x1b" not in text
-    assert lines[0].startswith("well, ")
+    assert lines[0].startswith("healthy, ")
     assert lines[0].endswith("in the last hour: 0 files, 0 s of audio")
     assert lines[1] == "  1 dead letter: see `failures` [AudioPipelineDeadLetters]"
     assert line_of(lines, "queue:transfer ")[1:] == ["2", "1", "1", "1", "0.0"]
@@ -319,18 +319,18 @@ def test_many_files_fail(fleet: Fleet, failed: int, done: int, code: int) -> Non
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
-def test_a_redis_that_is_away_is_broken(fleet: Fleet, arguments: tuple[str, ...]) -> None:
+def test_a_redis_that_is_unavailable_is_broken(fleet: Fleet, arguments: tuple[str, ...]) -> None:
     url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
     text = status(fleet, *arguments, code=2, REDIS_URL=url)
-    assert "Redis is away" in text
+    assert "Redis is unavailable" in text
     assert "hunter2" not in text
 
 
 @pytest.mark.usefixtures("busy")
-def test_a_postgresql_that_is_away_is_broken_and_the_rest_is_shown(fleet: Fleet) -> None:
+def test_a_postgresql_that_is_unavailable_is_broken_and_the_rest_is_shown(fleet: Fleet) -> None:
     url = f"postgresql://user:hunter2@127.0.0.1:{free_port()}/x"
     text = status(fleet, code=2, DATABASE_URL=url)
-    assert "PostgreSQL is away" in text
+    assert "PostgreSQL is unavailable" in text
     assert line_of(text.splitlines(), "queue:transfer ")[1:] == ["2", "1", "1", "1", "0.0"]
     assert "hunter2" not in text
 
@@ -380,14 +380,14 @@ def test_an_outage_while_it_watches_is_shown_and_over(fleet: Fleet) -> None:
     with subprocess.Popen(
         command, stdout=there, stderr=there, env=environment, preexec_fn=hears_ctrl_c
     ) as process:
-        wait_until(lambda: has("well, "), "the first look", 30)
+        wait_until(lambda: has("healthy, "), "the first look", 30)
         fleet.valkey.stop()
         try:
-            wait_until(lambda: has("Redis is away"), "the outage", 30)
+            wait_until(lambda: has("Redis is unavailable"), "the outage", 30)
         finally:
             fleet.valkey.start()
         seen.clear()
-        wait_until(lambda: has("well, "), "the end of the outage", 30)
+        wait_until(lambda: has("healthy, "), "the end of the outage", 30)
         process.send_signal(signal.SIGINT)
     os.close(there)
     os.close(here)

@@ -142,7 +142,7 @@ def test_the_exporter_obeys_no_name(redis: Any, exporter: int) -> None:
     assert line.endswith('x"} 0.0')
 
 
-def test_the_exporter_says_when_redis_is_away_and_goes_on(fleet: Fleet, exporter: int) -> None:
+def test_the_exporter_says_when_redis_is_unavailable_and_goes_on(fleet: Fleet, exporter: int) -> None:
     fleet.valkey.kill()
     try:
         text = page(exporter)

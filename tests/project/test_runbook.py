@@ -80,7 +80,7 @@ def test_each_entry_says_what_it_means_and_what_to_do() -> None:
 
 def messages() -> set[str]:
     """What the workers may say: warnings and errors in the log, reasons of failures, refusals to start, and the
-    names of what may be away; with `…` for what varies."""
+    names of what may be unavailable; with `…` for what varies."""
     modules = sources()
     classes = [node for module in modules for node in ast.walk(module) if isinstance(node, ast.ClassDef)]
     errors = {"Exception"}

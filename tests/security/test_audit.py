@@ -19,7 +19,7 @@ UNKNOWN = {"name": "unknown", "skip_reason": "Dependency not found on PyPI and c
     ("packages", "said", "clean"),
     [
         ([GOOD], ["packages: 1 of 1 checked"], True),
-        ([GOOD, BAD], ["packages: bad 2.0 has PYSEC-1; mended in 2.1", "packages: 2 of 2 checked"], False),
+        ([GOOD, BAD], ["packages: bad 2.0 has PYSEC-1; fixed in 2.1", "packages: 2 of 2 checked"], False),
         (
             [GOOD, UNKNOWN],
             [

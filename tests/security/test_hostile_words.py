@@ -21,7 +21,7 @@ from redis._parsers.base import BaseParser
 
 from pipeline.foundation import redis_client
 from pipeline.foundation.device import is_broken, is_out_of_memory
-from pipeline.foundation.errors import Outage, Permanent, away, certificate_problem
+from pipeline.foundation.errors import Outage, Permanent, certificate_problem, unavailable_service
 from pipeline.transfer import sftp
 from pipeline.transfer.scp import Copy
 from pipeline.transfer.ssh import FileState, RemoteHost
@@ -53,13 +53,14 @@ NEVER = Event()
 
 
 def verdict(step: Callable[[], object]) -> str:
-    """Whose fault a step's failure is: "permanent", what is away, or "attempt"; "well" where it does not fail."""
+    """Whose fault a step's failure is: "permanent", what is unavailable, or "attempt"; "well" where it does not
+    fail."""
     try:
         step()
     except Permanent:
         return "permanent"
     except Exception as error:  # noqa: BLE001
-        return away(error) or "attempt"
+        return unavailable_service(error) or "attempt"
     return "well"
 
 

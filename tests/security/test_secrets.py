@@ -103,15 +103,15 @@ def test_no_secret_shows_in_good_work_outages_refusals_and_tracebacks(fleet: Fle
         fleet.s3.kill()  # outages
         fleet.postgres.kill()
         bring("second")
-        wait_for_log(transfer, "S3 is away")
+        wait_for_log(transfer, "S3 is unavailable")
         fleet.s3.start()
         fleet.s3.create_bucket(fleet.bucket)
-        wait_for_log(unpack, "PostgreSQL is away")
+        wait_for_log(unpack, "PostgreSQL is unavailable")
         fleet.postgres.start()
         finished(fleet, 2)
         fleet.valkey.kill()
         for worker in (transfer, unpack, gpu):
-            wait_for_log(worker, "Redis is away")
+            wait_for_log(worker, "Redis is unavailable")
         fleet.valkey.start()
 
         redis.execute_command("ACL", "SETUSER", "audio-pipeline", "resetpass", f">{HUSH}another")  # refusals

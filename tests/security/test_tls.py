@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError
 import config
 import s3_utils
 from pipeline.foundation import redis_client
-from pipeline.foundation.errors import away, certificate_problem
+from pipeline.foundation.errors import certificate_problem, unavailable_service
 from pipeline.store.database import Database
 from tests.support.child import wait_until
 from tests.support.fleet import Fleet
@@ -85,7 +85,7 @@ def test_the_whole_pipeline_runs_behind_tls(fleet: Fleet, redis: Any, secured: S
     finished = "SELECT count(finished_at) FROM batches"
     wait_for(lambda: fleet.query(finished) == [(1,)], fleet, "the batch", seconds=90)
     assert {row[0] for row in rows(fleet).values()} == {"done"}
-    assert not any("is away" in log_of(worker) for worker in workers)
+    assert not any("is unavailable" in log_of(worker) for worker in workers)
     received = bytes(secured.terminators["S3"].received)
     puts = received.count(f"PUT /{fleet.bucket}/".encode())
     assert puts == 5, "an archive, two notes of its source and two Opus went through TLS"
@@ -112,10 +112,12 @@ def test_a_certificate_that_is_not_the_servers_is_one_line_and_status_2(
     assert all(line.startswith(setting) for line in said.values()), said
     assert "127.0.0.1" in said["host"]
     assert "certificate" in said["ca"]
-    assert not any("is away" in log_of(worker) for worker in workers.values())
+    assert not any("is unavailable" in log_of(worker) for worker in workers.values())
 
 
-def test_a_certificate_that_turns_wrong_meanwhile_is_outlasted(fleet: Fleet, redis: Any, secured: Secured) -> None:
+def test_a_certificate_that_turns_wrong_meanwhile_is_waited_for(
+    fleet: Fleet, redis: Any, secured: Secured
+) -> None:
     fleet.changes = {**secured.settings(), "HOST_NAME": "this-host", "MAX_ATTEMPTS": "1"}
     right, wrong = secured.terminators["S3"].context, certificate(trustme.CA(), "localhost")
     jobs = open_batch(fleet, redis, "this-host", {f"{number}.mp3": opus(SPEECH) for number in range(3)})
@@ -134,7 +136,7 @@ def test_a_certificate_that_turns_wrong_meanwhile_is_outlasted(fleet: Fleet, red
     wait_for(lambda: is_idle(redis, "queue:transcribe"), fleet, "the files", seconds=90)
     assert {row[0] for row in rows(fleet).values()} == {"done"}
     for service in SETTINGS:
-        assert f"{service} is away, next try in " in log_of(worker)
+        assert f"{service} is unavailable, next try in " in log_of(worker)
 
 
 def test_pipelinectl_works_behind_tls_and_names_a_wrong_certificate(fleet: Fleet, secured: Secured) -> None:
@@ -191,7 +193,7 @@ def test_redis_may_ask_for_our_certificate_too(secured: Secured) -> None:
     assert redis_client.connect(f"{url}&ssl_certfile={chain}&ssl_keyfile={key}").ping()
     with pytest.raises(ConnectionError) as caught:
         redis_client.connect(url).ping()
-    assert away(caught.value) == "Redis"
+    assert unavailable_service(caught.value) == "Redis"
 
 
 @pytest.mark.parametrize("negotiation", ["postgres", "direct"])

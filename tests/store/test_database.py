@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pipeline.foundation.errors import Outage, away
+from pipeline.foundation.errors import Outage, unavailable_service
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.speech.transcript import Label, Segment, Transcript, Word
 from pipeline.store import database as database_module
@@ -426,7 +426,7 @@ def test_it_blames_the_job_for_a_name_too_long_for_the_index(database: Database)
     name = "".join(uuid.uuid4().hex for _ in range(200))  # an archive may name a member so
     with pytest.raises(psycopg2.Error) as caught:
         database.start_file(BATCH, name)
-    assert away(caught.value) is None
+    assert unavailable_service(caught.value) is None
 
 
 # --- batches --------------------------------------------------------------------------------------------
@@ -478,7 +478,7 @@ def test_many_threads_share_few_connections(fleet: Fleet) -> None:
     wait_until(lambda: fleet.query(open_now) == [(0,)], "the end of the connections", 10)
 
 
-def test_a_silent_server_is_away_and_signals_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_unavailable_and_signals_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing; libpq by itself would wait for ever."""
     monkeypatch.setattr("pipeline.store.database._Connection.answer_seconds", 0.5)
     heard: list[int] = []
@@ -490,7 +490,7 @@ def test_a_silent_server_is_away_and_signals_are_heard(monkeypatch: pytest.Monke
         with pytest.raises(psycopg2.OperationalError, match="no answer") as caught:
             Database(url).start_file(BATCH, "a.mp3")
     signal.signal(signal.SIGUSR1, before)
-    assert away(caught.value) == "PostgreSQL"
+    assert unavailable_service(caught.value) == "PostgreSQL"
     assert heard == [signal.SIGUSR1]
 
 
@@ -503,22 +503,24 @@ def test_the_next_host_is_tried_where_the_first_is_silent(fleet: Fleet, monkeypa
     database.close()
 
 
-def test_the_server_gives_up_before_we_do(database: Database) -> None:
+def test_the_server_fails_before_we_do(database: Database) -> None:
     with database.transaction() as cursor:
         cursor.execute("SHOW statement_timeout")
         assert cursor.fetchone() == ("25s",)
 
 
-def test_where_no_connection_comes_free_postgresql_is_away(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_connection_comes_free_postgresql_is_unavailable(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.store.database.ANSWER_SECONDS", 0.2)
     database = Database(fleet.postgres.url, connections=1)
     with database.transaction(), pytest.raises(psycopg2.OperationalError, match="came free") as caught:
         database.start_file(BATCH, "a.mp3")
-    assert away(caught.value) == "PostgreSQL"
+    assert unavailable_service(caught.value) == "PostgreSQL"
     database.close()
 
 
-def test_a_server_that_falls_silent_is_away(fleet: Fleet, database: Database) -> None:
+def test_a_server_that_falls_silent_is_unavailable(fleet: Fleet, database: Database) -> None:
     with pytest.raises(psycopg2.OperationalError, match="no answer"), database.transaction(0.5) as cursor:
         cursor.execute("SELECT pg_sleep(20)")
     assert database.start_file(BATCH, "a.mp3").status == "processing"
@@ -532,7 +534,7 @@ def test_it_connects_again_after_the_connection_was_lost(fleet: Fleet, database:
     fleet.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'audio-pipeline'")
     with pytest.raises(psycopg2.Error) as caught:
         database.start_file(BATCH, "a.mp3")
-    assert away(caught.value) == "PostgreSQL"
+    assert unavailable_service(caught.value) == "PostgreSQL"
     assert database.start_file(BATCH, "a.mp3") == row
 
 

@@ -51,13 +51,13 @@ def stages(fleet: Fleet, archives: int) -> dict[str, tuple[int, int]]:
 
 
 def dead_letters(fleet: Fleet) -> int:
-    """How many jobs were given up, in all queues."""
+    """How many jobs were failed permanently, in all queues."""
     with _redis(fleet) as client:
         return sum(client.llen(f"queue:{name}:dead") for name in ("transfer", "unpack", "transcribe"))
 
 
 def reasons(fleet: Fleet) -> Iterator[str]:
-    """Why jobs were given up."""
+    """Why jobs were failed permanently."""
     with _redis(fleet) as client:
         for name in ("transfer", "unpack", "transcribe"):
             for letter in map(json.loads, client.lrange(f"queue:{name}:dead", 0, -1)):
@@ -115,7 +115,7 @@ def check(fleet: Fleet, archives: list[Path], given: argparse.Namespace, console
     for passed, line in checks:
         console.print(f"{'ok    ' if passed else 'WRONG '} {line}", style=None if passed else "bold red")
     for reason in reasons(fleet):
-        console.print(Text(f"given up by {reason}", style="bold red"))
+        console.print(Text(f"failed permanently by {reason}", style="bold red"))
     return all(passed for passed, _ in checks)
 
 

@@ -124,7 +124,7 @@ def put(fleet: Fleet, *keys: str) -> None:
 
 
 def is_idle(redis: Any, queue: str) -> bool:
-    """Whether nothing waits, is delayed or is in work in the queue."""
+    """Whether nothing waits, is delayed or is in progress in the queue."""
     workers = redis.zrange(f"{queue}:workers", 0, -1)
     waiting = redis.llen(queue) + redis.zcard(f"{queue}:delayed")
     return not waiting and not any(redis.llen(f"{queue}:working:{worker}") for worker in workers)

@@ -46,7 +46,7 @@ def test_a_file_that_still_grows_is_left_alone(redis: Any, watch: Watch) -> None
     assert watch.look({"/a.tar": FileState(1, 6)}) == ["/a.tar"]
 
 
-def test_a_file_that_was_away_between_two_looks_is_looked_at_again(redis: Any, watch: Watch) -> None:
+def test_a_file_that_was_unavailable_between_two_looks_is_looked_at_again(redis: Any, watch: Watch) -> None:
     for files in ({"/a.tar": OLD}, {}, {"/a.tar": OLD}):
         assert watch.look(files) == []
     assert watch.look({"/a.tar": OLD}) == ["/a.tar"]

@@ -194,7 +194,7 @@ def test_limits_and_services(fleet: Fleet, redis: Any, tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert words in done.stderr.splitlines()[0]
     gone = f"http://127.0.0.1:{free_port()}"
-    assert "S3 is away" in complaint(control(fleet, *asked, S3_ENDPOINT=gone), 1)
+    assert "S3 is unavailable" in complaint(control(fleet, *asked, S3_ENDPOINT=gone), 1)
     assert jobs(redis) == []
     done = control(fleet, "enqueue")
     assert done.returncode == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.foundation.errors import Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stopping, unavailable_service
 from pipeline.transfer import scp
 from pipeline.transfer.scp import Copy
 from pipeline.transfer.ssh import RemoteHost
@@ -66,7 +66,7 @@ def break_off(proxy: Proxy, host: RemoteHost, source: Path, target: Path, *cuts:
         proxy.cut_at = [cut]
         with pytest.raises(Outage) as caught:
             copy.run(NEVER)
-        assert away(caught.value) == "EC2"
+        assert unavailable_service(caught.value) == "EC2"
     proxy.cut_at = []
     assert not target.exists()
     return copy
@@ -106,7 +106,7 @@ def test_what_came_just_before_the_break_is_fetched_again(
     assert target.read_bytes() == source.read_bytes()
 
 
-def test_a_source_that_changed_while_it_was_away_is_copied_anew(
+def test_a_source_that_changed_while_it_was_unavailable_is_copied_anew(
     server: SshHost | Sshd, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Proxy(server.port) as proxy:
@@ -144,7 +144,7 @@ def test_a_source_that_never_stops_to_change_is_an_error(
     left = change(monkeypatch, source, times=100)
     with pytest.raises(OSError, match="was changed each of the 3 times") as caught:
         Copy(host, str(source), host.stat(str(source)), target).run(NEVER)
-    assert away(caught.value) is None
+    assert unavailable_service(caught.value) is None
     assert left == [97]
     assert os.listdir(target.parent) == []
 
@@ -182,7 +182,7 @@ def test_a_file_that_goes_when_it_has_been_read_is_kept(
     assert target.read_bytes() == data
 
 
-def test_a_file_that_went_while_it_was_away_is_permanent(
+def test_a_file_that_went_while_it_was_unavailable_is_permanent(
     server: SshHost | Sshd, source: Path, target: Path
 ) -> None:
     with Proxy(server.port) as proxy:
@@ -230,7 +230,7 @@ def test_a_full_disk_during_the_rest_is_the_disks_fault(
         with pytest.raises(OSError, match="No space") as caught:
             copy.run(NEVER)
         os.close(full)
-    assert away(caught.value) == "the disk"
+    assert unavailable_service(caught.value) == "the disk"
     assert os.listdir(target.parent) == []
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from pipeline.foundation.errors import Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stopping, unavailable_service
 from pipeline.transfer import sftp, ssh
 from pipeline.transfer.scp import Copy
 from pipeline.transfer.ssh import MALFORMED, FileState, RemoteHost, Unclear
@@ -243,7 +243,7 @@ def test_an_scp_that_brings_too_little_is_an_error(
     monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
     with pytest.raises(OSError, match="6 bytes arrived of 9") as caught:
         fetch(host, path, here / "a.tar")
-    assert away(caught.value) is None
+    assert unavailable_service(caught.value) is None
     assert os.listdir(here) == ["scp"]
 
 
@@ -274,7 +274,7 @@ def test_a_full_disk_is_the_disks_fault_and_leaves_its_room_free(
     path = put(there / "a.tar", bytes(3_000_000))
     with pytest.raises(OSError, match="No space") as caught:
         fetch(host, path, full / "a.tar")
-    assert away(caught.value) == "the disk"
+    assert unavailable_service(caught.value) == "the disk"
     assert list(full.iterdir()) == []
 
 
@@ -282,7 +282,7 @@ def test_a_folder_that_may_not_be_written_is_the_disks_fault(host: RemoteHost, t
     path = put(there / "a.tar")
     with pytest.raises(OSError, match=re.escape(str(here / "nowhere"))) as caught:
         fetch(host, path, here / "nowhere" / "a.tar")
-    assert away(caught.value) == "the disk"
+    assert unavailable_service(caught.value) == "the disk"
 
 
 @pytest.mark.parametrize(("body", "stopping"), [("kill -TERM $$", False), ("exit 1", False), ("exit 1", True)])
@@ -341,14 +341,14 @@ def test_stopping_does_not_wait_for_a_host_that_hangs(
         thread.join(60)
 
 
-def test_a_server_that_dies_during_a_transfer_is_away(there: Path, here: Path, tmp_path: Path) -> None:
+def test_a_server_that_dies_during_a_transfer_is_unavailable(there: Path, here: Path, tmp_path: Path) -> None:
     with SshHost(tmp_path / "ssh") as server:
         key, known = str(server.key_file), str(server.known_hosts)
         host = RemoteHost(server.host, server.port, server.user, key, known)
         thread, ends = in_background(host, there, here, NEVER)
         server.kill()
         thread.join(20)
-    assert [away(end) for end in ends] == ["EC2"]
+    assert [unavailable_service(end) for end in ends] == ["EC2"]
     assert not (here / "big.tar").exists()
 
 
@@ -356,7 +356,7 @@ def test_a_server_that_dies_during_a_transfer_is_away(there: Path, here: Path, t
 
 
 def assert_away(host: RemoteHost, there: Path, here: Path) -> None:
-    """Whatever is asked of the host says that EC2 is away, soon and without asking back."""
+    """Whatever is asked of the host says that EC2 is unavailable, soon and without asking back."""
     path = put(there / "a.tar")
     started = time.monotonic()
     for ask in (
@@ -366,7 +366,7 @@ def assert_away(host: RemoteHost, there: Path, here: Path) -> None:
     ):
         with pytest.raises(Outage) as caught:
             ask()
-        assert away(caught.value) == "EC2"
+        assert unavailable_service(caught.value) == "EC2"
         assert host.host in str(caught.value)
         assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 15
@@ -398,7 +398,7 @@ def test_a_host_in_need_is_an_outage(fake: FakeSsh, status: int, answers: list[t
     fake.will(status, b"stat: cannot statx '/data/a.tar': No such file or directory", *answers)
     with pytest.raises(Outage) as caught:
         ANYWHERE.stat("/data/a.tar")
-    assert away(caught.value) == "EC2"
+    assert unavailable_service(caught.value) == "EC2"
 
 
 @pytest.mark.parametrize("answer", [sftp.NO_SUCH_FILE, sftp.PERMISSION_DENIED, sftp.BAD_MESSAGE])
@@ -417,7 +417,7 @@ def test_a_command_that_fails_for_no_known_reason_is_an_attempt(
     fake.will(1, b"No such file or directory", *answers)
     with pytest.raises(Unclear) as caught:
         ANYWHERE.stat("/data/a.tar")
-    assert away(caught.value) is None
+    assert unavailable_service(caught.value) is None
 
 
 def test_a_server_that_speaks_no_sftp_is_an_outage(fake: FakeSsh) -> None:
@@ -458,7 +458,7 @@ def test_an_scp_that_fails_where_the_disk_has_no_room_for_the_rest_is_the_disks_
     copy = Copy(ANYWHERE, "/data/a.tar", FileState(2**60, 1), here / "a.tar")
     with pytest.raises(OSError, match="no room for the rest") as caught:
         copy.run(NEVER)
-    assert away(caught.value) == "the disk"
+    assert unavailable_service(caught.value) == "the disk"
 
 
 def test_what_sftp_finds_is_what_is_there(host: RemoteHost, there: Path) -> None:
@@ -520,7 +520,7 @@ def test_a_host_key_that_is_not_the_known_one_is_an_outage(
     assert changed.read_text() == lines[known]
 
 
-def test_a_start_names_what_refuses_us_and_waits_for_what_is_away(
+def test_a_start_names_what_refuses_us_and_waits_for_what_is_unavailable(
     host: RemoteHost, server: SshHost | Sshd, tmp_path: Path
 ) -> None:
     if isinstance(server, Sshd):
@@ -690,7 +690,7 @@ def test_two_that_tidy_at_once_are_no_error(host: RemoteHost, there: Path, actio
         assert not os.path.exists(path)
 
 
-def test_a_host_that_is_away_tidies_nothing(host: RemoteHost, there: Path) -> None:
+def test_a_host_that_is_unavailable_tidies_nothing(host: RemoteHost, there: Path) -> None:
     path = put(there / "a.tar")
     with pytest.raises(Outage):
         replace(host, port=free_port()).tidy(path, FileState(9, 1_700_000_000), "delete")

@@ -51,10 +51,10 @@ def members_of(path: Path) -> list[Member]:
 def make(folder: Path, converter: Converter, jobs: int = 1, stop: threading.Event | None = None) -> Conversions:
     folder.mkdir(exist_ok=True)
 
-    def outlast(step: Any, *args: Any) -> Any:
+    def until_available(step: Any, *args: Any) -> Any:
         return step(*args)
 
-    return Conversions(folder, converter, jobs, outlast, stop or threading.Event())
+    return Conversions(folder, converter, jobs, until_available, stop or threading.Event())
 
 
 def convert(path: Path, converted: Conversions) -> dict[str, UnreadableAudio | None]:
@@ -127,7 +127,7 @@ def test_what_is_there_already_is_not_converted_again(tmp_path: Path, recorder: 
 
 @pytest.mark.parametrize("change", ["other bytes", "no report", "a report that is no JSON"])
 def test_what_was_made_of_other_bytes_is_converted_again(tmp_path: Path, recorder: Recorder, change: str) -> None:
-    """An archive that was mended and delivered again; scratch still has the Opus of its first delivery."""
+    """An archive that was repaired and delivered again; scratch still has the Opus of its first delivery."""
     converted = make(tmp_path / "out", recorder)
     convert(make_tar(tmp_path / "a.tar", dict.fromkeys(names(4), SILENCE)), converted)
     opus = tmp_path / "out" / "call02.opus"
@@ -182,7 +182,7 @@ def test_who_reads_no_further_waits_for_no_disk(tmp_path: Path) -> None:
                 raise OSError(errno.ENOSPC, "full")
             return super().to_opus(source, target, stop)
 
-    def outlast(step: Any, *args: Any) -> Any:
+    def until_available(step: Any, *args: Any) -> Any:
         while True:
             try:
                 return step(*args)
@@ -190,7 +190,7 @@ def test_who_reads_no_further_waits_for_no_disk(tmp_path: Path) -> None:
                 waiting.set()
 
     (tmp_path / "out").mkdir()
-    converted = Conversions(tmp_path / "out", Full(ffmpeg_program()), 1, outlast, threading.Event())
+    converted = Conversions(tmp_path / "out", Full(ffmpeg_program()), 1, until_available, threading.Event())
     outcomes = converted.of(path, members_of(path))
     next(outcomes)
     assert waiting.wait(10)

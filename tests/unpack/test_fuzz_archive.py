@@ -118,7 +118,7 @@ def mutate(data: bytes, how: str, where: float, what: object) -> bytes:
 
 
 def on_header(data: bytes, block: int, offset: int, new: bytes) -> bytes:
-    """Change a field of the block, and mend its checksum."""
+    """Change a field of the block, and repair its checksum."""
     changed = bytearray(data[block : block + BLOCK])
     if len(changed) < BLOCK:
         return data

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.foundation.errors import away
+from pipeline.foundation.errors import unavailable_service
 from pipeline.unpack import archive, compression
 from pipeline.unpack.archive import BadArchive
 from pipeline.unpack.compression import zstd
@@ -320,7 +320,7 @@ def test_a_full_disk_is_waited_for_and_a_bomb_on_it_is_not(disk: Path, kind: str
     path = put(disk, COMPRESSORS[kind](member(b"x.mp3", bytes(6 * 2**20)) + END))
     with pytest.raises(OSError, match="no room for the unpacked archive") as caught:
         compression.make_plain(path, 10**9)
-    assert away(caught.value) == "the disk"
+    assert unavailable_service(caught.value) == "the disk"
     (disk / "others").unlink()
     compression.make_plain(path, 10**9)
     assert len(archive.index(path, 1, 10**9).members) == 1

@@ -104,7 +104,7 @@ def test_the_refresh_can_be_paused(log_in: Open, fleet: Fleet, redis: Any) -> No
     expect(page.get_by_role("cell", name="4 of 847")).to_be_visible(timeout=15_000)
 
 
-def test_a_page_that_is_away_says_so(log_in: Open, fleet: Fleet) -> None:
+def test_a_page_that_is_unavailable_says_so(log_in: Open, fleet: Fleet) -> None:
     page = log_in()
     page.route("**/*", lambda route: route.abort())
     expect(page.get_by_role("status")).to_have_text(re.compile("does not answer"), timeout=15_000)
@@ -144,7 +144,7 @@ def test_a_recording_that_is_gone_is_told(log_in: Open, site: tuple[str, dict[st
 
 def test_everything_can_be_read_without_javascript(log_in: Open, site: tuple[str, dict[str, int]]) -> None:
     page = log_in(java_script_enabled=False)
-    expect(page.get_by_role("heading", level=1)).to_have_text("The fleet is broken")
+    expect(page.get_by_role("heading", level=1)).to_have_text("The fleet is down")
     page.get_by_role("link", name="Search").click()
     page.get_by_label("Words").fill("mill")
     page.get_by_role("button", name="Search").click()

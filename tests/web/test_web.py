@@ -147,7 +147,7 @@ def test_the_fleet(app: Flask, fleet: Fleet, redis: Any) -> None:
     seed(fleet, redis)
     page = get(app, "/")
     for words in (
-        "The fleet is broken", "queue:transfer: 1 job and no worker (no-worker)", "in the last hour 6 files",
+        "The fleet is down", "queue:transfer: 1 job and no worker (no-worker)", "in the last hour 6 files",
         "Open batches: 1", "3 of 847", "gpu-01-gpu", "93 %", "400 GB of 1 TB", "ffmpeg: Invalid data",
     ):  # fmt: skip
         assert words in page.words, words
@@ -159,7 +159,7 @@ def test_the_fleet(app: Flask, fleet: Fleet, redis: Any) -> None:
 
 
 def test_an_empty_fleet(app: Flask, fleet: Fleet) -> None:
-    assert "The fleet is well" in get(app, "/").words
+    assert "The fleet is healthy" in get(app, "/").words
     assert "No archive was unpacked yet" in get(app, "/batches").words
     assert "Dead letters: 0" in get(app, "/failures").words
 
@@ -473,29 +473,30 @@ def test_a_transcript_is_fetched(app: Flask, fleet: Fleet, redis: Any, suffix: s
     assert "fire" in answer.text
 
 
-# --- services that are away --------------------------------------------------------------------------------
+# --- services that are unavailable
+# --------------------------------------------------------------------------------
 
 
-def test_redis_is_away(fleet: Fleet, database: Database) -> None:
+def test_redis_is_unavailable(fleet: Fleet, database: Database) -> None:
     nobody = redis_client.connect(f"redis://127.0.0.1:{free_port()}/0")
     app = make_app(sources(fleet, nobody, database))
     page = get(app, "/")
-    assert "The fleet is broken" in page.words
-    assert "Redis is away" in page.words
-    assert "Redis is away" in get(app, "/failures", 503).words
+    assert "The fleet is down" in page.words
+    assert "Redis is unavailable" in page.words
+    assert "Redis is unavailable" in get(app, "/failures", 503).words
     get(app, "/batches")
     get(app, "/search?words=a")
 
 
-def test_postgresql_is_away(fleet: Fleet, redis: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_postgresql_is_unavailable(fleet: Fleet, redis: Any, caplog: pytest.LogCaptureFixture) -> None:
     nobody = Database(f"postgresql://user:hunter2@127.0.0.1:{free_port()}/x")
     app = make_app(sources(fleet, redis, nobody))
     live(redis, "w1", "gpu-01", "unpack", "queue:unpack")
     page = get(app, "/")
-    assert "PostgreSQL is away" in page.words
+    assert "PostgreSQL is unavailable" in page.words
     assert "w1" in page.words
     for address in ("/batches", f"/batches/{BATCH}", "/failures", "/search?words=a", "/files/1"):
-        assert "PostgreSQL is away" in get(app, address, 503).words
+        assert "PostgreSQL is unavailable" in get(app, address, 503).words
     assert "hunter2" not in caplog.text
 
 

@@ -328,7 +328,7 @@ def code_settings() -> set[str]:
     """Every environment variable that a file of the product names as one."""
     readers = "text|path|url|whole|name|names|ffmpeg|choice|device|languages|listen"
     read = rf"""_(?:{readers})\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
-    sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/*.py")]
+    sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/**/*.py")]
     found = {name for path in sources for pair in re.findall(read, path.read_text()) for name in pair if name}
     return found - {"NOTIFY_SOCKET"}  # systemd's own
 

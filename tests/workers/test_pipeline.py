@@ -173,7 +173,7 @@ def test_it_keeps_odd_names_truthfully_and_scratch_safe(fleet: Fleet, redis: Any
     assert_settled(fleet, redis, dict.fromkeys(kept, "done"))
 
 
-def test_it_outlasts_restarts_of_postgresql_and_redis_without_using_up_attempts(
+def test_it_survives_restarts_of_postgresql_and_redis_without_using_up_attempts(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet.changes = {"MAX_ATTEMPTS": "1"}
@@ -183,12 +183,12 @@ def test_it_outlasts_restarts_of_postgresql_and_redis_without_using_up_attempts(
     unpack, gpu = fleet.worker("unpack"), fleet.worker("gpu")
     wait_for_log(gpu, "done, ")
     fleet.postgres.kill()
-    wait_for_log(gpu, "PostgreSQL is away")
+    wait_for_log(gpu, "PostgreSQL is unavailable")
     fleet.postgres.start()
     seen = log_of(gpu).count("done, ")
     wait_until(lambda: log_of(gpu).count("done, ") > seen, "work after PostgreSQL's return")
     fleet.valkey.stop()
-    wait_for_log(gpu, "Redis is away")
+    wait_for_log(gpu, "Redis is unavailable")
     fleet.valkey.start()
     wait_for(finished(fleet, 1), fleet, "the batch", seconds=90)
     assert_settled(fleet, redis, dict.fromkeys(files, "done"))
@@ -259,14 +259,14 @@ def test_it_buries_a_file_that_kills_its_worker_and_finishes_the_batch(
     fleet.worker("gpu")
     wait_for(lambda: not Batches(redis, "this-host").finishing() and not batch_keys(redis), fleet, "the batch")
     ((status, error, _, _),) = rows(fleet).values()
-    assert (status, error) == ("failed", "the worker died 2 times while it had this job in hand")
+    assert (status, error) == ("failed", "the worker died 2 times while it had this job in progress")
     (letter,) = dead(redis, "queue:transcribe")
     assert letter["job"] == poison
     assert letter["error"] == error
 
 
 def test_a_file_that_kills_its_worker_takes_no_neighbour_with_it(fleet: Fleet, redis: Any) -> None:
-    """Its neighbours were in hand when it struck first; from then on each suspect is worked on alone."""
+    """Its neighbours were in progress when it struck first; from then on each suspect is worked on alone."""
     fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "2"}
     good = {f"call{number:02}.mp3": opus(SPEECH if number % 3 == 0 else SILENCE) for number in range(12)}
     names = sorted([*good, "call05-poison.mp3"])
@@ -285,7 +285,7 @@ def test_a_file_that_kills_its_worker_takes_no_neighbour_with_it(fleet: Fleet, r
     fleet.worker("gpu")
     wait_for(lambda: not batch_keys(redis), fleet, "the batch")
     found = {name: row[:2] for (_, name), row in rows(fleet).items()}
-    reason = "the worker died 2 times while it had this job in hand"
+    reason = "the worker died 2 times while it had this job in progress"
     assert found == {**dict.fromkeys(good, ("done", None)), "call05-poison.mp3": ("failed", reason)}
 
 
@@ -338,7 +338,7 @@ def test_an_archive_whose_unpacking_kills_its_worker_ends_with_every_file_settle
     fleet.worker("gpu")
     wait_for(lambda: dead(redis, "queue:unpack") and not batch_keys(redis), fleet, "the end of the batch")
     found = {name: row[:2] for (_, name), row in rows(fleet).items()}
-    reason = "its archive was given up: the worker died 2 times while it had this job in hand"
+    reason = "its archive was failed permanently: the worker died 2 times while it had this job in progress"
     assert found["poison.mp3"] == ("failed", reason)
     assert {status for status, _ in found.values()} <= {"done", "failed"}
     assert [path.name for path in (fleet.folder / "scratch").iterdir() if not path.name.startswith(".")] == []
@@ -369,10 +369,10 @@ def test_a_worker_that_has_lost_its_claim_fails_no_file_of_its_neighbour(
     process = Worker(fleet.valkey.url, "queue:unpack", "unpack", "w", "h", config.LIMITS)
     redis.rpush("queue:unpack:working:neighbour", unpack_job())
     unpacker, job = unpack_worker.Unpacker(process), Job(unpack_job(), 1, "t")
-    unpacker.give_up(job, "the disk was full for the other")
+    unpacker.fail_permanently(job, "the disk was full for the other")
     assert {row[0] for row in rows(fleet).values()} == {"processing"}
     redis.lmove("queue:unpack:working:neighbour", process.queue.working)
-    unpacker.give_up(job, "it is ours")
+    unpacker.fail_permanently(job, "it is ours")
     assert rows(fleet)[(BATCH, "b.mp3")][0] == "failed"
     assert dead(redis, "queue:unpack")[0]["error"] == "it is ours"
 
@@ -386,7 +386,7 @@ def test_an_archive_waits_while_something_else_fills_the_volume(
         (small / "not-ours").write_bytes(bytes(6_900_000))
         redis.rpush("queue:unpack", unpack_job())
         unpack = fleet.worker("unpack", SCRATCH_ROOT=str(small), SCRATCH_MIN_FREE_MB="0", OPUS_BITRATE_KBPS="128")
-        wait_for_log(unpack, "the disk is away")
+        wait_for_log(unpack, "the disk is unavailable")
         (small / "not-ours").unlink()
         wait_for(lambda: redis.llen("queue:transcribe") == len(files), fleet, "the whole archive")
         assert not dead(redis, "queue:unpack")
@@ -394,7 +394,7 @@ def test_an_archive_waits_while_something_else_fills_the_volume(
         fleet.workers.remove(unpack)
 
 
-def test_a_gpu_worker_whose_gpu_fails_ends_while_s3_is_away(fleet: Fleet, redis: Any) -> None:
+def test_a_gpu_worker_whose_gpu_fails_ends_while_s3_is_unavailable(fleet: Fleet, redis: Any) -> None:
     fleet.changes = {"HOST_NAME": "this-host"}
     files = {f"call{number}.mp3": opus(SPEECH) for number in range(8)}
     jobs = open_batch(fleet, redis, "this-host", files)
@@ -412,7 +412,7 @@ def test_a_gpu_worker_whose_gpu_fails_ends_while_s3_is_away(fleet: Fleet, redis:
     try:
         redis.rpush("queue:transcribe", *jobs)
         assert exit_status(worker) == 1
-        assert "S3 is away" in log_of(worker)
+        assert "S3 is unavailable" in log_of(worker)
         fleet.workers.remove(worker)
     finally:
         fleet.s3.start()
@@ -430,12 +430,12 @@ def test_a_slow_s3_stops_the_model_only_when_enough_finished_files_wait(fleet: F
     try:
         redis.rpush("queue:transcribe", *jobs)
         wait_for(lambda: redis.llen("queue:transcribe:working:test-gpu") >= 20, fleet, "a backlog")
-        wait_for_log(gpu, "S3 is away")
-        in_hand = [-1, redis.llen("queue:transcribe:working:test-gpu")]
-        while in_hand[-1] != in_hand[-2]:
+        wait_for_log(gpu, "S3 is unavailable")
+        in_progress = [-1, redis.llen("queue:transcribe:working:test-gpu")]
+        while in_progress[-1] != in_progress[-2]:
             time.sleep(1)  # the least time in which a worker that claims on would be seen to
-            in_hand.append(redis.llen("queue:transcribe:working:test-gpu"))
-        assert 20 <= in_hand[-1] <= 50, in_hand
+            in_progress.append(redis.llen("queue:transcribe:working:test-gpu"))
+        assert 20 <= in_progress[-1] <= 50, in_progress
     finally:
         fleet.s3.start()
     fleet.s3.create_bucket(fleet.bucket)  # moto forgets

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import config
 import s3_utils
-from pipeline.foundation.errors import Outage, Permanent, Stopping, away
+from pipeline.foundation.errors import Outage, Permanent, Stopping, unavailable_service
 from tests.faults.proxy import Proxy
 from tests.support.child import free_port
 from tests.support.fleet import PROJECT
@@ -113,7 +113,7 @@ def test_it_refuses_an_archive_whose_bytes_changed(s3: S3Server) -> None:
     put(KEY, BYTES[::-1], sha256=hashlib.sha256(BYTES).hexdigest())
     with pytest.raises(OSError, match=f"{KEY}: the SHA-256 differs") as caught:
         s3_utils.download_archive(KEY, ID)
-    assert away(caught.value) is None
+    assert unavailable_service(caught.value) is None
     assert "archive.tar" not in listing(config.SCRATCH_ROOT / ID)
 
 
@@ -266,12 +266,12 @@ def test_parts_that_break_off_are_fetched_again(cut: Proxy) -> None:
 
 @pytest.mark.usefixtures("small_parts", "impatient")
 @pytest.mark.parametrize("cut", [False, True], indirect=True, ids=["ended", "reset"])
-def test_a_body_that_is_cut_each_time_is_s3_being_away(cut: Proxy) -> None:
+def test_a_body_that_is_cut_each_time_is_s3_being_unavailable(cut: Proxy) -> None:
     put_parts()
     cut.cut_at = [300_000] * 1000
     with pytest.raises(Exception, match=r".") as caught:
         s3_utils.download_archive(KEY, ID)
-    assert away(caught.value) == "S3"
+    assert unavailable_service(caught.value) == "S3"
     assert listing(config.SCRATCH_ROOT / ID) == []
 
 
@@ -289,11 +289,11 @@ def null_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NullS3]
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_503_is_s3_being_away(null_s3: NullS3) -> None:
+def test_a_503_is_s3_being_unavailable(null_s3: NullS3) -> None:
     null_s3.objects[KEY], null_s3.refusing = (100, {}), 503
     with pytest.raises(Outage, match="503") as caught:  # a 503 without a word is an answer that was cut, too
         s3_utils.download_archive(KEY, ID)
-    assert away(caught.value) == "S3"
+    assert unavailable_service(caught.value) == "S3"
     assert listing(config.SCRATCH_ROOT / ID) == []
 
 
@@ -379,7 +379,7 @@ def test_it_names_a_missing_archive(s3: S3Server) -> None:
         s3_utils.download_archive(KEY, ID)
 
 
-def test_it_counts_a_missing_bucket_as_s3_being_away(
+def test_it_counts_a_missing_bucket_as_s3_being_unavailable(
     s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert s3_utils.check_bucket() is None
@@ -392,11 +392,11 @@ def test_it_counts_a_missing_bucket_as_s3_being_away(
     ):
         with pytest.raises(Exception, match=r"nowhere|NoSuchBucket") as caught:
             step()
-        assert away(caught.value) == "S3"
+        assert unavailable_service(caught.value) == "S3"
 
 
 @ON_SWIFT
-def test_it_counts_a_wrong_secret_as_s3_being_away(
+def test_it_counts_a_wrong_secret_as_s3_being_unavailable(
     s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config, "S3_SECRET_KEY", "wrong")
@@ -410,11 +410,11 @@ def test_it_counts_a_wrong_secret_as_s3_being_away(
     ):
         with pytest.raises(Exception, match=r"Forbidden|SignatureDoesNotMatch") as caught:
             step()
-        assert away(caught.value) == "S3"
+        assert unavailable_service(caught.value) == "S3"
 
 
 @pytest.mark.usefixtures("impatient")
-def test_it_counts_a_server_that_is_down_as_s3_being_away(
+def test_it_counts_a_server_that_is_down_as_s3_being_unavailable(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"S3_ENDPOINT": f"http://127.0.0.1:{free_port()}", "SCRATCH_ROOT": tmp_path / "scratch"}
@@ -431,24 +431,26 @@ def test_it_counts_a_server_that_is_down_as_s3_being_away(
         ):
             with pytest.raises(botocore.exceptions.EndpointConnectionError) as caught:
                 step()
-            assert away(caught.value) == "S3"
+            assert unavailable_service(caught.value) == "S3"
     finally:
         s3_utils.get_s3_client.cache_clear()
     assert listing(tmp_path / "scratch" / ID) == []
 
 
 def is_done_or_away(step: Callable[[], object]) -> bool:
-    """Whether the step succeeds, or fails for no other reason than that S3 is away."""
+    """Whether the step succeeds, or fails for no other reason than that S3 is unavailable."""
     try:
         step()
     except Exception as error:  # noqa: BLE001 - whatever it is
-        return away(error) == "S3"
+        return unavailable_service(error) == "S3"
     return True
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("most", [0, 5, 20, 100, 200, 300])
-def test_it_counts_an_answer_that_is_cut_short_as_s3_being_away(proxy: Proxy, archive: Path, most: int) -> None:
+def test_it_counts_an_answer_that_is_cut_short_as_s3_being_unavailable(
+    proxy: Proxy, archive: Path, most: int
+) -> None:
     s3_utils.upload_archive(archive, ID)
     proxy.truncates(most)
     other = "20250622-143053"

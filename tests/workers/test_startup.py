@@ -121,7 +121,7 @@ def test_a_clock_that_is_wrong_has_each_worker_wait_until_it_is_right(fleet: Fle
     skewed = [str(PROJECT / "tests" / "support" / "skewed.py"), str(clock)]
     workers = {role: fleet.run([*skewed, str(PROJECT / f"{role}_worker.py")], role) for role in WORKERS}
     for worker in workers.values():
-        wait_for_log(worker, "the clock is away, next try in")
+        wait_for_log(worker, "the clock is unavailable, next try in")
         assert ": this host is 120 s ahead of Redis, 60 s are allowed (CLOCK_SKEW_SECONDS)\n" in log_of(worker)
     waiting = {"waiting for the clock"}
     wait_for(lambda: {state["doing"] for state in status(fleet)} == waiting, fleet, "what the status says")
@@ -136,7 +136,7 @@ def test_a_clock_that_is_wrong_has_each_worker_wait_until_it_is_right(fleet: Fle
     wait_for_log(workers["transfer"], "next try in 2 s: this host is 120 s behind Redis")
     assert redis.llen("queue:transfer") == 1
     tell(clock, 50)
-    wait_for(lambda: dead(redis, "queue:transfer"), fleet, "the work after the clock was mended")
+    wait_for(lambda: dead(redis, "queue:transfer"), fleet, "the work after the clock was repaired")
 
 
 def tell(clock: Path, seconds: int) -> None:

@@ -300,7 +300,7 @@ def test_a_copy_is_removed_when_a_disk_that_became_read_only_is_back(
     upload = threading.Thread(target=transferrer.upload, args=(arrived,))
     upload.start()
     try:
-        wait_until(lambda: "the disk is away" in caplog.text or not upload.is_alive(), "a try to remove it")
+        wait_until(lambda: "the disk is unavailable" in caplog.text or not upload.is_alive(), "a try to remove it")
         assert upload.is_alive()
     finally:
         remount("rw")
@@ -349,8 +349,8 @@ def test_a_worker_aborts_uploads_that_are_stale(fleet: Fleet, monkeypatch: pytes
     monkeypatch.setattr(transfer_worker, "stale_uploads", SimpleNamespace(abort_stale=abort_stale))
     process = Worker(fleet.valkey.url, "queue:transfer", "transfer", "w", "h", config.LIMITS)
     transferrer = transfer_worker.Transferrer(process)
-    transferrer.keep_house()
-    transferrer.keep_house()
+    transferrer.maintain()
+    transferrer.maintain()
     assert called == [24]  # once in an hour
     assert client.list_multipart_uploads(Bucket=fleet.bucket).get("Uploads", []) == []
 
@@ -445,7 +445,7 @@ def test_the_watch_queues_no_renamed_file_and_no_file_again(fleet: Fleet, redis:
     assert dead(redis, "queue:transfer") == []
 
 
-def test_a_note_waits_while_the_host_is_away(fleet: Fleet, redis: Any) -> None:
+def test_a_note_waits_while_the_host_is_unavailable(fleet: Fleet, redis: Any) -> None:
     (tar,) = archives(fleet, 1)
     path, state = str(tar), FileState(tar.stat().st_size, int(tar.stat().st_mtime))
     sources = Sources(redis, "queue:transfer", remote_of(fleet, port=1), "delete")

@@ -326,7 +326,9 @@ def test_the_transfer_worker_queues_what_is_new_in_the_remote_folder_once(fleet:
     assert log_of(again).count(" queued /") == 3
 
 
-def test_the_watch_queues_what_was_given_up_when_it_is_there_or_mended(fleet: Fleet, redis: Any) -> None:
+def test_the_watch_queues_what_was_failed_permanently_when_it_is_there_or_repaired(
+    fleet: Fleet, redis: Any
+) -> None:
     cut = make_tar(fleet.ssh.folder / "cut.tar", {"a.mp3": SILENCE})
     cut.write_bytes(cut.read_bytes()[:2000])
     late = fleet.ssh.folder / "late.tar"
@@ -336,7 +338,7 @@ def test_the_watch_queues_what_was_given_up_when_it_is_there_or_mended(fleet: Fl
     make_tar(late, {"a.mp3": SILENCE})
     wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the late archive", seconds=60)
     make_tar(cut, {"a.mp3": SILENCE, "b.mp3": SILENCE})
-    wait_for(lambda: redis.llen("queue:unpack") == 2, fleet, "the mended archive", seconds=60)
+    wait_for(lambda: redis.llen("queue:unpack") == 2, fleet, "the repaired archive", seconds=60)
     assert len(dead(redis, "queue:transfer")) == 2
     assert log_of(worker).count(" queued /") == 2
 
@@ -365,7 +367,7 @@ def test_a_worker_that_is_refused_ends_with_one_line(fleet: Fleet, tmp_path: Pat
 def test_a_host_that_has_lost_its_scratch_unpacks_its_batches_anew(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is back before anybody takes it for lost: as a VM that was made anew under the same name."""
+    """It recovered before anybody takes it for lost: as a VM that was made anew under the same name."""
     upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SILENCE, "b.mp3": SPEECH}))
     redis.rpush("queue:unpack", unpack_job(file_count=2))
     before = fleet.worker("unpack")
@@ -398,7 +400,7 @@ def test_a_host_whose_gpu_workers_are_dead_takes_no_more_than_it_has(
     wait_for(lambda: redis.llen("queue:transcribe") == 2, fleet, "the archive")
 
 
-def test_the_unpack_worker_outlasts_a_disk_that_cannot_be_asked_for_room(fleet: Fleet, redis: Any) -> None:
+def test_the_unpack_worker_survives_a_disk_that_cannot_be_asked_for_room(fleet: Fleet, redis: Any) -> None:
     strike = [
         str(PROJECT / "tests" / "support" / "kill_at.py"),
         "pipeline.foundation.scratch:free_mb",
@@ -407,7 +409,7 @@ def test_the_unpack_worker_outlasts_a_disk_that_cannot_be_asked_for_room(fleet: 
         "LOST",
     ]
     worker = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
-    wait_for_log(worker, "is back")
+    wait_for_log(worker, "recovered")
     worker.require_running()
 
 
@@ -565,7 +567,7 @@ def test_s3_away_holds_a_file_without_using_up_attempts(fleet: Fleet, redis: Any
     wait_for_log(worker, "ready")
     fleet.s3.kill()
     try:
-        wait_for_log(worker, "S3 is away")
+        wait_for_log(worker, "S3 is unavailable")
     finally:
         fleet.s3.start()
     fleet.s3.create_bucket(fleet.bucket)  # moto forgets

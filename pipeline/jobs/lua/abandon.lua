@@ -1,4 +1,4 @@
--- Forget a batch whose archive is given up, whichever host has it: what that host still has queued counts no more.
+-- Forget a batch whose archive is failed permanently, whichever host has it: what that host still has queued counts no more.
 -- KEYS: host, total, open, finishing, working list of the job, then every key of the batch.
 -- ARGV: batch id, host, job.
 -- Gives 1, also where there is no such batch, or 0 where this host counts its files, where all of them are settled,

@@ -1,4 +1,4 @@
--- Take back what a dead worker had in hand, in its order, to the front of the queue.
+-- Take back what a dead worker had in progress, in its order, to the front of the queue.
 -- KEYS: heartbeat, working list, queue.
 -- Gives the number of jobs; none while the heartbeat is there.
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end

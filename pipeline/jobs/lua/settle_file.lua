@@ -1,6 +1,6 @@
 -- Count a file once, together with the acknowledgement of its job.
 -- KEYS: host, total, processed, failed, settled, open, finishing, and of the job: working list, attempts, dead.
--- ARGV: batch id, host, filename, 'processed' or 'failed', job (or '' where none is in hand), letter (or '').
+-- ARGV: batch id, host, filename, 'processed' or 'failed', job (or '' where none is in progress), letter (or '').
 -- Gives 'lost' where the job is no longer in this worker's list, 'closed' where the batch is finished,
 -- 'foreign' where it is another host's, 'counted', or to exactly one caller 'complete'.
 if ARGV[5] ~= '' then

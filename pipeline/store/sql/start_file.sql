@@ -1,5 +1,5 @@
 -- The row of a file, made at its first delivery. One that is settled stays so: a worker that wakes late, when its
--- batch is finished elsewhere, must not leave a failed file as one in work.
+-- batch is finished elsewhere, must not leave a failed file as one in progress.
 INSERT INTO audio_files (batch_id, original_filename)
 VALUES (%(batch_id)s, %(original_filename)s)
 ON CONFLICT (batch_id, original_filename) DO UPDATE SET updated_at = now()
