@@ -113,6 +113,10 @@ class Converter:
             yield from self._decoder.blocks(opus, found.all[0].format, stop)
         except Interrupted as error:
             raise Stopping if stop.is_set() else UnreadableAudio(str(error)) from error
+        except TooSlow:
+            raise UnreadableAudio(
+                f"ffmpeg was not done after {self.timeout_seconds:g} s (FFMPEG_TIMEOUT_SECONDS)"
+            ) from None
 
     def version(self) -> str:
         """What the program calls itself: `ffmpeg version 9.0.2`."""

@@ -140,8 +140,8 @@ def _redis_code(error: redis_errors.RedisError) -> str:
     said = str(error)
     if place := _PLACE_IN_SCRIPT.match(said):
         said = said[place.end() :]
-    elif getattr(error, "status_code", None) == "ERR":  # which redis-py has cut off
-        return ""
+    elif code := getattr(error, "status_code", None):  # redis-py has cut off some codes, as ERR
+        return "" if code == "ERR" else str(code)
     return said.partition(" ")[0]
 
 

@@ -412,6 +412,7 @@ def limited(folder: Path, body: str, **limits: Any) -> str:
     return refused(dataclasses.replace(program(folder, body), **limits), recording(folder))
 
 
+@pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes a minute and gigabytes: LONG_TESTS=1")
 def test_a_hungry_ffmpeg_costs_one_failure_that_names_the_limit(folder: Path) -> None:
     """What it says is not asked: it has used up its memory, and has failed."""
     eat = "x=$(printf '%*s' 1048576 ''); for ((i = 0; i < {}; i++)); do a+=(\"$x\"); done; exit {}"

@@ -29,7 +29,6 @@ _FINISHING = (
 _CONVERTING = (  # also the trial of ffmpeg at the start
     "pipeline.audio.converter:Converter.version",
     "pipeline.audio.converter:Converter.problem",
-    "pipeline.audio.converter:Converter.to_opus",
     "pipeline.audio.converter:Converter._convert",
     "pipeline.audio.decoder:Decoder.sounds",
     "pipeline.audio.decoder:Decoder._command",
@@ -80,6 +79,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.store.database:Database.open_batch",
         "pipeline.jobs.batches:Batches.open",
         "pipeline.unpack.archive:copy",
+        "pipeline.audio.converter:Converter.to_opus",
         "pipeline.audio.converter:Converter.together",
         "pipeline.unpack.conversion_pool:Conversions._convert",
         "pipeline.store.database:Database.fail_file",
