@@ -74,10 +74,11 @@ def pieces(path: Path) -> Pieces:
             file.seek(offset)
             return file.read(count)
 
-        form = containers.recognise(read_at(0, _HEAD), read_at, size)
+        head = read_at(0, _HEAD)
+        form = containers.recognise(head, read_at, size)
         if form is None:
             return Pieces(problem="it holds no sound in a format that is read here" if size else "it is empty")
-        begin = containers.tag_bytes(read_at(0, _HEAD), read_at, size)
+        begin = containers.tag_bytes(head, read_at, size)
         if form == "wav":
             return _wav(file, size, begin)
         if form == "amr":

@@ -6,7 +6,6 @@ Only the decoder sees what others have written. The encoder reads our own PCM: w
 """
 
 import contextlib
-import hashlib
 import logging
 import math
 import subprocess
@@ -37,11 +36,12 @@ from pipeline.audio.decoder import (
     Track,
     UnreadableAudio,
     temporary_file,
+    too_slow,
 )
 from pipeline.audio.ffmpeg_messages import LEVEL, Messages
 from pipeline.audio.ffmpeg_program import pinned_ffmpeg
 from pipeline.audio.process_pipes import MESSAGES, TooSlow, running
-from pipeline.foundation import scratch
+from pipeline.foundation import checksum, scratch
 from pipeline.foundation.errors import Outage, Stop, Stopping
 from pipeline.foundation.file_warnings import FileWarning
 
@@ -114,9 +114,7 @@ class Converter:
         except Interrupted as error:
             raise Stopping if stop.is_set() else UnreadableAudio(str(error)) from error
         except TooSlow:
-            raise UnreadableAudio(
-                f"ffmpeg was not done after {self.timeout_seconds:g} s (FFMPEG_TIMEOUT_SECONDS)"
-            ) from None
+            raise too_slow(self.timeout_seconds) from None
 
     def version(self) -> str:
         """What the program calls itself: `ffmpeg version 9.0.2`."""
@@ -243,7 +241,7 @@ class Converter:
                 report = Report(round(sound.seconds, 3), len(plan.weights), [*warnings, *damage.of_channels(plan)])
                 scratch.sync(part)
                 _remove(target)  # of other bytes: it must not get this report
-                conversion_report.write(target, report, digest_of(source))
+                conversion_report.write(target, report, checksum.sha256(source))
                 part.rename(target)
                 reports_made.append(report)
             scratch.sync(files[0][1].parent)  # the names too: what is queued must be there after a power cut
@@ -283,9 +281,7 @@ class Converter:
                         else:
                             _write(targets[number], chunk)
                 except TooSlow:
-                    raise UnreadableAudio(
-                        f"ffmpeg was not done after {self.timeout_seconds:g} s (FFMPEG_TIMEOUT_SECONDS)"
-                    ) from None
+                    raise too_slow(self.timeout_seconds) from None
             messages.close()
             status = program.ended.status
             if status < 0:
@@ -338,12 +334,6 @@ def _write(file: FileIO, chunk: bytes) -> None:
     view = memoryview(chunk)
     while view:
         view = view[file.write(view) :]
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def opus_channels(path: Path) -> int:

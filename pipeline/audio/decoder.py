@@ -41,6 +41,11 @@ class UnreadableAudio(Permanent):
     """ffmpeg can make no sound of the file; the message is its own reason."""
 
 
+def too_slow(seconds: float) -> UnreadableAudio:
+    """What a file is failed with on which ffmpeg worked for longer than it may."""
+    return UnreadableAudio(f"ffmpeg was not done after {seconds:g} s (FFMPEG_TIMEOUT_SECONDS)")
+
+
 class Interrupted(Exception):
     """A signal has ended ffmpeg: the file may have no part in it."""
 
@@ -244,9 +249,7 @@ class Decoder:
         except TooSlow:
             if any(track.fills for track in tracks):
                 raise BrokenTimestamps("they cannot be followed") from None
-            raise UnreadableAudio(
-                f"ffmpeg was not done after {program.seconds:g} s (FFMPEG_TIMEOUT_SECONDS)"
-            ) from None
+            raise too_slow(program.seconds) from None
         messages.close()
         for number, sound in enumerate(sounds):
             heard, plain = pcm.pair(number)

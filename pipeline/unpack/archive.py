@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -87,17 +88,23 @@ def index(path: Path, most_members: int, most_file_bytes: int) -> Index:
     return Index(members, ignored.total(), dict(ignored.most_common()))
 
 
+def chunks(archive: BinaryIO, member: Member) -> Iterator[bytes]:
+    """The bytes of a member without a problem, up to a mebibyte at a time. `BadArchive` where they end early."""
+    done = 0
+    while done < member.size:
+        chunk = os.pread(archive.fileno(), min(_CHUNK, member.size - done), member.offset + done)
+        if not chunk:
+            raise BadArchive(f"the archive ends inside {shown(member.original_filename)}")
+        yield chunk
+        done += len(chunk)
+
+
 def copy(archive: BinaryIO, member: Member, target: Path) -> None:
     """Write the bytes of a member without a problem to `target`, which must not exist."""
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with os.fdopen(handle, "wb") as file:
-        done = 0
-        while done < member.size:
-            chunk = os.pread(archive.fileno(), min(_CHUNK, member.size - done), member.offset + done)
-            if not chunk:
-                raise BadArchive(f"the archive ends inside {shown(member.original_filename)}")
+        for chunk in chunks(archive, member):
             file.write(chunk)
-            done += len(chunk)
 
 
 def _is_recording(file: BinaryIO, header: Header, path: PurePosixPath) -> bool:

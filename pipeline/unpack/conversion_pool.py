@@ -5,7 +5,6 @@ not every MP3 beside them. Small files share one ffmpeg, whose start costs as mu
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from pipeline.unpack import archive
 from pipeline.unpack.archive import Member
 
 TOGETHER, SMALL_BYTES = 8, 2**18  # files of so many bytes at most are converted so many at a time (bench/archives)
-_CHUNK = 2**20
 Outcome = tuple[Member, UnreadableAudio | None]
 
 
@@ -114,13 +112,9 @@ class Conversions:
 
 def _digest(tar: BinaryIO, member: Member) -> str:
     """The SHA-256 of a member's bytes, in hexadecimal digits."""
-    digest, done = hashlib.sha256(), 0
-    while done < member.size:
-        chunk = os.pread(tar.fileno(), min(_CHUNK, member.size - done), member.offset + done)
-        if not chunk:
-            break
+    digest = hashlib.sha256()
+    for chunk in archive.chunks(tar, member):
         digest.update(chunk)
-        done += len(chunk)
     return digest.hexdigest()
 
 

@@ -26,9 +26,10 @@ import pytest
 from pipeline.audio import conversion_report
 from pipeline.audio.byte_ranges import Piece
 from pipeline.audio.channels import Plan
-from pipeline.audio.converter import Converter, UnreadableAudio, digest_of, opus_channels
+from pipeline.audio.converter import Converter, UnreadableAudio, opus_channels
 from pipeline.audio.decoder import Sound, Track
 from pipeline.foundation import scratch
+from pipeline.foundation.checksum import sha256
 from pipeline.foundation.errors import Outage, Permanent, Stopping, unavailable_service
 from pipeline.unpack.archive import AUDIO_SUFFIXES
 from tests.support.child import descendants, is_alive, wait_until
@@ -595,19 +596,19 @@ def test_an_opus_of_other_bytes_never_has_the_new_report(folder: Path, monkeypat
     other = SAMPLES / "monday" / "meeting.mp3"
     with pytest.raises(Died):
         REAL.to_opus(other, target, NEVER)
-    assert conversion_report.is_of(target, digest_of(other)) is None
-    assert conversion_report.is_of(target, digest_of(CALL)) is None
+    assert conversion_report.is_of(target, sha256(other)) is None
+    assert conversion_report.is_of(target, sha256(CALL)) is None
 
 
 def test_a_report_lies_beside_the_opus(folder: Path) -> None:
     target = folder / "out.opus"
     report = REAL.to_opus(CALL, target, NEVER)
-    assert conversion_report.read(target) == report == conversion_report.is_of(target, digest_of(CALL))
+    assert conversion_report.read(target) == report == conversion_report.is_of(target, sha256(CALL))
     assert report.seconds == pytest.approx(measured(CALL)[3], abs=0.1)
     assert report.channels == opus_channels(target) == 1
     assert report.warnings == []
     target.unlink()
-    assert conversion_report.is_of(target, digest_of(CALL)) is None
+    assert conversion_report.is_of(target, sha256(CALL)) is None
 
 
 def test_a_missing_program_is_named_and_not_the_files_fault(folder: Path) -> None:
