@@ -7,18 +7,22 @@ import importlib
 import os
 import sys
 
-from pipeline.commands.common import complain, did_you_mean
+from pipeline.commands.command_line import CommandLine
+from pipeline.commands.common import complain
 from pipeline.foundation.errors import unavailable_service
+from pipeline.foundation.formatting import did_you_mean
 
 EPILOG = """examples:
   python pipelinectl.py migrate                          make or update the tables
   python pipelinectl.py enqueue /recordings/monday.tar   bring this archive from the EC2 host
+  python pipelinectl.py batch monday.tar                 what became of it
   python pipelinectl.py status --json | jq .queues       for scripts
   python pipelinectl.py search fire --since 7d           what was said, in which recordings
   python pipelinectl.py show 4711 --play                 one of them
   python pipelinectl.py export --tag Siren --format csv  transcripts for others
   python pipelinectl.py failures --reason ffmpeg         what failed, and why
   python pipelinectl.py retry 20250622-143052            the failed files of a batch once more
+  python pipelinectl.py alerts add fires 'fire or smoke'  tell of each new transcript that has it
   python pipelinectl.py reconcile --apply                after Redis was lost: queue what S3 and PostgreSQL know of
   python pipelinectl.py drain gpu-04 --wait              before a host is taken down
   python pipelinectl.py web                              all this to look at in a browser
@@ -27,17 +31,15 @@ exit status: 0 success, 1 a service is unavailable or something is left to do, 2
 (example.env). `completion` sets up the completion of bash and zsh."""
 
 COMMANDS = (
-    "enqueue", "status", "search", "show", "export", "failures",
-    "retry", "reconcile", "drain", "migrate", "exporter", "web", "completion",
+    "enqueue", "status", "batch", "search", "labels", "languages", "show", "export", "failures",
+    "retry", "alerts", "webhooks", "reconcile", "drain", "migrate", "exporter", "web", "completion",
 )  # fmt: skip
 
 
 def parser(given: list[str]) -> argparse.ArgumentParser:
     """The command line. Where the first of the arguments given is a command, only that one is added, since the
     modules of the others take a while to load; `completion` needs them all."""
-    top = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    top = CommandLine(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"pipelinectl {pipeline.foundation.startup.VERSION}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     first = given[0] if given else "--help"

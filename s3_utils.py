@@ -1,6 +1,6 @@
 """Archives and Opus files in S3, and the scratch copy of an archive.
 
-    archives/{batch_id}.tar            uploaded by the transfer worker, with its SHA-256 as metadata
+    archives/{batch_id}.tar            uploaded by the transfer worker; its SHA-256 and origin are metadata
     processed/{date}/{audio_id}.opus   uploaded by the GPU worker, kept for good
     sources/{digest}.json              which batch a remote file is, so that it never becomes two
 
@@ -12,32 +12,28 @@ is at fault.
 import functools
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import boto3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import ClientError, SSLError
-from botocore.handlers import add_expect_header
 
 import config
-from pipeline.foundation import scratch
-from pipeline.foundation.checksum import HashedFile, sha256
+from pipeline.foundation import s3_client, scratch
+from pipeline.foundation.archive_origin import UNKNOWN, Origin, from_metadata, to_metadata
+from pipeline.foundation.checksum import ExpectedFile, HashedFile, sha256
 from pipeline.foundation.errors import Outage, Permanent, certificate_problem
+from pipeline.foundation.s3_errors import check_key, code_of, refused_setting, status_of
+from pipeline.foundation.s3_parts import transfer_config
 from pipeline.jobs.batches import check_id, is_id
 
 PREFIXES = ("archives/", "processed/")
-MULTIPART_BYTES = 100 * 2**20  # a larger file goes up in parts
-LEAST_PART_BYTES = 16 * 2**20
-# Headers that an answer must have, by the request.
-_IN_ANSWERS = {"HeadObject": ("Content-Length",), "GetObject": ("Content-Length",), "UploadPart": ("ETag",)}
-_FORMS = {"Content-Length": r"\d+", "Content-Range": r"bytes \d+-\d+/\d+", "Last-Modified": ".* GMT"}
-MOST_PARTS = 1000  # OpenStack Swift's limit; AWS allows 10,000
+READERS = 16  # of small objects, at once
+Upload = Callable[[Path, str, dict[str, str], str], None]
 Follow = Callable[[str, int], AbstractContextManager[Callable[[int], object] | None]]
 
 
@@ -48,73 +44,27 @@ def _unwatched(_what: str, _total: int) -> AbstractContextManager[None]:
 # Set by a worker: takes what a transfer is and its bytes, and gives what is called with the bytes that moved,
 # which may raise `Stopping`.
 follow: Follow = _unwatched
+# Set before the first request by a command for which a person waits.
+patience = s3_client.OF_A_WORKER
 
 
 @functools.cache
 def get_s3_client() -> Any:
     """The S3 client, one for the process: it is made for use by several threads."""
-    client = _client(config.S3_ENDPOINT)
-    # Its waiting for "100 Continue" hangs for ever where the connection ends in that line, and mixes up answers
-    # (https://github.com/boto/botocore/issues/3755).
-    client.meta.events.unregister("before-call.s3", add_expect_header)
-    client.meta.events.register("before-parse.s3", _refuse_what_was_cut)
-    return client
+    return _client(config.S3_ENDPOINT, patience)
 
 
 @functools.cache
 def _public_client() -> Any:
     """What signs addresses as browsers reach S3."""
-    return _client(config.S3_PUBLIC_ENDPOINT)
+    return _client(config.S3_PUBLIC_ENDPOINT, patience)
 
 
-def _client(endpoint: str) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=config.S3_ACCESS_KEY,
-        aws_secret_access_key=config.S3_SECRET_KEY,
-        region_name=config.S3_REGION,
-        verify=config.S3_CA_BUNDLE or None,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path"},
-            # botocore's default sends bodies that Swift before 2.35.1 refuses
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            retries={"mode": "standard", "max_attempts": 3},
-            connect_timeout=10,
-            # of silence: Swift answers within 10 s or fails, and says every 10 s that it still joins the parts
-            read_timeout=20,
-            tcp_keepalive=True,
-            max_pool_connections=16,
-        ),
+def _client(endpoint: str, patience: s3_client.Patience) -> Any:
+    ca_bundle = config.S3_CA_BUNDLE or None
+    return s3_client.connect(
+        endpoint, config.S3_ACCESS_KEY, config.S3_SECRET_KEY, config.S3_REGION, ca_bundle, patience
     )
-
-
-def _refuse_what_was_cut(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
-    """`Outage` where the connection ended in the headers of an answer, which http.client takes for their end.
-
-    boto3 would take the rest for nothing: an empty list, say; or wait for ever for what it does not find.
-    """
-    name, headers, body = operation_model.name, response_dict["headers"], response_dict["body"]
-    if response_dict["status_code"] >= 300:
-        is_whole = name.startswith("Head") or body.rstrip().endswith(b"</Error>")
-    elif name.startswith(("List", "Create", "Complete")):
-        is_whole = bool(body)
-    else:
-        is_whole = all(header in headers for header in _IN_ANSWERS.get(name, ()))
-    is_whole = is_whole and all(
-        re.fullmatch(form, headers[header]) for header, form in _FORMS.items() if header in headers
-    )
-    if not is_whole:
-        raise Outage("S3", f"the answer to {name} is not whole (status {response_dict['status_code']})")
-
-
-def part_bytes(size: int) -> int:
-    """The size of one part of a file of `size` bytes: whole MiB, at most `MOST_PARTS` of them."""
-    mebibyte = 2**20
-    needed = -(-size // MOST_PARTS)
-    return max(LEAST_PART_BYTES, -(-needed // mebibyte) * mebibyte)
 
 
 def archive_key(batch_id: str) -> str:
@@ -148,12 +98,24 @@ def batch_of_source(source: str) -> tuple[str | None, bool]:
     try:
         stored = get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=_source_key(source))
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "NoSuchKey":
+        if code_of(error) != "NoSuchKey":
             raise
         return None, False
     with stored["Body"] as body:
         noted = json.loads(body.read())
     return check_id(noted["batch_id"]), noted["is_whole"] and archive_exists(noted["batch_id"])
+
+
+def sources() -> Iterator[tuple[str, str, bool]]:
+    """What is noted of each remote file: its path and state, its batch id, and whether its archive is in S3."""
+
+    def read(key: str) -> tuple[str, str, bool]:
+        with get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=key)["Body"] as body:
+            noted = json.loads(body.read())
+        return str(noted["source"]), str(noted["batch_id"]), bool(noted["is_whole"])
+
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from readers.map(read, list(_keys("sources/")))
 
 
 def _source_key(source: str) -> str:
@@ -188,14 +150,37 @@ def archive_bytes(s3_key: str) -> int:
     return int(_head(s3_key)["ContentLength"])
 
 
-def upload_archive(local_path: Path, batch_id: str) -> str:
-    """Upload an archive with its SHA-256 and make sure that it arrived whole; gives its S3 key."""
-    key = archive_key(batch_id)
-    size = local_path.stat().st_size
-    with follow(f"reading {key}", size) as moved:
+def archive_origin(s3_key: str) -> Origin:
+    """Where an archive in S3 came from, and its size and SHA-256. `Permanent` where it is not there."""
+    stored = _head(s3_key)
+    return from_metadata(stored["Metadata"], int(stored["ContentLength"]))
+
+
+def upload_archive(local_path: Path, batch_id: str, *, origin: Origin = UNKNOWN) -> str:
+    """Upload an archive with its SHA-256 and origin and make sure that it arrived whole; gives its S3 key.
+
+    `Permanent` where S3 has another archive of this id: none is ever overwritten by other bytes.
+    """
+    with follow(f"reading {archive_key(batch_id)}", local_path.stat().st_size) as moved:
         digest = sha256(local_path, moved)
-    if not _is_stored(key, size, digest):  # of an earlier try, whose answer was lost
-        _upload(local_path, key, {"sha256": digest}, "application/x-tar")
+    return _keep_archive(local_path, batch_id, {"sha256": digest, **to_metadata(origin)}, _upload)
+
+
+def upload_unless_changed(local_path: Path, batch_id: str, digest: str, origin: Origin = UNKNOWN) -> str:
+    """As `upload_archive`, of a file that others may write to, whose SHA-256 was `digest`.
+
+    `Permanent` where it is another one by the end of the upload: S3 has nothing of it then.
+    """
+    return _keep_archive(local_path, batch_id, {"sha256": digest, **to_metadata(origin)}, _upload_unless_changed)
+
+
+def _keep_archive(local_path: Path, batch_id: str, metadata: dict[str, str], upload: Upload) -> str:
+    key, size, digest = archive_key(batch_id), local_path.stat().st_size, metadata["sha256"]
+    stored = _head_if_there(key)  # of an earlier try, whose answer was lost
+    if stored and stored["Metadata"].get("sha256") != digest:
+        raise Permanent(f"{key} is in S3 already, with other bytes: it is not overwritten")
+    if not stored or stored["ContentLength"] != size:
+        upload(local_path, key, metadata, "application/x-tar")
         if not _is_stored(key, size, digest):
             raise Outage("S3", f"{key} in S3 is not what was uploaded")
     return key
@@ -265,15 +250,13 @@ def cleanup_scratch(batch_id: str) -> None:
 
 
 def check_bucket() -> str | None:
-    """What is wrong with the bucket, the credentials or the certificate, in one line; None where all is well."""
+    """What is wrong with the bucket, its region, the credentials or the certificate, in one line; None where all
+    is well. `Outage` where S3 does not agree with our clock."""
     try:
-        get_s3_client().head_bucket(Bucket=config.S3_BUCKET)
+        # Once: a worker asks again, and a person is told. Not by HEAD: see `_asked_by_get`.
+        _client(config.S3_ENDPOINT, s3_client.OF_A_PERSON).list_objects_v2(Bucket=config.S3_BUCKET, MaxKeys=1)
     except ClientError as error:
-        code = error.response.get("Error", {}).get("Code")
-        reasons = {"404": "there is no such bucket", "403": "the credentials are refused"}
-        if code in reasons:
-            return f"S3_BUCKET {config.S3_BUCKET!r} at {config.S3_ENDPOINT}: {reasons[code]}"
-        raise
+        return refused_setting(error, config.S3_BUCKET, config.S3_ENDPOINT, config.S3_REGION)
     except SSLError as error:
         if problem := certificate_problem(error):
             return f"S3_ENDPOINT {config.S3_ENDPOINT}: {problem}"
@@ -282,13 +265,7 @@ def check_bucket() -> str | None:
 
 
 def _transfer(size: int) -> TransferConfig:
-    return TransferConfig(
-        multipart_threshold=MULTIPART_BYTES + 1,
-        multipart_chunksize=part_bytes(size),
-        max_concurrency=8,
-        io_chunksize=2**20,
-        max_io_queue=16,  # of these pieces, so many wait to be written
-    )
+    return transfer_config(size, patience.tries)
 
 
 def _upload(path: Path, key: str, metadata: dict[str, str], content_type: str) -> None:
@@ -304,23 +281,54 @@ def _upload(path: Path, key: str, metadata: dict[str, str], content_type: str) -
         )
 
 
+def _upload_unless_changed(path: Path, key: str, metadata: dict[str, str], content_type: str) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file, follow(f"uploading {key}", size) as moved:
+        get_s3_client().upload_fileobj(
+            ExpectedFile(file, metadata["sha256"]),
+            config.S3_BUCKET,
+            key,
+            Callback=moved,
+            ExtraArgs={"Metadata": metadata, "ContentType": content_type},
+            Config=_transfer(size),
+        )
+
+
 def _head(key: str) -> Any:
     """What S3 knows of the object; `Permanent` where the bucket is there and the object is not."""
     if stored := _head_if_there(key):
         return stored
-    if problem := check_bucket():
-        raise Outage("S3", problem)
     raise Permanent(f"{key} is not in the bucket {config.S3_BUCKET}")
 
 
 def _head_if_there(key: str) -> Any:
-    """What S3 knows of the object; None where it is not there."""
+    """What S3 knows of the object; None where it is not there, `Permanent` where it cannot be."""
+    check_key(key)
     try:
         return get_s3_client().head_object(Bucket=config.S3_BUCKET, Key=key)
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "404":
+        if status_of(error) >= 500:
             raise
-        return None
+        return _asked_by_get(key)
+
+
+def _asked_by_get(key: str) -> Any:
+    """As `_head_if_there`, after S3 has refused a HEAD; raises why it is refused, where it is not only not there.
+
+    A HEAD is answered without a body, and so without a code: 404 may be a proxy's, 400 the region's or the key's.
+    """
+    try:
+        stored = get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=key)
+    except ClientError as error:
+        if code_of(error) == "NoSuchKey":
+            return None
+        if problem := check_bucket():
+            raise Outage("S3", problem) from error
+        if status_of(error) == 400:  # of this key alone
+            raise Permanent(f"S3 refuses the key {key!r} ({code_of(error)})") from error
+        raise
+    stored["Body"].close()  # another process has just uploaded it
+    return stored
 
 
 def _is_stored(key: str, size: int, digest: str) -> bool:

@@ -2,5 +2,6 @@
 -- tables. The owner makes the role once (CREATE ROLE audio_pipeline LOGIN; then \password audio_pipeline in psql), and
 -- applies this after each migrate.
 GRANT SELECT, INSERT, UPDATE ON audio_files, transcripts, batches TO audio_pipeline;
-GRANT SELECT, INSERT, DELETE ON classifications TO audio_pipeline;
+GRANT SELECT, INSERT, DELETE ON classifications, passages, alerts TO audio_pipeline;
+GRANT SELECT, INSERT, UPDATE, DELETE ON saved_searches, webhook_outbox TO audio_pipeline;
 GRANT SELECT ON schema_migrations TO audio_pipeline;

@@ -5,9 +5,10 @@
 
 status   `pipelinectl status` and the exporter's answer
 page     each page of `pipelinectl web`, as a browser asks for it
-search   pipeline.store.transcripts.search in a process that runs already, as the page's, and `pipelinectl search`
-as a
-         command, its start counted: common and rare words, and each filter
+search   pipeline.store.search.find in a process that runs already, as the page's, and `pipelinectl search`
+         as a command, its start counted: common and rare words, and each filter
+watch    a look of the transfer worker at 100 to 100,000 archives that are kept on the EC2 host
+notice   from the moment that something goes wrong until status, page and exporter say so
 
 The workers are of 250 hosts, each with 40 open batches of 1,000 files and 1,000 files in its queue. The rows are
 made for it: 40 words each of a vocabulary of 20,000 in which the nth word is n times rarer than the first, as in
@@ -18,7 +19,6 @@ Written to bench/results: a table for each part.
 
 import argparse
 import datetime
-import json
 import os
 import secrets
 import statistics
@@ -30,91 +30,21 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import psycopg2
-
+from bench.operating_fleet import ENDED, make_fleet, make_rows
+from bench.operating_watch import notice_part, watch_part
 from pipeline.foundation import redis_client
-from pipeline.jobs import batches, job_queue
+from pipeline.foundation.formatting import amount
 from pipeline.operations.status import read_status
 from pipeline.store.database import Database
-from pipeline.store.transcripts import Query, search
+from pipeline.store.search import find
+from pipeline.store.search_query import Query
 from tests.support.fleet import PROJECT, Fleet
 
 RESULTS = PROJECT / "bench" / "results"
 CORES = len(os.sched_getaffinity(0))
 MOST_SECONDS = 0.5
 QUEUES = ["queue:transfer", "queue:unpack", "queue:transcribe"]
-HOSTS, WORKERS, BATCHES = 250, 1000, 10_000
-LONG = 200  # recordings of an hour, among the newest files
-ENDED = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-
-# w1 is in almost every text, w20000 in one of 5,000. Four segments of ten words are drawn from 100,000 such.
-ROWS = """
-SELECT setseed(0.5);
-CREATE TEMP TABLE phrases AS
-SELECT id, (SELECT string_agg('w' || floor(20000 ^ random())::int, ' ')
-            FROM generate_series(1, 10 + 0 * id)) AS text
-FROM generate_series(0, 99999) AS id;
-CREATE UNIQUE INDEX ON phrases (id);
-ANALYZE phrases;
-CREATE TEMP TABLE drawn AS
-SELECT id, floor(100000 * random())::int AS a, floor(100000 * random())::int AS b,
-       floor(100000 * random())::int AS c, floor(100000 * random())::int AS d
-FROM generate_series(1, %(rows)s) AS id;
-INSERT INTO audio_files (audio_id, batch_id, original_filename, status, duration_seconds, language, languages,
-                         created_at, updated_at, s3_opus_path)
-SELECT id, to_char(made, 'YYYYMMDD') || '-' || lpad((id / 1000)::text, 6, '0'), 'call' || id || '.mp3', 'done', 20,
-       language,
-       CASE WHEN id %% 2000 = 11 THEN ARRAY[language, 'cy'] WHEN id %% 50 = 3 THEN ARRAY[language, 'es', 'pt']
-            ELSE ARRAY[language] END,
-       made, made, 'processed/' || to_char(made, 'YYYY-MM-DD') || '/' || id || '.opus'
-FROM (SELECT id, %(ended)s - (%(rows)s - id) * interval '1 year' / %(rows)s AS made,
-             CASE WHEN id %% 1000 = 0 THEN 'sw' WHEN id %% 100 = 1 THEN 'fr' WHEN id %% 10 = 2 THEN 'de'
-                  ELSE 'en' END AS language
-      FROM drawn) AS files;
-DROP INDEX transcripts_by_word;
-INSERT INTO transcripts (audio_id, text, segments, model)
-SELECT drawn.id, concat_ws(' ', a.text, b.text, c.text, d.text, extra),
-       jsonb_build_array(jsonb_build_object('start', 0, 'end', 5, 'text', a.text),
-                         jsonb_build_object('start', 5, 'end', 10, 'text', b.text),
-                         jsonb_build_object('start', 10, 'end', 15, 'text', c.text),
-                         jsonb_build_object('start', 15, 'end', 20, 'text', concat_ws(' ', d.text, extra))),
-       'bench'
-FROM (SELECT *, CASE WHEN id = %(rows)s / 3 THEN 'needle' WHEN id <= %(rows)s / 10 THEN 'yesteryear' END AS extra
-      FROM drawn) AS drawn
-JOIN phrases AS a ON a.id = drawn.a JOIN phrases AS b ON b.id = drawn.b
-JOIN phrases AS c ON c.id = drawn.c JOIN phrases AS d ON d.id = drawn.d;
-UPDATE transcripts SET text = long.text, segments = long.segments
-FROM (SELECT of.id, string_agg(phrases.text, ' ' ORDER BY phrases.id) || ' meeting' AS text,
-             jsonb_agg(jsonb_build_object('start', 4 * (phrases.id %% 900), 'end', 4 * (phrases.id %% 900) + 4,
-                                          'text', phrases.text, 'language', 'en', 'confidence', 0.9,
-                                          'words', spoken.words) ORDER BY phrases.id)
-             || jsonb_build_array(jsonb_build_object('start', 3600, 'end', 3601, 'text', 'meeting')) AS segments
-      FROM (SELECT %(rows)s - 3 * n AS id, n
-            FROM generate_series(0, least(%(long)s, %(rows)s / 10) - 1) AS n) AS of
-      JOIN phrases ON phrases.id BETWEEN 400 * of.n AND 400 * of.n + 899
-      CROSS JOIN LATERAL (
-          SELECT jsonb_agg(jsonb_build_object('start', place, 'end', place + 0.25, 'word', word,
-                                              'probability', 0.9)) AS words
-          FROM unnest(string_to_array(phrases.text, ' ')) WITH ORDINALITY AS each(word, place)
-      ) AS spoken
-      GROUP BY of.id) AS long
-WHERE audio_id = long.id;
-INSERT INTO classifications
-SELECT id, 'content', CASE WHEN id %% 20 = 3 THEN 'silence' ELSE 'speech' END, 0.9 FROM drawn;
-INSERT INTO classifications SELECT id, 'audio_tag', 'Siren', 0.4 FROM drawn WHERE id %% 200 = 4;
-INSERT INTO classifications SELECT id, 'audio_tag', 'Chainsaw', 0.4 FROM drawn WHERE id %% 20000 = 5;
-INSERT INTO batches (batch_id, s3_key, file_count, host, opened_at, finished_at)
-SELECT batch_id, 'archives/' || batch_id || '.tar', count(*), 'gpu-001', min(created_at), max(created_at)
-FROM audio_files GROUP BY batch_id;
-UPDATE audio_files SET status = 'failed', error = 'no sound in it, kind ' || audio_id %% 13, updated_at = now()
-WHERE audio_id %% 100 = 7;
-SET maintenance_work_mem = '256MB';
-CREATE INDEX transcripts_by_word ON transcripts USING gin (words);
-DROP TABLE phrases, drawn;
-ANALYZE audio_files, transcripts, classifications;
-"""
 
 
 def arguments() -> argparse.Namespace:
@@ -128,47 +58,6 @@ def arguments() -> argparse.Namespace:
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
     return given
-
-
-def make_rows(fleet: Fleet, rows: int) -> float:
-    """Fill the empty tables; gives the seconds that it took."""
-    began = time.perf_counter()
-    with psycopg2.connect(fleet.postgres.url) as connection, connection.cursor() as cursor:
-        cursor.execute(ROWS, {"rows": rows, "long": LONG, "ended": ENDED})
-    connection.close()
-    return time.perf_counter() - began
-
-
-def make_fleet(redis: Any, queues: list[str]) -> None:
-    """Fill the empty Redis: what the workers say of themselves, their queues, the open batches."""
-    now = redis.time()[0]
-    steps = redis.pipeline(transaction=False)
-    hosts = [f"gpu-{number:03}" for number in range(HOSTS)]
-    for number in range(WORKERS):
-        host = hosts[number % HOSTS]
-        role = "unpack" if number < HOSTS else "gpu"
-        queue = queues[1] if role == "unpack" else f"{queues[2]}:{host}"
-        worker_id = f"{host}-{role}{number // HOSTS}"
-        said = {
-            "role": role, "host": host, "pid": 1, "started": "", "queue": queue, "doing": "transcribing 128 files",
-            "since": now, "beat": now, "hour": {"seconds": 3600, "done": 900, "failed": 1, "audio_seconds": 1e4},
-            "disk": {"free": 5 * 10**11, "size": 10**12},
-            "gpu": {"name": "A100", "busy": 0.9, "memory_used": 1, "memory": 2} if role == "gpu" else None,
-        }  # fmt: skip
-        steps.set(job_queue.heartbeat_key(worker_id), json.dumps(said))
-        steps.zadd(f"{queue}:workers", {worker_id: now})
-        steps.rpush(f"{queue}:working:{worker_id}", *(f'{{"batch_id": "x{count}"}}' for count in range(32)))
-    for host in hosts:
-        steps.zadd(batches.HOSTS, {host: now})
-        steps.hset(batches.QUEUES, f"{queues[2]}:{host}", host)
-        steps.rpush(f"{queues[2]}:{host}", *(f'{{"batch_id": "y{count}"}}' for count in range(1000)))
-    for number in range(BATCHES):
-        batch_id = f"20260101-{number:06}"
-        fields = ("host", "s3_key", "total", "processed", "failed")
-        values = (hosts[number % HOSTS], f"archives/{batch_id}.tar", 1000, number % 1000, number % 7)
-        steps.mset(dict(zip(batches.keys_of(batch_id, *fields), values, strict=True)))
-        steps.zadd(batches.OPEN, {batch_id: now - 600})
-    steps.execute()
 
 
 # --- status and page ---------------------------------------------------------------------------------------
@@ -276,6 +165,24 @@ def searches(rows: int) -> dict[str, Query]:
         "a rare word, the common label": Query("w19999", tag="speech"),
         "a common word, of a batch": Query("w10", batch_id=batch),
         "a rare word, of a batch": Query("w1000", batch_id=batch),
+        "a beginning, of common words": Query("w12*"),
+        "a beginning, of rare words": Query("w1999*"),
+        "a beginning with another word": Query("w1 w1888*"),
+        "a common Chinese word": Query("丁丂"),
+        "a rare Chinese word": Query("七凨"),
+        "a phrase of four Chinese characters": Query("丁丁丁丂"),
+        "one Chinese character": Query("丁"),
+        "a common word with an accent": Query("É1"),
+        "a rare word with an accent": Query("é15000"),
+        "no word, a common value of the metadata": Query(meta=(("talkgroup", "1001"),)),
+        "no word, a rare value of the metadata": Query(meta=(("talkgroup", "2950"),)),
+        "a common word, a rare value of the metadata": Query("w10", meta=(("emergency", "true"),)),
+        "two values of the metadata": Query(meta=(("talkgroup", "1001"), ("frequency", "851000007"))),
+        "a common word, by relevance": Query("w10", order="relevance"),
+        "a word in one of 250 files, by relevance": Query("w1000", order="relevance"),
+        "two common words, by relevance": Query("w20 w30", order="relevance"),
+        "a rare phrase, by relevance": Query('"w300 w20"', order="relevance"),
+        "a word that was never said": Query("w19999x9"),
         "everything at once": Query("w1 w2 -w3", since=old, until=month, language="de", tag="speech"),
     }
 
@@ -283,26 +190,42 @@ def searches(rows: int) -> dict[str, Query]:
 def search_part(given: argparse.Namespace, fleet: Fleet) -> Iterator[str]:
     """The table of the searches."""
     database = Database(fleet.postgres.worker_url)
-    yield "| | hits shown | median | worst |"
-    yield "|---|---|---|---|"
+    yield "| | hits shown | median | 95th percentile | worst |"
+    yield "|---|---|---|---|---|"
     slow = []
     for name, query in searches(given.rows).items():
         seconds, hits = [], 0
         for _ in range(given.rounds):
             began = time.perf_counter()
-            hits = len(search(database, query))
+            hits = len(find(database, query).hits)
             seconds.append(time.perf_counter() - began)
         if statistics.median(seconds) > MOST_SECONDS:
             slow.append(name)
-        yield f"| {name} | {hits} | {_span(seconds)} |"
+        yield f"| {name} | {hits} | {_spread(seconds)} |"
         print(f"{name}: {_ms(statistics.median(seconds))}", file=sys.stderr)
     database.close()
     seconds = [timed_command(fleet, "search", "w10") for _ in range(given.rounds)]
     idle = [timed_command(fleet, "--help") for _ in range(given.rounds)]
-    yield f"| `pipelinectl search` of a common word | 20 | {_span(seconds)} |"
-    yield f"| `pipelinectl --help` | | {_span(idle)} |"
+    yield f"| `pipelinectl search` of a common word | 20 | {_spread(seconds)} |"
+    yield f"| `pipelinectl --help` | | {_spread(idle)} |"
+    yield ""
+    yield _sizes(fleet)
     yield ""
     yield f"Over {MOST_SECONDS} s in the median: {', '.join(slow) or 'none'}."
+
+
+def _spread(seconds: list[float]) -> str:
+    late = sorted(seconds)[int(0.95 * (len(seconds) - 1) + 0.5)]
+    return f"{_ms(statistics.median(seconds))} | {_ms(late)} | {_ms(max(seconds))}"
+
+
+def _sizes(fleet: Fleet) -> str:
+    """How much the text is, and what a search reads of it."""
+    ((text, rows, index),) = fleet.query(
+        "SELECT (SELECT sum(octet_length(text)) FROM transcripts),"
+        " pg_table_size('passages') + pg_relation_size('passages_pkey'), pg_relation_size('passages_by_word')"
+    )
+    return f"The text is {amount(int(text))}, its passages {amount(rows)}, their index of words {amount(index)}."
 
 
 def _ms(seconds: float) -> str:
@@ -328,7 +251,10 @@ PARTS: dict[str, Callable[[argparse.Namespace, Fleet], Iterator[str]]] = {
     "status": status_part,
     "page": page_part,
     "search": search_part,
+    "watch": watch_part,
+    "notice": notice_part,
 }
+WITH_ROWS = {"status", "page", "search"}
 
 
 def processor() -> str:
@@ -343,13 +269,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-operating-") as folder, Fleet(Path(folder)) as fleet:
         fleet.control("migrate")
         fleet.postgres.grant()
-        took = make_rows(fleet, given.rows)
-        print(f"{given.rows} rows made in {took:.0f} s", file=sys.stderr)
-        make_fleet(redis_client.connect(fleet.valkey.url), QUEUES)
-        for part in given.parts or PARTS:
+        parts = given.parts or list(PARTS)
+        if WITH_ROWS & set(parts):
+            took = make_rows(fleet, given.rows)
+            print(f"{given.rows} rows made in {took:.0f} s", file=sys.stderr)
+            make_fleet(redis_client.connect(fleet.valkey.url), QUEUES)
+        for part in sorted(parts, key=lambda part: part not in WITH_ROWS):
+            if part not in WITH_ROWS:
+                clean = Path(folder, part)
+                clean.mkdir()
+                fleet.clean(clean)
             load = os.getloadavg()[0]
             lines = list(PARTS[part](given, fleet))
-            what = f"{given.rows:,} recordings, on {CORES} cores of {processor()}, {given.rounds} rounds"
+            rows = f"{given.rows:,} recordings, " if part in WITH_ROWS else ""
+            rounds = "" if part == "notice" else f", {given.rounds} rounds"
+            what = f"{rows}on {CORES} cores of {processor()}{rounds}"
             text = "\n".join([f"{what}; the load was {load:.1f} before:", "", *lines, ""])
             RESULTS.mkdir(parents=True, exist_ok=True)
             (RESULTS / f"operating-{part}.md").write_text(text)

@@ -93,7 +93,7 @@ def sample_archives(folder: Path) -> list[Path]:
     return archives
 
 
-def watch(fleet: Fleet, archives: int, console: Console) -> None:
+def watch(fleet: Fleet, archives: list[Path], console: Console) -> None:
     """Show the progress of each stage until every batch is finished, or nothing moves any more."""
     columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -101,7 +101,7 @@ def watch(fleet: Fleet, archives: int, console: Console) -> None:
         last: dict[str, tuple[int, int]] = {}
         moved = time.monotonic()
         while True:
-            now = demo_report.stages(fleet, archives)
+            now = demo_report.stages(fleet, len(archives))
             if now != last:
                 last, moved = now, time.monotonic()
                 for stage, (done, total) in now.items():
@@ -109,7 +109,7 @@ def watch(fleet: Fleet, archives: int, console: Console) -> None:
                 if not console.is_terminal:
                     line = ", ".join(f"{stage} {done}/{total}" for stage, (done, total) in now.items())
                     console.print(line, soft_wrap=True)
-            if now["finished batches"][0] + demo_report.dead_letters(fleet) >= archives:
+            if now["finished batches"][0] + len(demo_report.dead_letters(fleet, archives)) >= len(archives):
                 return
             for worker in fleet.workers:
                 worker.require_running()
@@ -138,7 +138,7 @@ def run(given: argparse.Namespace, folder: Path, console: Console) -> bool:
             fleet.worker(role)
         show_the_way(fleet, console)
         require(fleet, "enqueue", *map(str, remote))
-        watch(fleet, len(archives), console)
+        watch(fleet, remote, console)
         for table in demo_report.tables(fleet):
             console.print(table)
         passed = demo_report.check(fleet, remote, given, console)

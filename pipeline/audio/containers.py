@@ -1,4 +1,4 @@
-"""What kind of recording a file is, told by its own bytes: the name of the ffmpeg demuxer that may open it.
+"""What kind of recording a file is, detected from its own bytes: the name of the ffmpeg demuxer that may open it.
 
 ffmpeg's own choice is not used. It takes a script, a playlist or a manifest for what it is, whatever its name,
 and opens the files that it lists. Here is a list of audio and audio-carrying containers instead, each of one

@@ -16,11 +16,12 @@ from pipeline.foundation.file_warnings import FileWarning
 
 @dataclass(frozen=True)
 class Report:
-    """How long the recording is, how many channels its Opus has, and what was damaged."""
+    """How long the recording is, how many channels its Opus has, what was damaged, and its tags."""
 
     seconds: float
     channels: int
     warnings: list[FileWarning] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def path_of(opus: Path) -> Path:
@@ -37,6 +38,7 @@ def write(opus: Path, report: Report, digest: str) -> None:
         "seconds": report.seconds,
         "channels": report.channels,
         "warnings": file_warnings.as_json(report.warnings),
+        "tags": report.tags,
     }
     try:
         part.write_text(json.dumps(content))
@@ -51,7 +53,8 @@ def read(opus: Path) -> Report | None:
     content = _content(opus)
     if content is None:
         return None
-    return Report(content["seconds"], content["channels"], file_warnings.from_json(content["warnings"]))
+    warnings = file_warnings.from_json(content["warnings"])
+    return Report(content["seconds"], content["channels"], warnings, content.get("tags", {}))
 
 
 def is_of(opus: Path, digest: str) -> Report | None:

@@ -11,49 +11,37 @@ import math
 import subprocess
 import tempfile
 import threading
-import uuid
+import time
 import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from io import FileIO
 from pathlib import Path
 
-import ffmpeg
 import numpy as np
 
-from pipeline.audio import conversion_report, damage, sandbox
-from pipeline.audio.byte_ranges import Pieces, pieces
-from pipeline.audio.channels import Measures, Plan
+from pipeline.audio import damage, sandbox
+from pipeline.audio.byte_ranges import pieces
 from pipeline.audio.conversion_report import Report
-from pipeline.audio.decoder import (
-    MOST_CHANNELS,
-    SAMPLE_RATE,
-    BrokenTimestamps,
-    Decoder,
-    Interrupted,
-    Limits,
-    Sound,
-    Track,
-    UnreadableAudio,
-    temporary_file,
-    too_slow,
-)
-from pipeline.audio.ffmpeg_messages import LEVEL, Messages
+from pipeline.audio.decoder import Decoder, Limits, Track
+from pipeline.audio.encoder import Encoder
+from pipeline.audio.ffmpeg_errors import BrokenTimestamps, Interrupted, UnreadableAudio, too_slow
 from pipeline.audio.ffmpeg_program import pinned_ffmpeg
-from pipeline.audio.process_pipes import MESSAGES, TooSlow, running
-from pipeline.foundation import checksum, scratch
+from pipeline.audio.pcm import MOST_CHANNELS, SAMPLE_RATE, Sound, temporary_file
+from pipeline.audio.process_pipes import TooSlow
+from pipeline.audio.sound_pieces import Pieces
 from pipeline.foundation.errors import Outage, Stop, Stopping
 from pipeline.foundation.file_warnings import FileWarning
 
-__all__ = ["SAMPLE_RATE", "Converter", "Report", "UnreadableAudio", "ends_whole", "opus_channels"]
+__all__ = ["Converter", "Report", "UnreadableAudio"]
 
 log = logging.getLogger(__name__)
 
-_MOST_PAGE_BYTES = 65_307  # of an Ogg page
 _MOST_TRACKS = 8
 TOGETHER_SECONDS = 60  # for several small files at once: far more than they need
 FILL_SECONDS, FILL_BYTES = 8, 50_000  # for a file with times of its packets, and for so many bytes a second more
-INTERRUPTIONS = 3  # by a signal, before the file is to blame
+INTERRUPTIONS = 3  # by a signal, before anybody is to blame
+KILLED_SECONDS = 600  # that a file waits for the memory of its host
+_KILLED = "the host"
 FAILURES = 2  # of an ffmpeg that works with other sound, likewise
 
 
@@ -68,6 +56,8 @@ class Converter:
     memory_mb: int = 1024
     opus_mb: int = 1024
     channels: str = "auto"
+    # Since when ffmpeg is killed with a file, again and again.
+    _killed: dict[Path, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def to_opus(self, source: Path, target: Path, stop: Stop) -> Report:
         """Convert `source` into `target`, whole or not at all; its report is beside it.
@@ -79,7 +69,7 @@ class Converter:
             try:
                 return self._convert(source, target, stop)
             except Outage as error:  # is it this host that fails, or this file?
-                if self.problem():
+                if error.service == _KILLED or self.problem():
                     raise
                 reason = str(error)
         raise UnreadableAudio(f"ffmpeg fails with this file alone: {reason}")
@@ -98,7 +88,9 @@ class Converter:
             with self._decoder.sounds(tracks, files[0][1].parent, stop, seconds) as sounds:
                 if not all(_is_plain(sound, one) for sound, one in zip(sounds, found, strict=True)):
                     return None
-                return self._encode([(*file, sound, []) for file, sound in zip(files, sounds, strict=True)], stop)
+                return self._encoder.encode(
+                    [(*file, sound, []) for file, sound in zip(files, sounds, strict=True)], stop
+                )
         except (UnreadableAudio, Interrupted, BrokenTimestamps, Outage) as error:
             log.debug("%d files have to be converted one by one: %s", len(files), error)
             return None
@@ -111,8 +103,9 @@ class Converter:
             raise UnreadableAudio(found.problem)
         try:
             yield from self._decoder.blocks(opus, found.all[0].format, stop)
+            self._killed.pop(opus, None)
         except Interrupted as error:
-            raise Stopping if stop.is_set() else UnreadableAudio(str(error)) from error
+            raise Stopping if stop.is_set() else self._meaning(error, opus, "") from error
         except TooSlow:
             raise too_slow(self.timeout_seconds) from None
 
@@ -159,17 +152,37 @@ class Converter:
         pcm = self.opus_mb * 2**20 * 8 // (self.bitrate_kbps * 1000) * SAMPLE_RATE * 2
         return Decoder(self.program, Limits(self.timeout_seconds, self.memory_mb * 2**20, pcm))
 
-    # --- decoding --------------------------------------------------------------------------------------
+    @property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.program, self.bitrate_kbps, self.timeout_seconds, self.opus_mb, self.channels)
 
     def _convert(self, source: Path, target: Path, stop: Stop) -> Report:
+        last: Interrupted | None = None
         for _ in range(INTERRUPTIONS):
             try:
-                return self._to_opus(source, target, stop)
-            except Interrupted as error:  # by who stops us too, or by a machine without memory
+                report = self._to_opus(source, target, stop)
+                self._killed.pop(source, None)
+                return report
+            except Interrupted as error:  # by who stops us too
                 if stop.is_set():
                     raise Stopping from None
-                reason = str(error)
-        raise UnreadableAudio(f"{reason}, {INTERRUPTIONS} times")
+                last = error
+        assert last is not None
+        raise self._meaning(last, source, f", {INTERRUPTIONS} times") from None
+
+    def _meaning(self, error: Interrupted, source: Path, times: str) -> Outage | UnreadableAudio:
+        """What it means that ffmpeg was ended: a crash is the file's; a kill is the host's, unless it comes again
+        and again for minutes, with this file while ffmpeg does its work with other sound."""
+        if error.is_a_crash:
+            return UnreadableAudio(f"ffmpeg was ended with status {error.status}{times}")
+        since = self._killed.setdefault(source, time.monotonic())
+        if time.monotonic() - since < KILLED_SECONDS or self.problem():
+            said = f"ffmpeg was ended with status {error.status}{times}: this host may have no memory left"
+            return Outage(_KILLED, said)
+        del self._killed[source]
+        return UnreadableAudio(
+            f"ffmpeg was ended with status {error.status} for {KILLED_SECONDS} s, with this file alone"
+        )
 
     def _to_opus(self, source: Path, target: Path, stop: Stop) -> Report:
         found = pieces(source)
@@ -177,7 +190,7 @@ class Converter:
             raise UnreadableAudio(found.problem)
         with contextlib.ExitStack() as files:
             sound, warnings = self._sound(files, source, found, target.parent, stop)
-            return self._encode([(source, target, sound, warnings)], stop)[0]
+            return self._encoder.encode([(source, target, sound, warnings)], stop)[0]
 
     def _sound(
         self, files: contextlib.ExitStack, source: Path, found: Pieces, folder: Path, stop: Stop
@@ -222,96 +235,9 @@ class Converter:
     ) -> Sound:
         if len(sounds) == 1:
             return sounds[0]
-        whole = Sound(temporary_file(files, folder))
+        whole = Sound(temporary_file(files, folder), tags=sounds[0].tags)
         join(sounds, whole)
         return whole
-
-    # --- encoding --------------------------------------------------------------------------------------
-
-    def _encode(self, files: list[tuple[Path, Path, Sound, list[FileWarning]]], stop: Stop) -> list[Report]:
-        """Make the Opus of each (source, target, its sound, what is wrong with it), with its report."""
-        plans = [self._plan(sound) for _, _, sound, _ in files]
-        # A name of its own: the worker that was killed may have left another one.
-        token = uuid.uuid4().hex[:8]
-        parts = [target.with_name(f"{target.name}.{token}.part") for _, target, _, _ in files]
-        reports_made = []
-        try:
-            self._run_encoder([sound for _, _, sound, _ in files], plans, parts, stop)
-            for (source, target, sound, warnings), plan, part in zip(files, plans, parts, strict=True):
-                report = Report(round(sound.seconds, 3), len(plan.weights), [*warnings, *damage.of_channels(plan)])
-                scratch.sync(part)
-                _remove(target)  # of other bytes: it must not get this report
-                conversion_report.write(target, report, checksum.sha256(source))
-                part.rename(target)
-                reports_made.append(report)
-            scratch.sync(files[0][1].parent)  # the names too: what is queued must be there after a power cut
-        finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
-        return reports_made
-
-    def _plan(self, sound: Sound) -> Plan:
-        if not sound.frames:
-            raise UnreadableAudio("ffmpeg found no sound in it")
-        if sound.channels == 1:
-            return Plan([{0: 1.0}])
-        measures = Measures(sound.channels, SAMPLE_RATE)
-        for block in sound.blocks():
-            measures.add(block)
-        return measures.plan(self.channels)
-
-    def _run_encoder(self, sounds: list[Sound], plans: list[Plan], parts: list[Path], stop: Stop) -> None:
-        for sound in sounds:
-            sound.file.seek(0)
-        inputs = [sound.file.fileno() for sound in sounds]
-        messages, most = Messages(), self.opus_mb * 2**20
-        with contextlib.ExitStack() as files:
-            targets = [files.enter_context(part.open("xb", buffering=0)) for part in parts]
-
-            def command(urls: Sequence[str]) -> list[str]:
-                return self._command(sounds, plans, urls)
-
-            with running(command, len(parts), stop, self.timeout_seconds, inputs) as program:
-                try:
-                    for number, chunk in program.chunks():
-                        if number == MESSAGES:
-                            messages.feed(chunk)
-                        elif targets[number].tell() + len(chunk) > most:
-                            raise UnreadableAudio(f"its Opus would be over {self.opus_mb} MB (OPUS_MAX_MB)")
-                        else:
-                            _write(targets[number], chunk)
-                except TooSlow:
-                    raise too_slow(self.timeout_seconds) from None
-            messages.close()
-            status = program.ended.status
-            if status < 0:
-                raise Interrupted(f"ffmpeg was ended with status {status}")
-            if status:  # its input is our own: this host would fail file after file
-                raise Outage("ffmpeg", f"{self.program} makes no Opus, status {status}: {messages.reason({})}")
-
-    def _command(self, sounds: list[Sound], plans: list[Plan], urls: Sequence[str]) -> list[str]:
-        """One thread each, no tags; more than two channels as they are, by a mapping that has no loudspeakers."""
-        outputs = []
-        for sound, plan, url in zip(sounds, plans, urls, strict=True):
-            count = len(plan.weights)
-            options: dict[str, object] = {"mapping_family": 255} if count > 2 else {}
-            if not plan.is_copy(sound.channels):
-                options["af"] = plan.pan()
-            source = ffmpeg.input(
-                f"pipe:{sound.file.fileno()}", format="s16le", ar=SAMPLE_RATE, ac=sound.channels, threads=1
-            )
-            outputs.append(
-                source["a:0"].output(
-                    url, format="opus", acodec="libopus", threads=1, map_metadata=-1, application="voip",
-                    audio_bitrate=f"{self.bitrate_kbps * count}k", **options,
-                )
-            )  # fmt: skip
-        return list(
-            ffmpeg.merge_outputs(*outputs)
-            .global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", LEVEL)
-            .overwrite_output()
-            .compile(cmd=self.program)
-        )
 
 
 def _is_plain(sound: Sound, found: Pieces) -> bool:
@@ -321,38 +247,3 @@ def _is_plain(sound: Sound, found: Pieces) -> bool:
 
 def _channels(sound: Sound) -> int:
     return sound.channels
-
-
-def _remove(target: Path) -> None:
-    """Remove an older Opus, so that it is gone after a power cut too."""
-    if target.exists():
-        target.unlink()
-        scratch.sync(target.parent)
-
-
-def _write(file: FileIO, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[file.write(view) :]
-
-
-def opus_channels(path: Path) -> int:
-    """How many channels an Opus of ours has (RFC 7845, section 5.1); 1 where it is none."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    place = head.find(b"OpusHead")
-    return max(1, head[place + 9]) if 0 <= place < len(head) - 9 else 1
-
-
-def ends_whole(path: Path) -> bool:
-    """Whether an Ogg file ends with its last page (RFC 3533, section 6): a decoder does not miss what is cut."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * _MOST_PAGE_BYTES))
-        tail = file.read()
-    start = tail.rfind(b"OggS")
-    while start >= 0:
-        page = tail[start:]
-        if len(page) >= 27 and len(page) == 27 + page[26] + sum(page[27 : 27 + page[26]]):
-            return bool(page[5] & 4)  # the end-of-stream flag
-        start = tail.rfind(b"OggS", 0, start)  # those four bytes may also occur in the sound
-    return False

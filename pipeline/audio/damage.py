@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.audio.byte_ranges import Piece
 from pipeline.audio.channels import Plan
-from pipeline.audio.decoder import SAMPLE_RATE, Sound
+from pipeline.audio.pcm import SAMPLE_RATE, Sound
+from pipeline.audio.sound_pieces import Piece
 from pipeline.foundation.file_warnings import (
     DECODE_ERRORS,
     GAP,
@@ -21,7 +21,7 @@ from pipeline.foundation.formatting import count
 # What an encoder adds in front and behind is up to 0.1 s; containers round to their frames.
 _LEAST_SECONDS, _LEAST_SHARE = 0.25, 0.002
 _LEAST_GAP_SECONDS = 0.1  # ffmpeg fills no shorter ones
-_COUNTED = frozenset(("wav",))  # their header is compared with the file itself (`pipeline.audio.byte_ranges`)
+_COUNTED = frozenset(("wav",))  # their header is compared with the file itself (`pipeline.audio.pcm_headers`)
 _SILENT = frozenset(("amr",))  # ffmpeg calls pauses that were not recorded an error
 Join = Callable[[list[Sound], Sound], None]
 

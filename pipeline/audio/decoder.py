@@ -1,57 +1,33 @@
-"""Any recording to PCM: ffmpeg in a sandbox reads it and writes the sound of all channels to pipes.
-
-16 kHz, 16 bits: what is kept and heard has no more. A file's sound goes to a temporary file without a name beside
-it, which is gone when it is closed, or with the process.
-"""
+"""Any recording to PCM: ffmpeg in a sandbox reads it, and writes the sound of all channels and tags to pipes."""
 
 import contextlib
 import signal
-import struct
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import ffmpeg
 import numpy as np
 
-from pipeline.audio import sandbox
-from pipeline.audio.byte_ranges import LEAST_RATE, Piece
+from pipeline.audio import sandbox, tags
+from pipeline.audio.ffmpeg_errors import BrokenTimestamps, Interrupted, UnreadableAudio, too_slow
 from pipeline.audio.ffmpeg_messages import LEVEL, Messages
+from pipeline.audio.pcm import BLOCK_FRAMES, SAMPLE_RATE, Sound, WavReader, take_block, temporary_file
 from pipeline.audio.process_pipes import MESSAGES, Ended, Running, TooSlow, running
-from pipeline.foundation.errors import Outage, Permanent, Stop
+from pipeline.audio.sound_pieces import LEAST_RATE, Piece
+from pipeline.audio.tags import TagsReader
+from pipeline.foundation.errors import Outage, Stop
 
-SAMPLE_RATE = 16_000  # what Whisper listens to
-MOST_CHANNELS = 64
 # Containers that keep a time for each packet: a gap between two is silence that was not recorded, or lost. Those
 # of the others are counted by the demuxer, or jump where files are joined (MP3, AVI).
 TIMED = frozenset(("mov", "matroska", "asf", "flv", "mpegts", "ogg", "amr"))
 _FILLED = f"aresample={SAMPLE_RATE}:async=1:first_pts=0"
 _PLAIN = f"aresample={SAMPLE_RATE}"
 _MOST_GAP_SECONDS, _MOST_GAP_SHARE = 3600, 10  # more time than that, and that share of the sound, is no gap
-_HEADER_BYTES = 4096  # in which the header of the PCM ends
-_BLOCK_FRAMES = 10 * SAMPLE_RATE
 _SIGXCPU = signal.SIGXCPU
 _STOPPED = 255  # its status after SIGTERM or SIGINT
 _FULL_MEMORY = 0.8  # of the limit: who has used so much, and failed, wanted more
-
-
-class UnreadableAudio(Permanent):
-    """ffmpeg can make no sound of the file; the message is its own reason."""
-
-
-def too_slow(seconds: float) -> UnreadableAudio:
-    """What a file is failed with on which ffmpeg worked for longer than it may."""
-    return UnreadableAudio(f"ffmpeg was not done after {seconds:g} s (FFMPEG_TIMEOUT_SECONDS)")
-
-
-class Interrupted(Exception):
-    """A signal has ended ffmpeg: the file may have no part in it."""
-
-
-class BrokenTimestamps(Exception):
-    """The times of the packets cannot be right: the sound has to be taken as it comes."""
 
 
 @dataclass(frozen=True)
@@ -78,74 +54,6 @@ class Track:
         return self.is_timed and self.piece.format in TIMED
 
 
-@dataclass
-class Sound:
-    """The PCM of a track: `channels`, and how many `frames` of them `file` holds, from its start.
-
-    `plain_frames`: how many there are without the silence in gaps; `declared`: what the container says (seconds);
-    `tracks` and `pictures`: how many of them the file has; `errors`: what the decoder said.
-    """
-
-    file: BinaryIO
-    channels: int = 0
-    frames: int = 0
-    plain_frames: int | None = None
-    declared: float | None = None
-    tracks: int = 1
-    pictures: int = 0
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return self.frames / SAMPLE_RATE
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The sound, frames by channels (16 bits), some seconds at a time."""
-        self.file.seek(0)
-        left = self.frames
-        while left:
-            count = min(left, _BLOCK_FRAMES)
-            data = self.file.read(count * self.channels * 2)
-            yield np.frombuffer(data, "<i2").reshape(-1, self.channels)
-            left -= count
-
-    def add(self, block: np.ndarray) -> None:
-        """Append some frames."""
-        self.file.write(block.astype("<i2").tobytes())
-        self.frames += len(block)
-
-
-class _Pcm:
-    """Takes the WAV that ffmpeg writes: its header says how many channels there are."""
-
-    def __init__(self) -> None:
-        self.channels, self.bytes = 0, 0
-        self._head = b""
-
-    def take(self, chunk: bytes) -> bytes:
-        """The sound in the next bytes."""
-        if self.channels:
-            self.bytes += len(chunk)
-            return chunk
-        self._head += chunk
-        place = self._head.find(b"data", 36)
-        if place < 0 or len(self._head) < place + 8:
-            if len(self._head) > _HEADER_BYTES:
-                raise UnreadableAudio("ffmpeg wrote no sound")
-            return b""
-        self.channels = struct.unpack("<H", self._head[22:24])[0]
-        if not 0 < self.channels <= MOST_CHANNELS:
-            raise UnreadableAudio(f"it has {self.channels} channels: {MOST_CHANNELS} are read at most")
-        sound, self._head = self._head[place + 8 :], b""
-        self.bytes += len(sound)
-        return sound
-
-    @property
-    def frames(self) -> int:
-        return self.bytes // (2 * self.channels) if self.channels else 0
-
-
 @dataclass(frozen=True)
 class Decoder:
     """ffmpeg as a decoder: the program, and its limits."""
@@ -163,13 +71,16 @@ class Decoder:
         with contextlib.ExitStack() as files:
             sounds = [Sound(temporary_file(files, folder)) for _ in tracks]
             messages, pcm = Messages(), _Outputs(tracks)
-            with self._running(tracks, pcm, stop, seconds) as program:
-                self._read(program, messages, pcm, sounds, tracks)
+            readers = [TagsReader() for _ in _tagged(tracks)]
+            with self._running(tracks, pcm.count + len(readers), stop, seconds) as program:
+                self._read(program, messages, pcm, sounds, tracks, readers)
                 self._judge(program.ended, messages, tracks, any(sound.frames for sound in sounds))
             if program.ended.status and not messages.errors:  # there is sound, but surely not all of it
                 messages.errors.append(f"ffmpeg ended with status {program.ended.status}")
             for sound, one in zip(sounds, messages.inputs, strict=False):
                 sound.declared, sound.tracks, sound.pictures = one.declared, one.tracks, one.pictures
+            for number, reader in zip(_tagged(tracks), readers, strict=True):
+                sounds[number].tags = reader.tags()
             for sound in sounds:
                 sound.errors = messages.errors
             yield sounds
@@ -187,43 +98,48 @@ class Decoder:
         Raises as `sounds`."""
         tracks = [Track(path, Piece(form), is_timed=False)]
         messages, pcm, held = Messages(), _Outputs(tracks), bytearray()
-        with self._running(tracks, pcm, stop, self.limits.seconds) as program:
+        with self._running(tracks, pcm.count, stop, self.limits.seconds) as program:
             for number, chunk in program.chunks():
                 if number == MESSAGES:
                     messages.feed(chunk)
                     continue
                 held += pcm.heard[0].take(chunk)
                 frame = 2 * pcm.heard[0].channels or 2
-                while len(held) >= frame * _BLOCK_FRAMES:  # blocks of the same length in every run
-                    yield _frames(held, frame)
+                while len(held) >= frame * BLOCK_FRAMES:  # blocks of the same length in every run
+                    yield take_block(held, frame)
             if len(held) >= 2 * pcm.heard[0].channels > 0:
-                yield _frames(held, 2 * pcm.heard[0].channels)
+                yield take_block(held, 2 * pcm.heard[0].channels)
             self._judge(program.ended, messages, tracks, pcm.heard[0].frames > 0)
 
     def _running(
-        self, tracks: Sequence[Track], pcm: "_Outputs", stop: Stop, seconds: float
+        self, tracks: Sequence[Track], outputs: int, stop: Stop, seconds: float
     ) -> contextlib.AbstractContextManager[Running]:
         paths = [str(path) for path in dict.fromkeys(track.path for track in tracks)]
         limits = {"data": self.limits.memory, "cpu": 2 * self.limits.seconds + 1, "fsize": 0}
         confined = sandbox.command(self.program, paths, limits)
-        return running(lambda urls: [*confined, *self._command(tracks, urls)], pcm.count, stop, seconds)
+        return running(lambda urls: [*confined, *self._command(tracks, urls)], outputs, stop, seconds)
 
     def _command(self, tracks: Sequence[Track], urls: Sequence[str]) -> list[str]:
-        """One thread, no other protocol than that of files, no tags; of gaps also how long the sound is
-        without."""
+        """One thread, no other protocol than that of files; of gaps also how long the sound is without. Where urls
+        are left, the tags of each file go there."""
         outputs, left = [], iter(urls)
         for track in tracks:
-            source = ffmpeg.input(
-                track.piece.url(track.path), format=track.piece.format, threads=1,
-                protocol_whitelist="file,subfile", max_error_rate=1, err_detect="crccheck", **track.piece.options,
-            )[f"a:{track.number}"]  # fmt: skip
+            source = _source(track)
             for filtered in (_FILLED, _PLAIN) if track.fills else (_PLAIN,):
                 outputs.append(
                     source.output(
                         next(left), format="wav", acodec="pcm_s16le", af=filtered, threads=1, map_metadata=-1,
-                        fflags="+bitexact",
+                        fflags="+bitexact", flush_packets=0,
                     )
                 )  # fmt: skip
+        inputs = list(dict.fromkeys(track.piece.url(track.path) for track in tracks))
+        for number, url in zip(_tagged(tracks), left, strict=False):
+            place = inputs.index(tracks[number].piece.url(tracks[number].path))
+            outputs.append(
+                _source(tracks[number]).output(
+                    url, format=tags.FORM, acodec="copy", map_metadata=place, map_chapters=-1, fflags="+bitexact"
+                )
+            )
         return list(
             ffmpeg.merge_outputs(*outputs)
             .global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", LEVEL)
@@ -232,13 +148,22 @@ class Decoder:
         )
 
     def _read(
-        self, program: Running, messages: Messages, pcm: "_Outputs", sounds: list[Sound], tracks: Sequence[Track]
+        self,
+        program: Running,
+        messages: Messages,
+        pcm: "_Outputs",
+        sounds: list[Sound],
+        tracks: Sequence[Track],
+        readers: Sequence[TagsReader],
     ) -> None:
         try:
             for number, chunk in program.chunks():
                 if number == MESSAGES:
                     messages.feed(chunk)
                     _check_rates(messages)
+                    continue
+                if number >= pcm.count:
+                    readers[number - pcm.count].take(chunk)
                     continue
                 track, is_plain = pcm.of(number)
                 data = pcm.heard[number].take(chunk)
@@ -268,7 +193,7 @@ class Decoder:
         if status == -_SIGXCPU:
             raise UnreadableAudio(f"ffmpeg took {2 * self.limits.seconds} s of CPU (FFMPEG_TIMEOUT_SECONDS)")
         if status < 0 or (status == _STOPPED and not messages.errors):
-            raise Interrupted(f"ffmpeg was ended with status {status}")
+            raise Interrupted(status)
         if has_sound and not status and not messages.errors:
             return
         for track in tracks:
@@ -294,7 +219,7 @@ class _Outputs:
             for number, track in enumerate(tracks)
             for is_plain in ((False, True) if track.fills else (False,))
         ]
-        self.heard = [_Pcm() for _ in self._places]
+        self.heard = [WavReader() for _ in self._places]
 
     @property
     def count(self) -> int:
@@ -311,7 +236,7 @@ class _Outputs:
         """The number of the track, and whether it is the sound without the silence in gaps."""
         return self._places[output]
 
-    def pair(self, track: int) -> tuple[_Pcm, _Pcm | None]:
+    def pair(self, track: int) -> tuple[WavReader, WavReader | None]:
         """The outputs of a track."""
         one = [heard for heard, place in zip(self.heard, self._places, strict=True) if place[0] == track]
         return one[0], one[1] if len(one) > 1 else None
@@ -326,17 +251,21 @@ class _Outputs:
             raise BrokenTimestamps(f"{gap:.0f} s of silence")
 
 
-def temporary_file(files: contextlib.ExitStack, folder: Path) -> BinaryIO:
-    """A file without a name on the folder's disk, until `files` ends."""
-    return files.enter_context(tempfile.TemporaryFile(dir=folder))
+def _source(track: Track) -> Any:
+    """A track as ffmpeg's input."""
+    return ffmpeg.input(
+        track.piece.url(track.path), format=track.piece.format, threads=1,
+        protocol_whitelist="file,subfile", max_error_rate=1, err_detect="crccheck", **track.piece.options,
+    )[f"a:{track.number}"]  # fmt: skip
 
 
-def _frames(held: bytearray, frame: int) -> np.ndarray:
-    """Take a block out of what is held, or the whole frames where there are fewer."""
-    whole = min(len(held) // frame, _BLOCK_FRAMES) * frame
-    block = np.frombuffer(bytes(held[:whole]), "<i2").reshape(-1, frame // 2)
-    del held[:whole]
-    return block
+def _tagged(tracks: Sequence[Track]) -> list[int]:
+    """The numbers of the tracks whose tags are read: the first of each file, if it is there."""
+    first: dict[Path, int] = {}
+    for number, track in enumerate(tracks):
+        if track.number == 0:
+            first.setdefault(track.path, number)
+    return list(first.values())
 
 
 def _check_rates(messages: Messages) -> None:

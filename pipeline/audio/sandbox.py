@@ -1,6 +1,6 @@
 """Runs a program where it can read the files it is given, and nothing else: no other file, no network.
 
-    python -I -S pipeline/audio/sandbox.py data=1073741824 cpu=7201 read=/a/file -- ffmpeg ...
+    python -I -S -c THIS data=1073741824 cpu=7201 read=/a/file -- ffmpeg ...
 
 A program of its own, so that the worker's threads are not copied: it limits itself and becomes the other program.
 Landlock (Linux 5.13, docs.kernel.org/userspace-api/landlock.html) decides which files it may open, seccomp refuses
@@ -8,7 +8,7 @@ system calls that reach beyond it, and the limits are the kernel's, so that they
 it writes goes to the pipes that it inherits.
 
 Where the kernel has no Landlock (`missing` says so), the limits and seccomp remain, and what callers do by
-themselves: ffmpeg is told which demuxer to use.
+themselves: ffmpeg gets the demuxer to use as an option.
 """
 
 import ctypes
@@ -49,6 +49,10 @@ _MACHINES = {
                              45, 52, 53, 452, 55, 54, 5, 6, 7, 14, 15, 16, 88, 424)),
 }  # fmt: skip
 _SIGNALS = {"x86_64": (62, 200, 234, 129), "aarch64": (129, 130, 131, 138)}  # kill, tkill, tgkill, rt_sigqueueinfo
+# This program, as it was when the worker started: a deploy may replace the file or take it away.
+if __name__ != "__main__":
+    with open(__file__, encoding="utf-8") as _file:
+        _PROGRAM = _file.read()
 # What a program that is linked dynamically needs.
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/ld.so.preload")
 
@@ -58,7 +62,7 @@ def command(program: str, read: list[str], limits: dict[str, int]) -> list[str]:
     the system's libraries; `limits`: the names of `LIMITS` with bytes, and seconds for `cpu`."""
     given = [f"{name}={limit}" for name, limit in limits.items()] + [f"read={path}" for path in read]
     itself = os.path.realpath(_found(program))  # and not its folder: that may be anybody's home
-    return [sys.executable, "-I", "-S", os.path.abspath(__file__), *given, f"read={itself}", "--"]
+    return [sys.executable, "-I", "-S", "-c", _PROGRAM, *given, f"read={itself}", "--"]
 
 
 def _found(program: str) -> str:
@@ -86,7 +90,9 @@ def _limit(name: str, most: int) -> None:
     """Lower a limit of this process, never raise it."""
     hard = resource.getrlimit(LIMITS[name])[1]
     lowest = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(LIMITS[name], (lowest, lowest))
+    # SIGXCPU at the first limit says why; at the second one the kernel kills, as it does without memory.
+    last = lowest + (name == "cpu" and lowest != hard)
+    resource.setrlimit(LIMITS[name], (lowest, last))
 
 
 def _confine(read: list[str]) -> None:

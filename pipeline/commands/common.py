@@ -1,24 +1,31 @@
 """What the commands share: the services, and speaking with people on a terminal."""
 
 import argparse
-import difflib
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 import config
-from pipeline.foundation import redis_client
+from pipeline.foundation import environment, redis_client
 from pipeline.foundation.file_names import is_storable
-from pipeline.foundation.formatting import printable
+from pipeline.foundation.formatting import did_you_mean, printable, whole_number
 from pipeline.jobs.batches import all_queues
 from pipeline.store.database import Database
 
-WIDTHS = {"id": 12, "time": 20, "failed_at": 20, "batch_id": 15}  # of what is copied into the next command
+# Of what is copied into the next command.
+WIDTHS = {"id": 28, "name": 28, "time": 20, "failed at": 20, "batch id": 28, "": 12}
+ENDLESS = 10**6  # characters of a line
+MOST_PADDED = 40  # characters of a cell that others in its column are made as wide as
 NEWEST = 500  # batches of PostgreSQL that a mistyped one is compared with
+MOST_ROWS = 10**9
 QUEUES = [config.TRANSFER_QUEUE, config.UNPACK_QUEUE, config.TRANSCRIBE_QUEUE]
 
 
@@ -47,12 +54,10 @@ def queues_of(redis: Any) -> list[str]:
     return all_queues(redis, QUEUES)
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The end of a message about a mistyped word: what it may have been, or nothing."""
-    names = list(known)
-    close = [name for name in names if given and name.startswith(given)]
-    close = close or difflib.get_close_matches(given, names, cutoff=0.75)
-    return f": did you mean {' or '.join(close[:3])}?" if close else ""
+def require_queue(redis: Any, name: str) -> None:
+    """End with status 2 where there is no such queue."""
+    if name and name not in (known := queues_of(redis)):
+        reject(f"there is no queue {name}{did_you_mean(name, known) or ': there are ' + ', '.join(known)}")
 
 
 def newest_batches(database: Database) -> list[str]:
@@ -101,19 +106,54 @@ def reject(*problems: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...], limit: int | None = None) -> Table:
-    """The rows as a table of these columns, the first `limit` of them."""
+def console() -> Console:
+    """What prints for people. Behind a pipe a line is as long as it is, unless COLUMNS says how wide it may be."""
+    shown = Console(highlight=False)
+    if not shown.is_terminal and not os.environ.get("COLUMNS"):
+        shown.width = ENDLESS
+    return shown
+
+
+@dataclass
+class Rows:
+    """A table with a title. On a terminal, cells that are too long go on below; behind a pipe a row is a line."""
+
+    title: str
+    columns: Sequence[str]
+    cells: list[list[str]]
+
+    def __rich_console__(self, shown: Console, _: ConsoleOptions) -> RenderResult:
+        """Give what rich is to print."""
+        yield Text(self.title, style="bold")
+        if shown.width < ENDLESS:
+            yield self._folded()
+        else:
+            yield from map(Text, self._lines())
+
+    def _folded(self) -> Table:
+        found = Table(box=None, pad_edge=False)
+        for number, column in enumerate(self.columns):
+            is_whole = all(len(row[number]) <= WIDTHS.get(column, 0) for row in self.cells)
+            found.add_column(column, overflow="fold", no_wrap=is_whole)
+        for row in self.cells:
+            found.add_row(*map(Text, row))
+        return found
+
+    def _lines(self) -> Iterator[str]:
+        rows = [[*self.columns], *self.cells]
+        widths = [min(MOST_PADDED, max(map(cell_len, column))) for column in zip(*rows, strict=True)]
+        for row in rows:
+            padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+            yield "  ".join(padded).rstrip()
+
+
+def table(title: str, rows: list[dict[str, Any]], columns: Sequence[str], limit: int | None = None) -> Rows:
+    """The rows as a table of these columns, the first `limit` of them; None is an empty cell."""
     more = "" if limit is None or len(rows) <= limit else f", the first {limit}"
-    table = Table(title=f"{title}: {len(rows)}{more}", title_justify="left", box=None, pad_edge=False)
     cells = [
         ["" if row[column] is None else printable(str(row[column])) for column in columns] for row in rows[:limit]
     ]
-    for number, column in enumerate(columns):
-        is_whole = all(len(row[number]) <= WIDTHS.get(column, 0) for row in cells)
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=is_whole)
-    for row in cells:
-        table.add_row(*map(Text, row))
-    return table
+    return Rows(f"{title}: {len(rows)}{more}", [column.replace("_", " ") for column in columns], cells)
 
 
 def text(given: str) -> str:
@@ -124,14 +164,14 @@ def text(given: str) -> str:
 
 
 def number(given: str) -> int:
-    """A number of rows, 1 at least."""
-    if not given.isdecimal() or int(given) < 1:
-        raise argparse.ArgumentTypeError(f"{given!r} is no number of rows")
-    return int(given)
+    """A number of rows or seconds, 1 at least."""
+    if not (found := whole_number(given, MOST_ROWS)):
+        raise argparse.ArgumentTypeError(f"{given[:40]!r} is no number from 1 to {MOST_ROWS}")
+    return found
 
 
 def address(given: str) -> tuple[str, int]:
     """An address of this machine and a port."""
-    if (found := config.address(given)) is None:
+    if (found := environment.address(given)) is None:
         raise argparse.ArgumentTypeError(f"{given!r} is no address and port, as 127.0.0.1:8080")
     return found

@@ -17,20 +17,24 @@ done again."""
 
 def run(arguments: argparse.Namespace) -> int:
     """Have a host take no new work, and wait until it has none."""
+    if arguments.undo and (arguments.hand_back or arguments.wait):
+        common.reject("--undo does not go with --wait and --hand-back")
     redis = common.connect()
     host = arguments.host
-    if arguments.undo:
-        common.say(f"{host} takes work again" if host_drain.undo(redis, host) else f"{host} was not draining")
+    if arguments.undo and host_drain.undo(redis, host):
+        common.say(f"{host} takes work again")
         return 0
     if not Batches(redis, "").is_known(host):
-        common.complain(f"no worker of {host} was heard within a week: `pipelinectl.py status` shows the hosts")
-        return 2
+        common.reject(f"no worker of {host} was heard within a week: `pipelinectl.py status` shows the hosts")
+    if arguments.undo:
+        common.say(f"{host} was not draining")
+        return 0
     host_drain.begin(redis, host)
     common.say(f"{host} takes no new work; `drain {host} --undo` lets it take some again")
     if arguments.hand_back:
         left = host_drain.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)
         batches = count(len(left.batches), "open batch")
-        question = f"give {batches} of {host} to other hosts, which begin anew"
+        question = f"give {batches} of {host} to other hosts, which start again"
         if left.batches and not common.has_agreed(arguments, question):
             return 1
         for batch_id in host_drain.hand_back(redis, host, config.UNPACK_QUEUE):
@@ -39,12 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def wait_until_drained(redis: Any, host: str, wait: bool) -> int:
-    """Tell what the host has left; where asked to, until it is nothing."""
-    told = None
+    """Report what the host has left; if asked to, wait until nothing is left."""
+    reported = None
     while (left := host_drain.work_of(redis, host, config.UNPACK_QUEUE, config.TRANSFER_QUEUE)).is_some():
-        if str(left) != told:
+        if str(left) != reported:
             common.say(f"{host} has left: {left}")
-            told = str(left)
+            reported = str(left)
         if not wait:
             return 1
         time.sleep(1)

@@ -2,16 +2,18 @@
 
 import contextlib
 import os
-import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-_MOST_STEM = 40  # characters, of 4 bytes at most: with the rest below the 255 bytes of a file name
-
 
 class Unwritable(Exception):
-    """The file cannot be written: the message says why, in one line."""
+    """The file cannot be written: the message says why, in one line. `exit_status` is 2 where that lies in its
+    path, 1 where it does not, as on a full disk."""
+
+    def __init__(self, message: str, exit_status: int = 2) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 @contextlib.contextmanager
@@ -20,10 +22,7 @@ def whole_file(path: Path, force: bool = False) -> Iterator[Path]:
 
     `Unwritable` where there is a file already and `force` is not given, or the folder cannot be written to.
     """
-    if not force and os.path.lexists(path):
-        raise Unwritable(f"{path} is there already: --force writes over it")
-    if path.is_dir():
-        raise Unwritable(f"{path} is a folder")
+    _check(path, force)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         yield part
@@ -34,15 +33,25 @@ def whole_file(path: Path, force: bool = False) -> Iterator[Path]:
     except FileExistsError:
         raise Unwritable(f"{path} is there already: --force writes over it") from None
     except OSError as error:
-        raise Unwritable(f"{path} cannot be written: {error.strerror or error}") from None
+        raise Unwritable(f"{path} cannot be written: {error.strerror or error}", 1) from None
     finally:
-        with contextlib.suppress(OSError):  # nor is there a folder
+        with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def safe_name(original_filename: str, audio_id: int, suffix: str) -> str:
-    """A file name for what is made of a recording: what is harmless in its own name, and its id, so that no two
-    are the same on any file system."""
-    stem, dot, _ = original_filename.rpartition(".")
-    plain = re.sub(r"[^\w+=@,-]+", "_", stem if dot else original_filename).strip("_-")
-    return f"{plain[:_MOST_STEM].strip('_-') or 'recording'}-{audio_id}.{suffix}"
+def _check(path: Path, force: bool) -> None:
+    """`Unwritable` where nothing can be written to the path: said before anything is read for it."""
+    try:
+        is_there = bool(path.lstat())
+    except FileNotFoundError:
+        is_there = False
+    except OSError as error:  # as of a name that is too long
+        raise Unwritable(f"{path} cannot be written: {error.strerror or error}") from None
+    if path.is_dir():
+        raise Unwritable(f"{path} is a folder: name a file in it")
+    if is_there and not force:
+        raise Unwritable(f"{path} is there already: --force writes over it")
+    if not path.parent.is_dir():
+        raise Unwritable(f"{path} cannot be written: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise Unwritable(f"{path} cannot be written: this user may not write to {path.parent}")

@@ -4,8 +4,6 @@ import argparse
 import json
 from typing import Any
 
-from rich.console import Console
-
 import config
 import s3_utils
 from pipeline.commands import common
@@ -28,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     with common.connect_database() as database:
         comparison = Reconciler(
             redis, database, config.TRANSFER_QUEUE, config.UNPACK_QUEUE, [config.TRANSCRIBE_QUEUE],
-            s3_utils.archives, s3_utils.opus_keys, s3_utils.exists, s3_utils.delete_opus,
+            s3_utils.archives, s3_utils.sources, s3_utils.opus_keys, s3_utils.exists, s3_utils.delete_opus,
         )  # fmt: skip
         found = list(comparison.findings())
         outcomes = ["found"] * len(found)
@@ -36,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
             doomed = sum(finding.destroys for finding in found)
             question = f"delete {count(doomed, 'object')} in S3"
             delete = bool(arguments.delete_orphans and doomed) and common.has_agreed(arguments, question)
-            outcomes = [mend(finding, delete) for finding in found]
+            outcomes = [repair(finding, delete) for finding in found]
     rows = [
         {"kind": of.kind, "subject": of.subject, "what": of.what, "remedy": of.remedy, "outcome": outcome}
         for of, outcome in zip(found, outcomes, strict=True)
@@ -44,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2))
     elif rows:
-        Console().print(
+        common.console().print(
             common.table("amiss", rows, ("kind", "subject", "what", "remedy", "outcome"), arguments.limit)
         )
         if not arguments.apply:
@@ -54,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any(outcome in ("found", "left") for outcome in outcomes))
 
 
-def mend(finding: Finding, delete: bool) -> str:
+def repair(finding: Finding, delete: bool) -> str:
     """Apply a finding's remedy where it has one; gives what came of it."""
     if finding.repair is None or (finding.destroys and not delete):
         return "left"
@@ -63,12 +61,12 @@ def mend(finding: Finding, delete: bool) -> str:
 
 def add(commands: Any) -> None:
     """Its arguments."""
-    mending = commands.add_parser("reconcile", help="compare S3, PostgreSQL and Redis", description=DESCRIPTION)
-    mending.add_argument("--apply", action="store_true", help="queue what is missing, clean up what is left over")
-    mending.add_argument(
+    command = commands.add_parser("reconcile", help="compare S3, PostgreSQL and Redis", description=DESCRIPTION)
+    command.add_argument("--apply", action="store_true", help="queue what is missing, clean up what is left over")
+    command.add_argument(
         "--delete-orphans", action="store_true", help="with --apply: delete Opus without a row too"
     )
-    mending.add_argument("--yes", action="store_true", help="do not ask before deleting")
-    mending.add_argument("--limit", type=common.number, default=200, metavar="N", help="rows of the table (200)")
-    mending.add_argument("--json", action="store_true", help="for scripts; everything")
-    mending.set_defaults(run=run)
+    command.add_argument("--yes", action="store_true", help="do not ask before deleting")
+    command.add_argument("--limit", type=common.number, default=200, metavar="N", help="rows of the table (200)")
+    command.add_argument("--json", action="store_true", help="for scripts; everything")
+    command.set_defaults(run=run)

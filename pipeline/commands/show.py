@@ -14,8 +14,11 @@ from rich.text import Text
 import config
 import s3_utils
 from pipeline.commands import choosing, common
-from pipeline.commands.files import Unwritable, safe_name, whole_file
-from pipeline.foundation.errors import Permanent
+from pipeline.commands.files import Unwritable, whole_file
+from pipeline.foundation import s3_client
+from pipeline.foundation.errors import Permanent, unavailable_service
+from pipeline.foundation.file_metadata import SOURCES, in_words
+from pipeline.foundation.file_names import safe_name
 from pipeline.foundation.formatting import clock, printable
 from pipeline.store.subtitles import Reading, legend, readings
 from pipeline.store.transcripts import AudioFile, read_history
@@ -23,7 +26,7 @@ from pipeline.store.transcripts import AudioFile, read_history
 DESCRIPTION = """Show everything about one file: its row, labels, history and what was said, when. `search` shows
 audio ids. A failed file has its reason here, and no Opus to fetch or play. A warning says what of a recording is
 damaged or missing. A ? behind a time means that the text is uncertain; --json has the confidence of each segment
-and word. Several channels are told apart by the names in CHANNEL_NAMES."""
+and word. Several channels are distinguished by the names in CHANNEL_NAMES."""
 
 PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "error"], ["mpv", "--no-video", "--really-quiet"])
 
@@ -41,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         shown = {**file.as_dict(config.CHANNEL_NAMES), "history": history}
         print(json.dumps(shown, indent=2, default=lambda time: time.isoformat()))
     else:
-        show(file, history, Console(highlight=False))
+        show(file, history, common.console())
     return 0
 
 
@@ -51,8 +54,10 @@ def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
     rows = {
         "file": file.original_filename,
         "batch": file.batch_id,
+        "archive": file.archive,
         "audio id": file.audio_id,
         "status": f"{file.status}: {file.error}" if file.error else file.status,
+        "recorded": _recorded(file),
         "length": seconds,
         "channels": file.channels if file.model else "",
         "languages" if len(file.languages) > 1 else "language": ", ".join(file.languages),
@@ -66,6 +71,10 @@ def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
             common.say(f"{name:<20} {value}")
     for warning in file.warnings:
         common.say(f"{'warning':<20} {warning}")
+    if file.metadata:
+        common.say("metadata")
+    for name, value in file.metadata.items():
+        common.say(f"  {name:<18} {in_words(value)}")
     shown = list(readings(file, config.CHANNEL_NAMES))
     if shown:
         print()
@@ -76,6 +85,14 @@ def show(file: AudioFile, history: dict[str, Any], console: Console) -> None:
     if explained := legend(shown, "? means"):
         print()
         common.say(explained)
+
+
+def _recorded(file: AudioFile) -> str:
+    """When the recording was made, and where that was found."""
+    if file.recorded_at is None:
+        return ""
+    source = SOURCES.get(file.recorded_from or "", "")
+    return f"{file.recorded_at:%Y-%m-%d %H:%M:%S} UTC{source and f' (from {source})'}"
 
 
 def columns(found: Reading) -> tuple[str, str]:
@@ -98,8 +115,11 @@ def download(file: AudioFile, given: str, force: bool) -> int:
         path /= safe_name(file.original_filename, file.audio_id, "opus")
     try:
         with whole_file(path, force) as part:
-            s3_utils.download_opus(key_of(file), part)
-    except (Permanent, Unwritable) as problem:
+            fetch(file, part)
+    except Unwritable as problem:
+        common.complain(str(problem))
+        return problem.exit_status
+    except Permanent as problem:
         common.complain(str(problem))
         return 1
     common.say(str(path))
@@ -116,16 +136,39 @@ def play(file: AudioFile) -> int:
     with tempfile.TemporaryDirectory(prefix="pipelinectl-") as folder:
         path = Path(folder, "recording.opus")
         try:
-            s3_utils.download_opus(key_of(file), path)
+            fetch(file, path)
         except Permanent as problem:
             common.complain(str(problem))
             return 1
-        return subprocess.run([*player, str(path)], stdin=subprocess.DEVNULL, check=False).returncode
+        return int(not has_played(player, path))
+
+
+def has_played(player: list[str], path: Path) -> bool:
+    """Have the player play it; one line where it could not, in place of its own, which may be pages."""
+    played = subprocess.run([*player, str(path)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    # ffplay ends with 0 in any case; without a sound card it names the file that it could not open or play
+    if played.returncode == 0 and path.name.encode() not in played.stderr:
+        return True
+    common.complain(f"{player[0]} cannot play it: is there a sound card? --download fetches the recording")
+    return False
+
+
+def fetch(file: AudioFile, path: Path) -> None:
+    """Download the file's Opus; ends with status 2 where S3 does not accept a setting, `Permanent` where there is
+    no Opus."""
+    key = key_of(file)
+    try:
+        s3_utils.download_opus(key, path)
+    except Exception as error:
+        if unavailable_service(error) == "S3" and (problem := s3_utils.check_bucket()):
+            config.refuse(problem)
+        raise
 
 
 def key_of(file: AudioFile) -> str:
-    """The S3 key of the file's Opus; `Permanent` where it has none yet."""
+    """The S3 key of the file's Opus, for which somebody waits; `Permanent` where it has none yet."""
     config.require(*config.S3)
+    s3_utils.patience = s3_client.OF_A_PERSON
     if not file.s3_opus_path:
         raise Permanent(f"{file.original_filename} has no Opus in S3: it is {file.status}")
     return file.s3_opus_path

@@ -3,42 +3,46 @@
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 import config
 from pipeline.commands import common
 from pipeline.foundation import redis_client
 from pipeline.foundation.formatting import amount, count, duration, printable
-from pipeline.operations.status import DEGRADED, DOWN, Status, host_state, observe, settled_files
+from pipeline.operations.snapshot import SeldomCompared, stranded_batches
+from pipeline.operations.status import Compare, Status, host_state, observe, settled_files, time_left
+from pipeline.operations.troubles import DEGRADED, DOWN, HEALTHY
 from pipeline.store.database import Database
 
 DESCRIPTION = """What moves, what is stuck and why: queues, workers, hosts, open batches, what was done
 in the last hour, what failed and what has warnings in the last day. --watch shows it anew every few seconds until
-Ctrl-C."""
+Ctrl-C, with as many rows of each table as the screen has room for."""
 
-EPILOG = """QUEUES    waiting, delayed (to be tried again), running, dead (failed permanently), how long the next
-job has
-          waited, and jobs an hour. Files of a host wait in a queue of its own.
+EPILOG = """BATCHES   done and failed of all files, the time left at the rate so far (- while it is not known), and
+          the archive's file name.
+QUEUES    waiting, delayed (to be tried again), in progress, dead (failed permanently), how long the next job
+          has waited, and jobs per hour. Files of a host wait in a queue of its own.
 WORKERS   what each does and for how long; "gone" where its heartbeat has run out, and others take its jobs.
 HOSTS     files on the host, free room on the volume of SCRATCH_ROOT (or TRANSFER_ROOT), and the share of the
           last minute in which its GPUs computed.
-BATCHES   done and failed of all files, and the time left at the rate so far.
 
-exit status: 0 healthy; 1 degraded: something waits, is gone or full; 2 down: a service is unavailable, or jobs
-wait for workers that are not there. docs/runbook.md says what to do."""
+exit status: 0 healthy; 1 degraded: something waits, is gone or full, or a dead letter is older than an hour;
+2 down: a service is unavailable, or jobs wait for workers that are not there. docs/runbook.md says what to do."""
 
-STATUSES = {"healthy": 0, DEGRADED: 1, DOWN: 2}
-COLOURS = {"healthy": "green", DEGRADED: "yellow", DOWN: "red"}
+STATUSES = {HEALTHY: 0, DEGRADED: 1, DOWN: 2}
+COLOURS = {HEALTHY: "green", DEGRADED: "yellow", DOWN: "red"}
 BAR = 12  # characters of a progress bar
+ALWAYS = ("open batches", "queues", "workers", "hosts")  # tables that are shown without a row too
+Shown = tuple[str, tuple[str, ...], list[tuple[Any, ...]]]  # a table: its title, columns and rows
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show the status, once or again and again; gives 0, 1 or 2 for well, degraded or broken."""
+    """Show the status, once or again and again; gives 0, 1 or 2 for healthy, degraded or down."""
     config.require(*config.REDIS)
     redis = redis_client.connect(config.REDIS_URL)
     database = Database(config.DATABASE_URL) if config.DATABASE_URL else None
@@ -47,67 +51,104 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(now.as_dict()))  # in one line: with an indent it takes ten times as long
         else:
-            Console(highlight=False).print(shown(now, arguments.limit))
+            common.console().print(shown(now, arguments.limit))
         return STATUSES[now.health]
-    console = Console(highlight=False)
+    console = common.console()
+    compare = SeldomCompared()
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            view = shown(look(redis, database), arguments.limit)
+            now = look(redis, database, compare)
             if console.is_terminal:
-                live.update(view, refresh=True)
+                live.update(fitting(now, arguments.limit, console), refresh=True)
             else:  # one below the other, as for a file
-                console.print(view)
+                console.print(shown(now, arguments.limit))
             time.sleep(arguments.watch)
 
 
-def look(redis: Any, database: Database | None) -> Status:
+def look(redis: Any, database: Database | None, compare: Compare = stranded_batches) -> Status:
     """The status. Where a service refuses us, the end."""
 
     def check() -> None:
         if problem := redis_client.refusal(redis) or (database and database.check_schema()):
             config.refuse(problem)
 
-    return observe(redis, common.QUEUES, database, check)
+    return observe(redis, common.QUEUES, database, check, compare)
+
+
+def fitting(now: Status, limit: int, screen: Console) -> RenderableType:
+    """The status with as many rows of each table as the screen has room for, at least one and `limit` at most."""
+    for rows in range(min(limit, screen.height), 1, -1):
+        view = shown(now, rows)
+        if len(screen.render_lines(view)) <= screen.height:
+            return view
+    return shown(now, 1)
 
 
 def shown(now: Status, limit: int) -> RenderableType:
-    """The status for a terminal of 80 columns or more; each table with `limit` rows at most."""
-    parts: list[RenderableType] = [Text(headline(now), style=COLOURS[now.health])]
-    parts += [Text(printable(f"  {trouble.what} [{trouble.see}]")) for trouble in now.troubles[:limit]]
+    """The status for a terminal of 80 columns or more, the most urgent first; each table with `limit` rows at
+    most. Without a queue Redis is unavailable: then there are no tables, which would say that there is nothing."""
+    parts: list[RenderableType] = [Text(headline(now), style=COLOURS[now.health]), *wrong(now, limit)]
+    tables = [batches(now), failed(now), queues(now), workers(now), hosts(now), warned(now)] if now.queues else []
+    parts += [table(title, columns, rows, limit) for title, columns, rows in tables if rows or title in ALWAYS]
+    return Group(*parts)
+
+
+def wrong(now: Status, limit: int) -> Iterator[Text]:
+    """What an operator should look at, a line each."""
+    for trouble in now.troubles[:limit]:
+        yield Text(printable(f"  {trouble.what} [{trouble.see}]"))
     if len(now.troubles) > limit:
-        parts.append(Text(f"  and {len(now.troubles) - limit} more"))
+        yield Text(f"  and {len(now.troubles) - limit} more")
     if dead := sum(row["dead"] for row in now.queues):
-        parts.append(Text(f"  {count(dead, 'dead letter')}: see `failures` [AudioPipelineDeadLetters]"))
-    if now.warnings and (warned := now.warnings["files"]):
-        parts.append(Text(f"  {count(warned, 'file')} of the last day with warnings: see `failures --warnings`"))
+        yield Text(f"  {count(dead, 'dead letter')}: see `failures` [AudioPipelineDeadLetters]")
+    if now.warnings and (files := now.warnings["files"]):
+        yield Text(f"  {count(files, 'file')} of the last day with warnings: see `failures --warnings`")
+
+
+def batches(now: Status) -> Shown:
+    """The open batches and how far they are."""
+    rows = [
+        (row["id"], row["host"], bar(row), settled(row), row["failed"], time_left(row), row["archive"])
+        for row in now.batches
+    ]
+    return "open batches", ("id", "host", "", "settled", "failed", "left", "archive"), rows
+
+
+def failed(now: Status) -> Shown:
+    """Why files failed."""
+    return (
+        "failed in the last day", ("files", "reason"), [(row["files"], row["reason"]) for row in now.reasons or ()]
+    )  # fmt: skip
+
+
+def queues(now: Status) -> Shown:
+    """The queues and how fast they move."""
     numbers = ("name", "waiting", "delayed", "in_work", "dead")
-    queues = [
+    rows = [
         (*(row[number] for number in numbers), age(row["oldest_seconds"]), row["per_hour"]) for row in now.queues
     ]
-    columns: tuple[str, ...] = ("name", "waiting", "delayed", "running", "dead", "oldest", "per hour")
-    parts.append(table("queues", columns, queues, limit))
-    workers: list[tuple[Any, ...]] = [
-        (row["id"], age(row["heard_seconds"]), age(row["since_seconds"]), row["doing"]) for row in now.workers
-    ]
-    parts.append(table("workers", ("id", "heard", "for", "doing"), workers, limit))
-    hosts: list[tuple[Any, ...]] = [
+    return "queues", ("name", "waiting", "delayed", "in progress", "dead", "oldest", "per hour"), rows
+
+
+def workers(now: Status) -> Shown:
+    """What each worker does."""
+    rows = [(row["id"], age(row["heard_seconds"]), age(row["since_seconds"]), row["doing"]) for row in now.workers]
+    return "workers", ("id", "heard", "for", "doing"), rows
+
+
+def hosts(now: Status) -> Shown:
+    """The hosts, their disks and GPUs."""
+    rows = [
         (row["name"], host_state(row), row["batches"], row["files"], disk(row["disk"]), gpus(row["gpus"]))
         for row in now.hosts
     ]
-    columns = ("name", "state", "batches", "files", "disk free", "GPU")
-    parts.append(table("hosts", columns, hosts, limit))
-    batches: list[tuple[Any, ...]] = [
-        (row["id"], row["host"], bar(row), settled(row), row["failed"], age(row["left_seconds"]) or row["state"])
-        for row in now.batches
-    ]  # fmt: skip
-    parts.append(table("open batches", ("id", "host", "", "settled", "failed", "left"), batches, limit))
-    if now.reasons:
-        reasons = [(row["files"], row["reason"]) for row in now.reasons]
-        parts.append(table("failed in the last day", ("files", "reason"), reasons, limit))
-    if now.warnings and (codes := now.warnings["codes"]):
-        rows = [(number, code) for code, number in codes.items()]
-        parts.append(table("warnings in the last day", ("files", "warning"), rows, limit))
-    return Group(*parts)
+    return "hosts", ("name", "state", "batches", "files", "disk free", "GPU"), rows
+
+
+def warned(now: Status) -> Shown:
+    """What is damaged in recordings."""
+    codes = now.warnings["codes"] if now.warnings else {}
+    return "warnings in the last day", ("files", "warning"), [(files, code) for code, files in codes.items()]
 
 
 def headline(now: Status) -> str:
@@ -115,19 +156,15 @@ def headline(now: Status) -> str:
     line = f"{now.health}, {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(now.time))} UTC"
     if now.done is not None:
         sound = duration(now.done["audio_seconds"])
-        line += f"; in the last hour: {count(int(now.done['files']), 'file')}, {sound} of audio"
+        files, bad = count(int(now.done["files"]), "file"), int(now.done["failed"])
+        line += f"; last hour: {files}, {bad} failed, {sound} of audio"
     return line
 
 
 def table(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], limit: int) -> Group:
     """The first rows, and how many there are."""
-    more = "" if len(rows) <= limit else f", the first {limit}"
-    found = Table(box=None, pad_edge=False)
-    for column in columns:
-        found.add_column(column, overflow="fold", no_wrap=column == "")
-    for row in rows[:limit]:
-        found.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    return Group(Text(f"\n{title}: {len(rows)}{more}", style="bold"), found)
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    return Group("", common.table(title, named, columns, limit))
 
 
 def age(seconds: int | None) -> str:

@@ -10,7 +10,6 @@ from pipeline.commands import common
 from pipeline.foundation import logs, systemd
 
 LISTEN = "127.0.0.1:8080"
-THREADS = 4  # requests at a time; one more than there are connections to PostgreSQL
 ADDRESS_SECONDS = 3600  # that the address of a recording is good for
 LEAST_TOKEN = 16  # characters; nobody guesses as many over a network
 DESCRIPTION = f"""Serve a page that shows the fleet, batches, failures and transcripts, and plays recordings.
@@ -22,9 +21,7 @@ itself, at addresses that are good for an hour; S3_PUBLIC_ENDPOINT is where brow
 
 def run(arguments: argparse.Namespace) -> None:
     """Serve the page until the process is ended."""
-    import waitress  # here, as Flask is: the other commands do not wait for them
-
-    from pipeline.web import site
+    from pipeline.web import pages, server  # here: the other commands do not wait for Flask and waitress
 
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "WEB_TOKEN")
     if len(config.WEB_TOKEN) < LEAST_TOKEN:
@@ -33,8 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     redis = common.connect()
     endpoint = urllib.parse.urlsplit(config.S3_PUBLIC_ENDPOINT or config.S3_ENDPOINT)
     with common.connect_database() as database:
-        app = site.make_app(
-            site.Sources(
+        app = pages.make_app(
+            pages.Sources(
                 redis=redis,
                 database=database,
                 queues=common.QUEUES,
@@ -46,12 +43,12 @@ def run(arguments: argparse.Namespace) -> None:
         )
         host, port = arguments.listen
         try:
-            server = waitress.create_server(app, host=host, port=port, threads=THREADS, ident="")
+            serving = server.make_server(app, host, port)
         except OSError as error:
             common.reject(f"--listen {host}:{port}: {error.strerror or error}")
         common.say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         systemd.notify("READY=1")
-        server.run()
+        serving.run()
 
 
 def add(commands: Any) -> None:

@@ -1,11 +1,13 @@
-"""The SHA-256 of large files, read in steps between which a worker may stop, or taken while they arrive."""
+"""The SHA-256 of large files, read in steps between which a worker may stop, or taken as they arrive or leave."""
 
 import hashlib
 import heapq
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from pipeline.foundation.errors import Permanent
 
 _BLOCK = 2**20
 
@@ -19,6 +21,24 @@ def sha256(path: Path, moved: Callable[[int], object] | None = None) -> str:
             if moved is not None:
                 moved(count)
     return digest.hexdigest()
+
+
+class ExpectedFile:
+    """A file as a stream that comes to its end only where its SHA-256 is the one that is expected.
+
+    Who sends it cannot go back in it, and so sends the bytes that were hashed, each read once.
+    """
+
+    def __init__(self, file: BinaryIO, expected: str) -> None:
+        self._file, self._expected, self._digest = file, expected, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes, or all; fewer at the end, where it is `Permanent` that the SHA-256 is another one."""
+        data = self._file.read(size)
+        self._digest.update(data)
+        if (size < 0 or len(data) < size) and self._digest.hexdigest() != self._expected:
+            raise Permanent("it changed while it was read")
+        return data
 
 
 class HashedFile(io.BufferedRandom):

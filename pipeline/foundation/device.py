@@ -98,7 +98,7 @@ def only_model(folder: Path) -> Path:
     found = sorted(path for path in folder.glob("**/*.onnx") if path.is_file())
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(folder)) for path in found) or "none"
-        raise BadModel(f"{folder} has to hold one .onnx file, and holds {names}")
+        raise BadModel(f"{folder} must hold one .onnx file, and holds {names}")
     return found[0]
 
 

@@ -29,12 +29,21 @@ class Outage(Exception):
         self.service = service
 
 
+class PartialOutage(Outage):
+    """What is unavailable of a service is needed by this job and not by all: it is retried later than after an
+    outage, so that it does not hold up the others."""
+
+
 class LostClaim(Exception):
     """The job is somebody else's now: this worker drops it and changes nothing more."""
 
 
 class Broken(Exception):
     """This process is of no more use (its GPU has failed): it ends, and its next run goes on with the job."""
+
+
+class Misconfigured(Exception):
+    """The worker cannot run as it is set up, and a restart does not change that: one line says why."""
 
 
 class Stop(Protocol):
@@ -53,11 +62,12 @@ _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE
 _HOST_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 # S3 answers that tell of credentials, the bucket, the region or the quota rather than of one object: by their
-# status, and, where that would do for an object too, by their code. HEAD has no body, so that a wrong region
-# reads as "400". Swift calls a full quota EntityTooLarge, and a Keystone that is unavailable InvalidURI.
+# status, and, where that would do for an object too, by their code. An answer without one is not S3's own, but a
+# proxy's page, or of a HEAD: its status is read as the code. Swift calls a full quota EntityTooLarge, and a
+# Keystone that is unavailable InvalidURI.
 _S3_STATUSES = {301, 307, 401, 403, 407, 408, 409, 413, 429, 499}
 _S3_CODES = {
-    "400", "AuthorizationHeaderMalformed", "BadDigest", "EntityTooLarge", "ExpiredToken", "IncompleteBody",
+    "AuthorizationHeaderMalformed", "BadDigest", "EntityTooLarge", "ExpiredToken", "IncompleteBody",
     "InvalidToken", "InvalidURI", "NoSuchBucket", "NoSuchUpload", "OperationAborted", "RequestTimeout", "SlowDown",
 }  # fmt: skip
 
@@ -69,11 +79,12 @@ _REDIS_LOST = (
     redis_errors.NoPermissionError,
     redis_errors.ClusterDownError,  # and MASTERDOWN
     redis_errors.TryAgainError,
+    redis_errors.ExecAbortError,  # each step was taken, then the server could not: it is a replica by now, or full
 )
 # Codes of replies that redis-py has no class for, and of those that Redis 6 puts behind the place in a script.
 _REDIS_CODES = {
     "OOM", "MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH", "UNBLOCKED", "BUSY",
-    "TRYAGAIN", "LOADING", "NOPERM",
+    "TRYAGAIN", "LOADING", "NOPERM", "EXECABORT",
 }  # fmt: skip
 _PLACE_IN_SCRIPT = re.compile(
     r"Error running script \(call to f_[0-9a-f]{40}\): @user_script:\d+: (@user_script: \d+: -)?"
@@ -158,7 +169,8 @@ def _s3_unavailable(error: BaseException) -> bool:
         return error.__context__ is not None and _s3_unavailable(error.__context__)
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status in _S3_STATUSES or error.response.get("Error", {}).get("Code") in _S3_CODES
+        code = str(error.response.get("Error", {}).get("Code"))
+        return status >= 500 or status in _S3_STATUSES or code in _S3_CODES or code.isdecimal()
     # A body cut short raises any of these, according to the moment.
     lost = (HTTPClientError, S3ConnectionError, IncompleteReadError, RetriesExceededError,
             TransferRetriesExceededError, ResponseParserError, ProtocolError)  # fmt: skip

@@ -26,7 +26,7 @@ class Gpu:
             self._handle = self._find()
             self.name = pynvml.nvmlDeviceGetName(self._handle)
         except pynvml.NVMLError as error:
-            log.warning("the memory of %s cannot be told: %s", self.name, error)
+            log.warning("the memory of %s cannot be read: %s", self.name, error)
 
     def _find(self) -> object:
         for index in range(pynvml.nvmlDeviceGetCount()):
@@ -37,13 +37,13 @@ class Gpu:
         return pynvml.nvmlDeviceGetHandleByIndex(self._number)
 
     def memory(self) -> tuple[int, int] | None:
-        """Bytes in use, by whomever, and in all; None where they cannot be told."""
+        """Bytes in use, by whomever, and in all; None if they are unknown."""
         if self._handle is None:
             return None
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
         except pynvml.NVMLError as error:
-            log.warning("the memory of %s cannot be told: %s", self.name, error)
+            log.warning("the memory of %s cannot be read: %s", self.name, error)
             self._handle = None
             return None
         return int(memory.used), int(memory.total)

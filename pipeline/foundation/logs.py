@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Protocol
 
+from pipeline.foundation.formatting import printable
+
 FORMATS = ("text", "json")
 _about: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("about", default={})  # noqa: B039
 
@@ -94,12 +96,12 @@ class _Text(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         message = record.message
         named = [f"{name}={value}" for name, value in _about.get().items() if value not in message]
-        record.message = one_line(f"[{' '.join(named)}] {message}" if named else message)
+        record.message = printable(f"[{' '.join(named)}] {message}" if named else message)
         return super().formatMessage(record)
 
     def formatException(self, exc_info: Any) -> str:
         text = super().formatException(exc_info)
-        return "\n".join(f"    {one_line(line)}" for line in text.split("\n"))
+        return "\n".join(f"    {printable(line)}" for line in text.split("\n"))
 
 
 class _Json(logging.Formatter):
@@ -122,8 +124,3 @@ class _Json(logging.Formatter):
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return json.dumps(event)
-
-
-def one_line(text: str) -> str:
-    """The text with all that does not print made visible: a newline as \\n, an escape as \\x1b."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

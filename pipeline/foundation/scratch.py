@@ -5,16 +5,21 @@ locked with flock(2), which the kernel releases when the holder dies.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _LOCK = ".lock"
-_BATCH_ID = re.compile(r"\d{8}-\d{6}")  # the shape of our own ids: nothing else is ever swept
+_TRIAL = bytes(2**20)
+# What a disk may say today and not tomorrow; a wrong path, or rights that are missing, stay.
+PASSING_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
+OUR_ID = r"\d{8}-\d{6}(-[0-9a-f]{12})?"  # the shape of our own batch ids: nothing else is ever swept
 
 
 @contextlib.contextmanager
@@ -64,6 +69,19 @@ def free_mb(root: Path) -> int:
     return shutil.disk_usage(root).free // 2**20
 
 
+def works(root: Path) -> bool:
+    """Whether the disk of a folder takes a mebibyte, and gives it back."""
+    try:
+        with tempfile.TemporaryFile(dir=root, buffering=0) as file:
+            written = file.write(_TRIAL)
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # or it would come from memory
+            file.seek(0)
+            return file.read(written) == _TRIAL
+    except OSError:
+        return False
+
+
 def remove_archive(folder: Path) -> None:
     """Remove a batch's archive, what of it is on its way, and files taken out of it; the Opus stays."""
     for pattern in ("archive.tar", "archive.tar.part*", "*.source"):
@@ -99,7 +117,7 @@ def sweep(
     swept = []
     for entry in os.scandir(root) if root.is_dir() else ():
         batch_id = entry.name.removeprefix(".").removesuffix(_LOCK)
-        if not _BATCH_ID.fullmatch(batch_id):
+        if not re.fullmatch(OUR_ID, batch_id):
             continue
         if entry.name == batch_id and _idle_seconds(entry) < idle_seconds:
             continue

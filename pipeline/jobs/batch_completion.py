@@ -1,4 +1,4 @@
-"""The end of a batch: scratch deleted, PostgreSQL told, Redis keys gone, in this order.
+"""The end of a batch: scratch deleted, PostgreSQL updated, Redis keys gone, in this order.
 
 Any worker of the host may do it, and do it again: until the last step the batch is marked as finishing.
 The lock on its scratch keeps it from going under an unpack worker that has not let go yet.

@@ -1,7 +1,12 @@
-"""Batch ids: YYYYMMDD-HHMMSS in UTC, one for each transfer job, never the same for two."""
+"""Batch ids: YYYYMMDD-HHMMSS-digest, one for each source, whatever Redis remembers.
+
+The time is that of the source's last change, in UTC; the digest is the source's own. So no id has to be reserved:
+two sources never have the same, and a source that is delivered again, by two workers at once or after Redis has
+lost what it knew, is the same batch.
+"""
 
 import datetime
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,41 +14,35 @@ from pipeline.foundation import redis_client
 from pipeline.foundation.errors import LostClaim
 from pipeline.jobs.job_queue import Job, JobQueue
 
-RESERVED_SECONDS = 86400  # by then the archive is in S3, and `taken` knows
+DIGITS = 12  # of the digest: two of 100,000 sources of one second share them once in 50,000 times
+LATEST = 253_402_300_799  # the last second of the year 9999
+
+
+def source_of(remote_path: str, state: object) -> str:
+    """A remote file as it is known in S3: another size or time makes it another one. `state` is "size time"."""
+    return f"{remote_path}\n{state}"
+
+
+def batch_id_of(source: str, changed: int) -> str:
+    """The id of a source's batch. `source` is all that tells it from others, `changed` when it was last changed
+    (seconds since 1970); a time that no calendar has counts as the nearest that one has."""
+    time = datetime.datetime.fromtimestamp(min(max(changed, 0), LATEST), datetime.UTC)
+    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{time:%Y%m%d-%H%M%S}-{digest[:DIGITS]}"
 
 
 @dataclass
 class BatchIds:
-    """Gives ids to the jobs of `queue`; `taken(batch_id)` says whether an archive of that id is kept."""
+    """Which batch each job of `queue` brings, noted for others as long as it is in progress."""
 
     redis: Any
     queue: JobQueue
-    taken: Callable[[str], bool]
 
     def __post_init__(self) -> None:
-        self._reserve = redis_client.script(self.redis, "reserve")
+        self._assign = redis_client.script(self.redis, "assign")
 
-    def assign(self, job: Job, now: datetime.datetime | None = None) -> str:
-        """The job's batch id: the one of its first delivery, or else the first free second from now on.
-
-        `LostClaim` where it has none and is no longer this worker's.
-        """
-        assigned = self.redis.hget(self.queue.batch_ids, job.payload)
-        moment = (now or datetime.datetime.now(datetime.UTC)).astimezone(datetime.UTC)
-        while not assigned:
-            batch_id = moment.strftime("%Y%m%d-%H%M%S")
-            moment += datetime.timedelta(seconds=1)
-            if not self.taken(batch_id):
-                assigned = self._give(job, batch_id, RESERVED_SECONDS)
-        return str(assigned)
-
-    def keep(self, job: Job, batch_id: str) -> str:
-        """Note that the job brings a batch whose id is known already, and give the id; `LostClaim` as above."""
-        return str(self._give(job, batch_id, 0))
-
-    def _give(self, job: Job, batch_id: str, seconds: int) -> str | None:
-        keys = [self.queue.working, self.queue.batch_ids, f"{self.queue.batch_ids}:{batch_id}"]
-        given: str | None = self._reserve(keys=keys, args=[job.payload, batch_id, seconds])
-        if given == "lost":
+    def assign(self, job: Job, batch_id: str) -> None:
+        """Note that the job brings this batch; `LostClaim` where it is no longer this worker's."""
+        keys = [self.queue.working, self.queue.batch_ids]
+        if not self._assign(keys=keys, args=[job.payload, batch_id]):
             raise LostClaim("another worker has it now, or has brought it")
-        return given

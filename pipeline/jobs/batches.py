@@ -4,10 +4,13 @@
     batch:{id}:processed  files done                    batch:{id}:job     the unpack job, for a take-over
     batch:{id}:failed     files that cannot be done     batch:{id}:queued  filenames pushed to transcription
     batch:{id}:s3_key     the archive                   batch:{id}:settled filenames counted
+    batch:{id}:moved      when it last came on: unpacked, or a file queued or settled (s since 1970)
     batches:open          sorted set of batch ids, by start
     batches:finishing     hash batch id -> host: every file is settled, scratch and keys are still there
     hosts:seen            sorted set of hosts, by last sign of life
     hosts:queues          hash transcribe queue -> the host whose files it names
+    batches:amiss         JSON: what needs a person (pipeline/operations/self_repair.py)
+    batches:stranded      JSON: batches that nobody works on and no machine can queue again, as of the last minutes
     hosts:draining        hash host -> since when it takes no new work
 
 A file is counted once however often it is delivered: its name enters `settled` in the step that moves the
@@ -18,7 +21,7 @@ another host still does for it changes nothing here. Who holds its unpack job ma
 
 import datetime
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +30,8 @@ from pipeline.foundation.errors import LostClaim, Permanent
 from pipeline.jobs.job_queue import Job, JobQueue, encode
 
 OPEN, FINISHING, HOSTS, QUEUES = "batches:open", "batches:finishing", "hosts:seen", "hosts:queues"
-DRAINING = "hosts:draining"
-_FIELDS = ("host", "s3_key", "job", "total", "processed", "failed", "settled", "queued")
+DRAINING, AMISS, STRANDED = "hosts:draining", "batches:amiss", "batches:stranded"
+_FIELDS = ("host", "s3_key", "job", "total", "processed", "failed", "settled", "queued", "moved")
 
 
 def is_id(batch_id: str) -> bool:
@@ -39,14 +42,16 @@ def is_id(batch_id: str) -> bool:
 def check_id(batch_id: str) -> str:
     """The id, where it is one; `Permanent` otherwise."""
     if not is_id(batch_id):
-        raise Permanent(f"batch id {batch_id!r} is not one: letters, digits and . _ - only, 100 at most")
+        raise Permanent(f"batch id {batch_id!r} is invalid: use letters, digits and . _ - only, 100 at most")
     return batch_id
 
 
-def unpack_job(batch_id: str, s3_key: str, file_count: int | None) -> dict[str, Any]:
-    """The job that has an archive unpacked; `file_count` where it is known."""
+def unpack_job(batch_id: str, s3_key: str, file_count: int | None, archive: str = "") -> dict[str, Any]:
+    """The job that has an archive unpacked; `file_count`, and `archive` (its path as it was brought, for people),
+    where they are known."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"batch_id": batch_id, "s3_key": s3_key, "file_count": file_count, "transferred_at": now}
+    job = {"batch_id": batch_id, "s3_key": s3_key, "file_count": file_count, "transferred_at": now}
+    return {**job, "archive": archive} if archive else job
 
 
 def keys_of(batch_id: str, *fields: str) -> list[str]:
@@ -72,9 +77,9 @@ class Batches:
 
         self._adopt, self._open, self._push = script("adopt"), script("open"), script("push")
         self._settle_file, self._close = script("settle_file"), script("close")
-        self._abandon, self._take_over = script("abandon"), script("take_over")
+        self._abandon = script("abandon")
         self._requeue, self._hand_back, self._expire = script("requeue"), script("hand_back"), script("expire")
-        self._drop_queue = script("drop_queue")
+        self._take_in = script("take_in")
 
     def adopt(self, batch_id: str, s3_key: str, job: Job, queue: JobQueue | None = None) -> bool:
         """Make the batch this host's own; False where all its files are settled already.
@@ -89,13 +94,14 @@ class Batches:
 
     def open(self, batch_id: str, total: int) -> None:
         """Start counting to `total` files. `LostClaim` where the batch is another host's."""
-        keys = [*keys_of(batch_id, "host", "total", "processed", "failed"), OPEN, FINISHING]
+        counts = keys_of(batch_id, "host", "total", "processed", "failed")
+        keys = [*counts, OPEN, FINISHING, f"batch:{batch_id}:moved"]
         if self._open(keys=keys, args=[batch_id, self.host, total]) == "foreign":
             raise LostClaim(f"batch {batch_id} is another host's now")
 
     def push(self, batch_id: str, queue_name: str, job: dict[str, Any]) -> None:
         """Queue a converted file for transcription, once. `LostClaim` where the batch is another host's."""
-        keys = [*keys_of(batch_id, "host", "queued"), queue_name]
+        keys = [*keys_of(batch_id, "host", "queued"), queue_name, f"batch:{batch_id}:moved"]
         if self._push(keys=keys, args=[self.host, job["original_filename"], encode(job)]) == -1:
             raise LostClaim(f"batch {batch_id} is another host's now")
 
@@ -122,7 +128,7 @@ class Batches:
         return self._settle_file(keys=self._counters(batch_id), args=args)
 
     def settle_job(
-        self, queue: JobQueue, job: Job, batch_id: str, filename: str, outcome: str, letter: str = ""
+        self, queue: JobQueue, job: Job, batch_id: str, filename: str, outcome: str, dead_letter: str = ""
     ) -> str:
         """Count a file and acknowledge its job in one step, with a dead letter where one is given.
 
@@ -130,24 +136,27 @@ class Batches:
         this worker's, 'closed' where the batch is finished, 'foreign' where it is another host's.
         """
         keys = [*self._counters(batch_id), queue.working, queue.attempts, queue.dead]
-        args = [batch_id, self.host, filename, outcome, job.payload, letter]
+        args = [batch_id, self.host, filename, outcome, job.payload, dead_letter]
         result = self._settle_file(keys=keys, args=args)
+        if result == "lost" and outcome == "processed":
+            queue.uncount(job)
         queue.drop(job)
         return result
 
     def _counters(self, batch_id: str) -> list[str]:
-        fields = ("host", "total", "processed", "failed", "settled")
+        fields = ("host", "total", "processed", "failed", "settled", "moved")
         return [*keys_of(batch_id, *fields), OPEN, FINISHING]
 
     def finishing(self) -> list[str]:
         """The batches whose files are all settled and whose scratch is on this host."""
-        return [batch_id for batch_id, host in self._finishing().items() if host == self.host]
+        return [batch_id for batch_id, host in self.finishing_hosts().items() if host == self.host]
 
     def is_finishing(self, batch_id: str) -> bool:
         """Whether the batch's scratch is this host's to delete now."""
         return self.redis.hget(FINISHING, batch_id) == self.host
 
-    def _finishing(self) -> dict[str, str]:
+    def finishing_hosts(self) -> dict[str, str]:
+        """The host of each batch whose files are all settled."""
         return dict(self.redis.hgetall(FINISHING))
 
     def close(self, batch_id: str, host: str = "") -> bool:
@@ -170,7 +179,7 @@ class Batches:
         return bool(self._requeue(keys=keys, args=[batch_id, encode(job)]))
 
     def hand_back(self, unpack_queue: str, batch_id: str, job: str, *seen: str) -> bool:
-        """Take an open batch from its host and have it unpacked anew, by whichever host comes first.
+        """Take an open batch from its host and have it unpacked again, by whichever host comes first.
 
         `seen` is its host, and its total, processed and failed as they were seen ('' for none, '*' for any);
         False where it has moved on since.
@@ -200,7 +209,7 @@ class Batches:
         self.enter_queue(queue_name)
         owner = str(self.redis.hget(QUEUES, queue_name))
         heard = self.redis.zscore(HOSTS, owner)
-        if owner != self.host and heard is not None and owner not in self.lost_hosts(silent_seconds):
+        if owner != self.host and heard is not None and owner not in self.silent_hosts(silent_seconds):
             return (
                 f"TRANSCRIBE_QUEUE {queue_name!r} is in use on {owner}, and its jobs name files of that host: "
                 f"set TRANSCRIBE_QUEUE=queue:transcribe:{self.host} for the unpack and GPU workers of this one"
@@ -212,39 +221,23 @@ class Batches:
         """Enter this host as the one whose files the queue names, where none is: Redis may have been wiped."""
         self.redis.hsetnx(QUEUES, queue_name, self.host)
 
+    def take_in(self, queue_name: str) -> dict[str, int]:
+        """Take the jobs of this host's other transcription queues into this one, where no live worker reads them:
+        the queue has been renamed. Gives the others with the number of jobs of each."""
+        taken: dict[str, int] = {}
+        for old, host in self.redis.hgetall(QUEUES).items():
+            if host == self.host and old != queue_name:
+                of_old = [f"{old}:{part}" for part in ("attempts", "delayed", "workers", "dead")]
+                jobs = self._take_in(keys=[QUEUES, old, queue_name, *of_old, f"{queue_name}:dead"], args=[host])
+                taken |= {old: jobs} if jobs >= 0 else {}
+        return taken
+
     def is_ours(self, batch_id: str) -> bool:
         """Whether this host's scratch of the batch is in use."""
         return self.redis.get(f"batch:{batch_id}:host") == self.host
 
-    def lost_hosts(self, silent_seconds: int) -> list[str]:
+    def silent_hosts(self, silent_seconds: int) -> list[str]:
         """The other hosts that have been silent that long."""
         now = int(self.redis.time()[0])
         silent = self.redis.zrangebyscore(HOSTS, "-inf", now - silent_seconds)
         return [host for host in silent if host != self.host]
-
-    def take_over(self, unpack_queue: str, silent_seconds: int, finished: Callable[[str], None]) -> list[str]:
-        """Queue the archives of lost hosts' open batches again; gives the batch ids.
-
-        Batches of theirs that only had to be cleaned up are handed to `finished` and forgotten. What is left in
-        their transcription queues is dropped: it names files that nobody else has.
-        """
-        lost = self.lost_hosts(silent_seconds)
-        if not lost:
-            return []
-        for batch_id, host in self._finishing().items():
-            if host in lost:
-                finished(batch_id)
-                self.close(batch_id, host)
-        taken = []
-        open_batches: list[str] = self.redis.zrange(OPEN, 0, -1)
-        hosts = self.redis.mget([f"batch:{batch_id}:host" for batch_id in open_batches or ["-"]])
-        for batch_id, host in zip(open_batches, hosts, strict=False):
-            keys = [*keys_of(batch_id, "host", "job"), HOSTS, unpack_queue]
-            if host in lost and self._take_over(keys=keys, args=[host, silent_seconds]):
-                taken.append(batch_id)
-        for queue, host in self.redis.hgetall(QUEUES).items():
-            if host in lost:
-                keys = [HOSTS, OPEN, queue, f"{queue}:attempts", f"{queue}:delayed", f"{queue}:workers"]
-                self._drop_queue(keys=keys, args=[host, silent_seconds])
-        self.redis.zremrangebyscore(HOSTS, "-inf", int(self.redis.time()[0]) - 7 * 86400)
-        return taken

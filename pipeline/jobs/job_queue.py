@@ -1,16 +1,17 @@
 """A queue on Redis lists that loses no job when a worker, its host or the connection dies.
 
 A job is a JSON object in a string. It waits in `{queue}`, is claimed into `{queue}:working:{worker_id}`,
-and leaves that list by one script: settled, put back or buried. Every change is fenced: a worker whose
+and leaves that list by one script: settled, put back or dead-lettered. Every change is fenced: a worker whose
 list no longer holds the job (others took it back, because its heartbeat was gone) changes nothing.
-Delivery is at least once. A payload is its job's identity: two that are equal are the same work, share their
-attempts, and may become one delivery while they are delayed. Beside the list:
+Delivery is at least once. A payload is its job's identity: copies of it are the same work, one after the other.
+While one is in a worker's list or delayed, another that is claimed waits among the delayed, where equal ones are
+one. So attempts are those of one delivery after the other, however many copies there are. Beside the list:
 
-    {queue}:attempts  hash      job -> deliveries so far, counted before the work starts
+    {queue}:attempts  hash      job -> "N:tokens": the deliveries that ended badly or are in progress
     {queue}:batch_ids hash      job -> the batch id given to it (transfer jobs), until it is settled
     {queue}:delayed   sorted    jobs to be tried again, by due time
-    {queue}:after     hash      what is still to be done with the source of a transfer
-    (pipeline/transfer/originals.py) {queue}:dead      list      letters: job, error, attempts, worker, time
+    {queue}:after     hash      what is to be done with the source of a transfer (pipeline/transfer/originals.py)
+    {queue}:dead      list      dead letters: job, error, attempts, worker, time
     {queue}:workers   sorted    who has claimed from the queue, by last sign of life
 """
 
@@ -18,6 +19,7 @@ import json
 import threading
 import time
 import uuid
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +29,8 @@ from pipeline.foundation.errors import Permanent
 FORGET_WORKER_SECONDS = 7 * 86400
 LOOK_SECONDS = 60  # how often a worker looks whether its list holds what it knows nothing of
 LATE_SECONDS = 1200  # how late an unanswered command may reach Redis: Linux sends it for 924 s (tcp_retries2)
+COPY_SECONDS = 2  # before a copy of a job that is in progress is looked at again
+ENDED_JOBS = 1000  # that a worker remembers: more than it ends in the seconds that a Redis may forget
 MOST_SHOWN = 500  # characters of a payload in a log
 
 
@@ -55,7 +59,7 @@ class Job:
         """
         fields = self.fields
         if not fields:
-            raise Permanent("not a job of this queue: it is no JSON object with fields")
+            raise Permanent("not a job of this queue: it is not a JSON object with fields")
         wrong = [
             f"{name} is {_wrong_with(fields, name, kind)}"
             for name, kind in types.items()
@@ -107,14 +111,18 @@ class JobQueue:
         self.delayed = f"{self.name}:delayed"
         self.dead = f"{self.name}:dead"
         self.workers = f"{self.name}:workers"
-        self._begin, self._settle, self._put_back, self._bury, self._promote, self._recover, self._unregister = (
-            redis_client.script(self.redis, name)
-            for name in ("begin", "settle", "put_back", "bury", "promote", "recover", "unregister")
-        )
+
+        def script(name: str) -> Any:
+            return redis_client.script(self.redis, name)
+
+        self._begin, self._settle, self._put_back = script("begin"), script("settle"), script("put_back")
+        self._dead_letter, self._promote = script("dead_letter"), script("promote")
+        self._recover, self._unregister = script("recover"), script("unregister")
         self._lock = threading.Lock()  # of `in_progress`, whose lists are never changed, only replaced
         self._next: tuple[str, str] | None = None  # claimed, but not yet known to be counted
         self._owed_until = 0.0  # a claim that had no answer may come late, and bring a job into our list
         self._next_look = 0.0  # for what an earlier run, a lost reply or a late command has left in our list
+        self._ended: deque[Job] = deque(maxlen=ENDED_JOBS)  # what left our hands without a failure
 
     def add(self, fields: dict[str, Any]) -> None:
         """Append a job."""
@@ -127,8 +135,9 @@ class JobQueue:
     def claim(self, wait_seconds: float) -> Job | None:
         """Take the next job and count the attempt, or give None when there is none for `wait_seconds`.
 
-        What an earlier run of this worker had in progress comes first. After a Redis error call it again: a job
-        that was claimed without our knowing is found, within `LOOK_SECONDS` where the command came late.
+        What an earlier run of this worker had in progress comes first. A copy of a job in progress is put off, and
+        gives None too. After a Redis error call it again: a job that was claimed without our knowing is found,
+        within `LOOK_SECONDS` where the command came late.
         """
         return self.claim_kept() or self._count(self._move(wait_seconds))
 
@@ -143,12 +152,16 @@ class JobQueue:
         if self._next is None:
             return None
         payload, token = self._next
-        keys = [self.working, self.attempts, self.workers]
-        attempts = self._begin(keys=keys, args=[payload, token, self.worker_id])
-        self._next = None
-        if attempts == 0:  # taken back before it was counted: it is somebody else's
-            return None
+        in_hand = sum(held.payload == payload for held in self.in_progress)
+        keys = [self.working, self.attempts, self.workers, self.delayed]
+        attempts = self._begin(keys=keys, args=[payload, token, self.worker_id, in_hand, COPY_SECONDS])
         job = Job(payload, attempts, token)
+        if attempts == 0:  # taken back, perhaps when it was counted; or the claim of the one in hand is ours again
+            self.uncount(job)
+            self._next_look = 0.0
+        self._next = None
+        if attempts < 1:
+            return None
         with self._lock:
             self.in_progress = [*self.in_progress, job]
         return job
@@ -171,7 +184,13 @@ class JobQueue:
             if job.payload in ours:
                 ours.remove(job.payload)
         self._next_look = 0.0 if len(ours) > 1 else time.monotonic() + LOOK_SECONDS
-        return ours[0] if ours else None
+        if not ours:
+            return None
+        with self._lock:
+            ended = [job for job in self._ended if job.payload == ours[0]]
+        for job in ended:  # Redis has lost its last writes, our end of it too: nobody died
+            self.uncount(job)
+        return ours[0]
 
     def settle(
         self,
@@ -181,11 +200,15 @@ class JobQueue:
         note: tuple[str, str, str] = ("", "", ""),
     ) -> bool:
         """Acknowledge the job and, in the same step, queue the next one and write a note (a hash, its field and
-        the value) of what is still to be done; False where the claim was lost: then nothing changes."""
+        the value) of what is still to be done; False where the claim was lost: then nothing changes but that this
+        delivery, which did not end badly, counts no more."""
         next_payload = encode(next_job) if next_job else ""
         # where there is nothing to queue or to note, a key that is not used: Redis lets nobody name an empty one
         keys = [self.working, self.attempts, self.batch_ids, next_queue or self.name, note[0] or self.name]
-        return self._leave(job, self._settle(keys=keys, args=[job.payload, next_payload, *note[1:]]))
+        settled = self._settle(keys=keys, args=[job.payload, next_payload, *note[1:]])
+        if not settled:
+            self.uncount(job)
+        return self._leave(job, settled)
 
     def retry(self, job: Job, delay_seconds: int) -> bool:
         """Put the job back for a later attempt; this one counts."""
@@ -203,13 +226,21 @@ class JobQueue:
         return kept
 
     def _back(self, job: Job, delay_seconds: int, uncounted: str) -> bool:
-        keys = [self.working, self.attempts, self.name, self.delayed]
-        return self._leave(job, self._put_back(keys=keys, args=[job.payload, delay_seconds, uncounted]))
+        return self._leave(job, self._return(job, delay_seconds, uncounted), has_failed=not uncounted)
 
-    def bury(self, job: Job, error: str) -> bool:
+    def uncount(self, job: Job) -> None:
+        """Count a delivery no more whose claim is lost: its worker lives, and it did not end badly."""
+        self._return(job, -1, job.token)
+
+    def _return(self, job: Job, delay_seconds: int, uncounted: str) -> int:
+        keys = [self.working, self.attempts, self.name, self.delayed]
+        return int(self._put_back(keys=keys, args=[job.payload, delay_seconds, uncounted]))
+
+    def dead_letter(self, job: Job, error: str) -> bool:
         """Move the job to the dead letters."""
         keys = [self.working, self.attempts, self.dead]
-        return self._leave(job, self._bury(keys=keys, args=[job.payload, self.letter(job, error)]))
+        dead_lettered = self._dead_letter(keys=keys, args=[job.payload, self.letter(job, error)])
+        return self._leave(job, dead_lettered, has_failed=not dead_lettered)
 
     def letter(self, job: Job, error: str) -> str:
         """The dead letter of a job: what failed, why, after how many attempts, where and when (UTC)."""
@@ -223,23 +254,19 @@ class JobQueue:
             }
         )
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: Job, has_failed: bool = False) -> None:
         """Forget a job that another script has acknowledged, or whose claim was lost."""
         with self._lock:
             self.in_progress = [held for held in self.in_progress if held is not job]
+            self._ended.extend([] if has_failed else [job])
 
-    def _leave(self, job: Job, changed: int) -> bool:
-        self.drop(job)
+    def _leave(self, job: Job, changed: int, has_failed: bool = False) -> bool:
+        self.drop(job, has_failed)
         return bool(changed)
 
     def holds(self, job: Job) -> bool:
         """Whether the job is in our list still: where it is not, its claim is lost."""
         return self.redis.lpos(self.working, job.payload) is not None
-
-    def is_elsewhere(self, job: Job) -> bool:
-        """Whether another worker has an equal job in progress; of one that is dead it comes back to the queue."""
-        others = [name for name in self.redis.zrange(self.workers, 0, -1) if name != self.worker_id]
-        return any(self.redis.lpos(f"{self.name}:working:{name}", job.payload) is not None for name in others)
 
     def recover(self) -> dict[str, int]:
         """Take back the jobs of every worker without a heartbeat: worker id -> number of jobs."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.foundation.device import BadModel, OnnxModel, only_model, required, trial
 from pipeline.speech.transcript import Label
 
@@ -160,14 +160,14 @@ def _classes(folder: Path) -> list[str]:
     """The names in the model's CSV (index, mid, display_name), by index. `BadModel` where it is not one."""
     found = sorted(folder.glob("*.csv"))
     if len(found) != 1:
-        raise BadModel(f"{folder} has to hold one CSV with the classes, and holds {len(found)}")
+        raise BadModel(f"{folder} must hold one CSV with the classes, and holds {len(found)}")
     text = required(found[0])
     try:
         rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text)))
         names = {int(row["index"]): row["display_name"].strip() for row in rows}
     except (csv.Error, KeyError, ValueError, TypeError, AttributeError):
-        raise BadModel(f"{found[0]} has to have the columns index, mid and display_name") from None
+        raise BadModel(f"{found[0]} must have the columns index, mid and display_name") from None
     classes = [names.get(number, "") for number in range(len(rows))]
     if not classes or "" in classes or len(set(classes)) != len(classes):
-        raise BadModel(f"{found[0]} has to name each class once, numbered from 0")
+        raise BadModel(f"{found[0]} must name each class once, numbered from 0")
     return classes

@@ -113,14 +113,14 @@ def _labels(path: Path) -> list[str]:
     lines = [line.strip() for line in required(path).splitlines()]
     labels = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not labels:
-        raise BadModel(f"{path} holds no label: write one a line")
+        raise BadModel(f"{path} holds no labels: write one per line")
     return labels
 
 
 def _template(path: Path) -> str:
     template = required(path).strip() if path.exists() else HYPOTHESIS
     if template.count("{}") != 1:
-        raise BadModel(f"{path} has to hold one sentence with {{}} where the label goes")
+        raise BadModel(f"{path} must hold one sentence with {{}} where the label goes")
     return template
 
 
@@ -130,7 +130,7 @@ def _outcomes(settings: dict[str, Any], path: Path) -> list[str]:
     try:
         names = [str(named[str(number)]).lower() for number in range(len(named))]  # type: ignore[arg-type,index]
     except (KeyError, TypeError):
-        raise BadModel(f"{path}: id2label has to name the outputs from 0 on") from None
+        raise BadModel(f"{path}: id2label must name the outputs from 0 on") from None
     known = [
         ENTAILS
         if name.startswith("entail")
@@ -164,6 +164,6 @@ def _tokenizer(path: Path, most_tokens: int | None = None) -> Tokenizer:
         tokenizer.enable_truncation(most_tokens, strategy="only_first")
         padding = next((token for token in _PADDING if tokenizer.token_to_id(token) is not None), None)
         if padding is None:
-            raise BadModel(f"{path} knows no padding: one of {', '.join(_PADDING)} is needed")
+            raise BadModel(f"{path} has no padding token: one of {', '.join(_PADDING)} is needed")
         tokenizer.enable_padding(pad_id=tokenizer.token_to_id(padding), pad_token=padding)
     return tokenizer

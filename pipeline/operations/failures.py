@@ -28,18 +28,23 @@ _WARNED = (  # the rows with warnings that a Filter takes
     " AND (%(since)s::timestamptz IS NULL OR updated_at >= %(since)s)"
 )
 CODES = "jsonb_path_query_array(warnings, '$[*].code')"  # of a row: few differ, however many rows there are
+_ARCHIVE = (  # the file name of the archive, where it is known
+    "coalesce((SELECT substring(b.archive_path from '[^/]*$') FROM batches AS b"
+    " WHERE b.batch_id = audio_files.batch_id), '')"
+)
 _CHANGED_AT = "to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 
 @dataclass(frozen=True)
 class FailedFile:
-    """A row that is failed; `failed_at` in UTC."""
+    """A row that is failed; `failed_at` in UTC, `archive` the file name of its archive, where that is known."""
 
     batch_id: str
     original_filename: str
     error: str
     failed_at: str
     audio_id: int
+    archive: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class WarnedFile:
     warnings: list[FileWarning]
     changed_at: str
     audio_id: int
+    archive: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The file for JSON."""
@@ -60,7 +66,7 @@ class WarnedFile:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A job that was failed permanently; `id` names the letter, `letter` is its text in `{queue}:dead`."""
+    """A job that was failed permanently; `id` names it, `text` is what stands in `{queue}:dead`."""
 
     id: str
     queue: str
@@ -69,7 +75,7 @@ class DeadLetter:
     attempts: int
     worker: str
     time: str
-    letter: str
+    text: str
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -95,13 +101,13 @@ class Filter:
     reason: str = ""
     since: datetime.datetime | None = None
 
-    def takes(self, letter: DeadLetter) -> bool:
+    def takes(self, dead_letter: DeadLetter) -> bool:
         """Whether a dead letter is one of them."""
         return (
-            (not self.batch_id or letter.fields.get("batch_id") == self.batch_id)
-            and (not self.queue or letter.queue == self.queue)
-            and self.reason.lower() in letter.error.lower()
-            and (self.since is None or letter.time >= f"{self.since:%Y-%m-%dT%H:%M:%SZ}")
+            (not self.batch_id or dead_letter.fields.get("batch_id") == self.batch_id)
+            and (not self.queue or dead_letter.queue == self.queue)
+            and self.reason.lower() in dead_letter.error.lower()
+            and (self.since is None or dead_letter.time >= f"{self.since:%Y-%m-%dT%H:%M:%SZ}")
         )
 
 
@@ -119,31 +125,31 @@ class Failures:
 
     def as_dict(self) -> dict[str, Any]:
         """The failures for JSON."""
-        jobs = [{name: value for name, value in asdict(job).items() if name != "letter"} for job in self.jobs]
+        jobs = [{name: value for name, value in asdict(job).items() if name != "text"} for job in self.jobs]
         return {"files": [asdict(file) for file in self.files], "jobs": jobs}
 
 
-def dead_letters(redis: Any, queues: list[str]) -> list[DeadLetter]:
-    """Every dead letter of the queues."""
+def read_dead_letters(redis: Any, queues: list[str], newest: int | None = None) -> list[DeadLetter]:
+    """Every dead letter of the queues; or the newest of each, so many at most."""
     steps = redis.pipeline(transaction=False)
     for queue in queues:
-        steps.lrange(f"{queue}:dead", 0, -1)
+        steps.lrange(f"{queue}:dead", -newest if newest else 0, -1)
     return [
-        _parsed(queue, letter)
+        _parsed(queue, text)
         for queue, found in zip(queues, redis_client.answers(steps), strict=True)
-        for letter in found
+        for text in found
     ]
 
 
-def _parsed(queue: str, letter: str) -> DeadLetter:
-    """The letter; one that is none, in a list that somebody else has written to, has itself as its job."""
+def _parsed(queue: str, text: str) -> DeadLetter:
+    """The dead letter; what is none, in a list that somebody else has written to, has itself as its job."""
     try:
-        of = json.loads(letter)
+        of = json.loads(text)
         fields = (str(of["job"]), str(of["error"]), int(of["attempts"]), str(of["worker"]), str(of["time"]))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        fields = (letter, "not a dead letter", 0, "", "")
-    digest = hashlib.sha256(f"{queue}\0{letter}".encode("utf-8", "surrogateescape")).hexdigest()
-    return DeadLetter(digest[:12], queue, *fields, letter)
+        fields = (text, "not a dead letter", 0, "", "")
+    digest = hashlib.sha256(f"{queue}\0{text}".encode("utf-8", "surrogateescape")).hexdigest()
+    return DeadLetter(digest[:12], queue, *fields, text)
 
 
 def read_failures(
@@ -151,19 +157,19 @@ def read_failures(
 ) -> Failures:
     """The failures that the filter takes, with the latest `most_files` failed files at most. A queue in the filter
     leaves the dead letters only."""
-    letters = [letter for letter in dead_letters(redis, queues) if wanted.takes(letter)]
+    dead_letters = [dead_letter for dead_letter in read_dead_letters(redis, queues) if wanted.takes(dead_letter)]
     if wanted.queue:
-        return Failures([], letters)
-    known = failed_among(database, [letter.file for letter in letters if letter.file])
-    jobs = [letter for letter in letters if letter.file not in known]
-    jobs.sort(key=lambda letter: letter.time, reverse=True)
+        return Failures([], dead_letters)
+    known = failed_among(database, [dead_letter.file for dead_letter in dead_letters if dead_letter.file])
+    jobs = [dead_letter for dead_letter in dead_letters if dead_letter.file not in known]
+    jobs.sort(key=lambda dead_letter: dead_letter.time, reverse=True)
     return Failures(failed_files(database, wanted, most_files), jobs)
 
 
 def failed_files(database: Database, wanted: Filter, most: int | None = None) -> list[FailedFile]:
     """The rows that are failed, the latest first, `most` of them."""
     query = (
-        f"SELECT batch_id, original_filename, coalesce(error, ''), {_CHANGED_AT}, audio_id"  # nosec B608
+        f"SELECT batch_id, original_filename, coalesce(error, ''), {_CHANGED_AT}, audio_id, {_ARCHIVE}"  # nosec B608
         f" FROM audio_files WHERE {_FAILED} ORDER BY updated_at DESC, audio_id DESC LIMIT %(most)s"  # nosec B608
     )
     with database.transaction() as cursor:
@@ -185,14 +191,14 @@ def failed_reasons(database: Database, wanted: Filter, most: int) -> list[tuple[
 def warned_files(database: Database, wanted: Filter, most: int | None = None) -> list[WarnedFile]:
     """The rows with warnings, the latest first, `most` of them."""
     query = (
-        f"SELECT batch_id, original_filename, status, warnings, {_CHANGED_AT}, audio_id"  # nosec B608
+        f"SELECT batch_id, original_filename, status, warnings, {_CHANGED_AT}, audio_id, {_ARCHIVE}"  # nosec B608
         f" FROM audio_files WHERE {_WARNED} ORDER BY updated_at DESC, audio_id DESC LIMIT %(most)s"
     )
     with database.transaction() as cursor:
         cursor.execute(query, {**vars(wanted), "most": most})
         return [
-            WarnedFile(batch_id, name, status, from_json(warnings), changed_at, audio_id)
-            for batch_id, name, status, warnings, changed_at, audio_id in cursor.fetchall()
+            WarnedFile(batch_id, name, status, from_json(warnings), *rest)
+            for batch_id, name, status, warnings, *rest in cursor.fetchall()
         ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_names import is_storable
-from pipeline.foundation.formatting import count
+from pipeline.foundation.formatting import count, did_you_mean
 from pipeline.jobs.batches import Batches, check_id, is_id, unpack_job
 from pipeline.operations.failures import DeadLetter
 from pipeline.store.database import Database
@@ -19,18 +19,22 @@ from pipeline.store.database import Database
 MOST_KEY_BYTES = 1024  # of an S3 key
 
 
+class Unknown(Permanent):
+    """There is no such batch, or no such file in it."""
+
+
 @dataclass
 class Retry:
     """What queues failed work again.
 
-    `letters` are the dead letters: those of files that are tried again go. `check_archive(s3_key)` raises
+    `dead_letters` are all there are: those of files that are tried again go. `check_archive(s3_key)` raises
     `Permanent` where S3 has no such archive; `archive_key(batch_id)` is where a batch's archive is by default.
     """
 
     redis: Any
     database: Database
     unpack_queue: str
-    letters: list[DeadLetter]
+    dead_letters: list[DeadLetter]
     check_archive: Callable[[str], object]
     archive_key: Callable[[str], str]
 
@@ -42,15 +46,18 @@ class Retry:
         """Queue a batch's failed files again, or only those named, or the archive that could not be unpacked at
         all; gives in words what was queued.
 
-        `Permanent` where the batch is in progress, its archive is not in S3, or one that is named has not failed.
+        `Permanent` where the batch is in progress, its archive is not in S3, or one that is named has not failed;
+        `Unknown` where there is none of this name.
         """
         if self.batches.is_in_work(check_id(batch_id)):
             raise Permanent(f"batch {batch_id} is in progress: its files can be tried again when it is finished")
         failed = failed_names(self.database, batch_id)
         chosen = failed if names is None else names
+        of_archive = [dead_letter for dead_letter in self.dead_letters if self._is_archive(dead_letter, batch_id)]
+        if not failed and not of_archive and not is_known(self.database, batch_id):
+            raise Unknown(f"there is no batch {batch_id}")
         if missing := sorted(set(chosen) - set(failed)):
-            raise Permanent(f"batch {batch_id}: {', '.join(missing)} has not failed")
-        of_archive = [letter for letter in self.letters if self._is_archive(letter, batch_id)]
+            raise _not_failed(self.database, batch_id, missing, failed)
         if not chosen and of_archive:
             return self._archive(batch_id, of_archive[-1].fields["s3_key"])
         if not chosen:
@@ -61,10 +68,12 @@ class Retry:
         self._queue(batch_id, s3_key, chosen)
         return f"{count(len(chosen), 'file')} of batch {batch_id}"
 
-    def _is_archive(self, letter: DeadLetter, batch_id: str) -> bool:
+    def _is_archive(self, dead_letter: DeadLetter, batch_id: str) -> bool:
         """Whether a dead letter's job was to unpack the batch's archive."""
-        of = letter.fields
-        return letter.queue == self.unpack_queue and of.get("batch_id") == batch_id and _is_key(of.get("s3_key"))
+        of = dead_letter.fields
+        return (
+            dead_letter.queue == self.unpack_queue and of.get("batch_id") == batch_id and _is_key(of.get("s3_key"))
+        )
 
     def _archive(self, batch_id: str, s3_key: str) -> str:
         self.check_archive(s3_key)
@@ -77,41 +86,82 @@ class Retry:
         if not self.batches.requeue(self.unpack_queue, unpack_job(batch_id, s3_key, None)):
             way = "`reconcile --apply` has its files tried again afterwards"
             raise Permanent(f"batch {batch_id} has just come into work: {way}")
-        for letter in list(self.letters):
-            of_file = letter.file and letter.file[0] == batch_id and letter.file[1] in names
-            if of_file or self._is_archive(letter, batch_id):
-                self.forget(letter)
+        for dead_letter in list(self.dead_letters):
+            of_file = dead_letter.file and dead_letter.file[0] == batch_id and dead_letter.file[1] in names
+            if of_file or self._is_archive(dead_letter, batch_id):
+                self.forget(dead_letter)
 
-    def letter(self, letter: DeadLetter) -> str:
+    def dead_letter(self, dead_letter: DeadLetter) -> str:
         """Try a dead letter's job again; gives in words what was queued. `Permanent` as for `batch`."""
-        if letter.file is not None:
-            batch_id, name = letter.file
+        if dead_letter.file is not None:
+            batch_id, name = dead_letter.file
             if name in failed_names(self.database, batch_id):
                 return self.batch(batch_id, [name])
             if self.batches.is_in_work(batch_id):
                 raise Permanent(f"batch {batch_id} is in progress: {name} may be done by it")
-            self.forget(letter)
-            return f"nothing: {name} of batch {batch_id} has not failed; the letter is gone"
-        of = letter.fields.get("batch_id")
-        if isinstance(of, str) and is_id(of) and self._is_archive(letter, of):
+            self.forget(dead_letter)
+            return f"nothing: {name} of batch {batch_id} has not failed; the dead letter is gone"
+        of = dead_letter.fields.get("batch_id")
+        if isinstance(of, str) and is_id(of) and self._is_archive(dead_letter, of):
             return (
-                self.batch(of) if failed_names(self.database, of) else self._archive(of, letter.fields["s3_key"])
+                self.batch(of)
+                if failed_names(self.database, of)
+                else self._archive(of, dead_letter.fields["s3_key"])
             )
-        self._take_out(letter, letter.job)
-        return f"{letter.job} in {letter.queue}"
+        self._take_out(dead_letter, dead_letter.job)
+        return f"{dead_letter.job} in {dead_letter.queue}"
 
-    def forget(self, letter: DeadLetter) -> None:
+    def forget(self, dead_letter: DeadLetter) -> None:
         """Take a dead letter out of its list."""
-        self._take_out(letter, job="")
+        self._take_out(dead_letter, job="")
 
-    def _take_out(self, letter: DeadLetter, job: str) -> None:
-        self._revive(keys=[f"{letter.queue}:dead", letter.queue], args=[letter.letter, job])
-        self.letters.remove(letter)
+    def abandon(self, dead_letter: DeadLetter) -> None:
+        """Take a dead letter out for good. The archive of an unpack job is done with: nobody queues it again."""
+        of = dead_letter.fields.get("batch_id")
+        if (
+            isinstance(of, str)
+            and is_id(of)
+            and self._is_archive(dead_letter, of)
+            and not self.batches.is_in_work(of)
+        ):
+            close(self.database, of, dead_letter.fields["s3_key"])
+        self.forget(dead_letter)
+
+    def _take_out(self, dead_letter: DeadLetter, job: str) -> None:
+        self._revive(keys=[f"{dead_letter.queue}:dead", dead_letter.queue], args=[dead_letter.text, job])
+        self.dead_letters.remove(dead_letter)
 
 
 def _is_key(value: object) -> bool:
     """Whether there could be an object of this key in S3."""
     return isinstance(value, str) and is_storable(value) and 0 < len(value.encode()) <= MOST_KEY_BYTES
+
+
+def _not_failed(database: Database, batch_id: str, names: list[str], failed: list[str]) -> Permanent:
+    """What is wrong with trying the files of these names again, of which none has failed."""
+    storable = [name for name in names if is_storable(name)]
+    with database.transaction() as cursor:
+        cursor.execute(
+            "SELECT original_filename, status FROM audio_files"
+            " WHERE batch_id = %s AND original_filename = ANY(%s)",
+            (batch_id, storable),
+        )
+        status = dict(cursor.fetchall())
+    if unknown := [name for name in names if name not in status]:
+        return Unknown(f"batch {batch_id} has no file {', '.join(unknown)}{did_you_mean(unknown[0], failed)}")
+    problems = ", ".join(f"{name} has not failed: it is {status[name]}" for name in names)
+    return Permanent(f"batch {batch_id}: {problems}")
+
+
+def is_known(database: Database, batch_id: str) -> bool:
+    """Whether an archive was ever unpacked as this batch."""
+    with database.transaction() as cursor:
+        cursor.execute(
+            "SELECT FROM batches WHERE batch_id = %(id)s UNION ALL SELECT FROM audio_files WHERE batch_id = %(id)s"
+            " LIMIT 1",
+            {"id": batch_id},
+        )
+        return bool(cursor.rowcount)
 
 
 def failed_names(database: Database, batch_id: str) -> list[str]:
@@ -123,6 +173,16 @@ def failed_names(database: Database, batch_id: str) -> list[str]:
             (batch_id,),
         )
         return [name for (name,) in cursor.fetchall()]
+
+
+def close(database: Database, batch_id: str, s3_key: str) -> None:
+    """Note that a batch which was never opened is finished; one that was opened is left as it is."""
+    with database.transaction() as cursor:
+        cursor.execute(
+            "INSERT INTO batches (batch_id, s3_key, file_count, host, finished_at) VALUES (%s, %s, 0, '', now())"
+            " ON CONFLICT DO NOTHING",
+            (batch_id, s3_key),
+        )
 
 
 def archive_of(database: Database, batch_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""How the fleet is: what moves, what is stuck and why. Redis and PostgreSQL are asked once, nothing is changed.
+"""The status of the fleet: what moves and what is stuck. Redis and PostgreSQL are asked once, nothing is changed.
 
 Redis knows what is to be done and what the workers say of themselves, PostgreSQL what has been done.
 """
@@ -7,35 +7,26 @@ import datetime
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.foundation import redis_client
 from pipeline.foundation.errors import unavailable_service
-from pipeline.foundation.formatting import amount, count, duration
-from pipeline.jobs import batches, job_queue
+from pipeline.foundation.formatting import duration
+from pipeline.jobs import batches
 from pipeline.jobs.job_queue import decode
 from pipeline.operations import failures
+from pipeline.operations.snapshot import stranded_batches
+from pipeline.operations.troubles import DOWN, Trouble, find_troubles, health_of
+from pipeline.store.batch_history import archive_names
 from pipeline.store.database import Database
 
-SILENT_SECONDS = 60  # a host that was not heard so long does not live
-RESTART_SECONDS = 300  # of silence that a host's new start may take
-PATIENCE_SECONDS = 600  # of waiting for room on the disk, which is nothing wrong by itself
-FULL_SHARE = 0.05  # of a disk that is nearly full: so much is free
-MANY_FAILURES, LEAST_FAILURES = 0.1, 10  # of the files of an hour: this share, and so many
-REASONS = 10  # the most frequent that are told
-DOWN, DEGRADED = "down", "degraded"
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What an operator should know: how bad it is (`broken` or `degraded`), what it is, and where to read on."""
-
-    level: str
-    what: str
-    see: str
+SILENT_SECONDS = 60  # after which a host without a heartbeat is not alive
+STRANDED_SECONDS = 300  # without a movement of a batch, before its jobs are looked for
+REASONS = 10  # the most frequent that are reported
+Compare = Callable[[Any, list[str]], Collection[str]]  # Redis and the queues -> stranded batches
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Status:
     """Everything as rows of plain values; times in seconds (since 1970 where they are moments), sizes in bytes.
 
     A worker that has died within the last week is listed with `alive` false. `done`, `reasons` and `warnings` are
-    None where PostgreSQL was not asked.
+    None where PostgreSQL was not asked; the `archive` of a batch, its file name, is empty where nobody knows it.
     """
 
     time: int
@@ -54,45 +45,60 @@ class Status:
     done: dict[str, float] | None = None
     reasons: list[dict[str, Any]] | None = None
     warnings: dict[str, Any] | None = None
+    amiss: list[dict[str, str]] = field(default_factory=list)  # what needs a person: kind, subject, what
     troubles: list[Trouble] = field(default_factory=list)
 
     @property
     def health(self) -> str:
-        """`well`, `degraded` or `broken`."""
-        levels = {trouble.level for trouble in self.troubles}
-        return DOWN if DOWN in levels else DEGRADED if levels else "healthy"
+        """`healthy`, `degraded` or `down`."""
+        return health_of(self.troubles)
 
     def as_dict(self) -> dict[str, Any]:
         """The status for JSON."""
         return {"health": self.health, **vars(self), "troubles": [vars(trouble) for trouble in self.troubles]}
 
 
-def read_status(redis: Any, queue_names: list[str], database: Database | None = None) -> Status:
-    """Read the status of these queues, and of the transcription queues that hosts have entered."""
+def read_status(
+    redis: Any, queue_names: list[str], database: Database | None = None, compare: Compare = stranded_batches
+) -> Status:
+    """Read the status of these queues, and of the transcription queues that hosts have entered.
+
+    `compare` finds the stranded batches where the unpack workers do not: who asks often gives a `SeldomCompared`.
+    """
     keys = [batches.OPEN, batches.FINISHING, batches.HOSTS, batches.QUEUES, batches.DRAINING]
+    keys += [batches.AMISS, batches.STRANDED]
     seen = json.loads(redis_client.script(redis, "overview")(keys=[*keys, *queue_names], args=[]))
     now = int(seen["time"])
     workers = _workers(now, seen)
     rows = [_batch(now, *row) for row in seen["open"]]
-    rows += [_finishing(batch_id, host) for batch_id, host in seen["finishing"]]
+    rows += [_finishing(now, *row) for row in seen["finishing"]]
+    compared = json.loads(seen["stranded"]) if seen["stranded"] else None
+    _mark_stranded(rows, lambda: compare(redis, queue_names) if compared is None else compared)
     started = {row["id"]: row["since"] for row in rows}
     queues = [_queue(now, workers, started, *queue) for queue in seen["queues"]]
     hosts = _hosts(now, seen, workers, rows, queues)
+    names = archive_names(database, [row["id"] for row in rows]) if database and rows else {}
+    rows = [{**row, "archive": names.get(row["id"], "")} for row in rows]
     done, reasons = read_done(database) if database else (None, None)
     warnings = read_warnings(database) if database else None
     status = Status(now, queues, sorted(workers.values(), key=_worker_order), hosts, rows, done, reasons, warnings)
-    status.troubles.extend(_troubles(status))
+    status.amiss.extend(json.loads(seen["amiss"] or "[]"))
+    status.troubles.extend(find_troubles(queues, status.workers, hosts, rows, status.amiss, done))
     return status
 
 
 def observe(
-    redis: Any, queue_names: list[str], database: Database | None = None, check: Callable[[], object] = bool
+    redis: Any,
+    queue_names: list[str],
+    database: Database | None = None,
+    check: Callable[[], object] = bool,
+    compare: Compare = stranded_batches,
 ) -> Status:
-    """The status; where a service is unavailable, one that is broken and says so, with what the others tell.
-    `check` is called first, and may find it unavailable too."""
+    """The status; where a service is unavailable, one that is down and says so, with what the others report.
+    `check` is called first, and may find the service unavailable too."""
     try:
         check()
-        return read_status(redis, queue_names, database)
+        return read_status(redis, queue_names, database, compare)
     except Exception as error:
         service = unavailable_service(error)
         if service is None:
@@ -100,7 +106,7 @@ def observe(
         trouble = Trouble(DOWN, f"{service} is unavailable: {' '.join(str(error).split())}", "service-away")
         if service == "Redis":
             return Status(int(time.time()), [], [], [], [], troubles=[trouble])
-        now = observe(redis, queue_names)
+        now = observe(redis, queue_names, compare=compare)
         now.troubles.insert(0, trouble)
         return now
 
@@ -140,7 +146,7 @@ def read_warnings(database: Database) -> dict[str, Any]:
 def _workers(now: int, seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Each worker that has claimed from a queue within a week."""
     found = {}
-    for name, _, _, _, _, _, of in seen["queues"]:
+    for name, _, _, _, _, _, of, _ in seen["queues"]:
         for worker_id, _ in of or []:
             said = seen["workers"][worker_id]
             row = {"id": worker_id, "alive": bool(said), "queue": name, **_GONE, **(decode(said) if said else {})}
@@ -159,12 +165,13 @@ def _worker_order(worker: dict[str, Any]) -> tuple[Any, ...]:
     return worker["alive"], worker["host"], worker["role"], worker["id"]
 
 
-def _batch(now: int, batch_id: str, start: str, host: str, *counts: str) -> dict[str, Any]:
+def _batch(now: int, batch_id: str, start: str, host: str, moved: str | None, *counts: str) -> dict[str, Any]:
     total, processed, failed = (int(text) if text else None for text in counts)
     since = int(float(start))
     row: dict[str, Any] = {
         "id": batch_id, "host": host or "", "total": total, "processed": processed, "failed": failed,
-        "since": since, "state": "open" if total else "unpacking",
+        "since": since, "still_seconds": max(0, now - int(moved or since)),
+        "state": "open" if total else "unpacking",
     }  # fmt: skip
     settled = settled_files(row)
     passed = now - since
@@ -172,21 +179,33 @@ def _batch(now: int, batch_id: str, start: str, host: str, *counts: str) -> dict
     return row
 
 
-def _finishing(batch_id: str, host: str) -> dict[str, Any]:
+def _finishing(now: int, batch_id: str, host: str, moved: str | None = None) -> dict[str, Any]:
     nothing = dict.fromkeys(("total", "processed", "failed", "left_seconds"))
-    return {"id": batch_id, "host": host, **nothing, "since": 0, "state": "finishing"}
+    still = max(0, now - int(moved or now))
+    return {"id": batch_id, "host": host, **nothing, "since": 0, "still_seconds": still, "state": "finishing"}
+
+
+def _mark_stranded(rows: list[dict[str, Any]], stranded: Callable[[], Collection[str]]) -> None:
+    """Say which batches have no job left for the rest of their files, of those that have not moved for a while."""
+    opened = [row for row in rows if row["state"] != "finishing"]
+    if still := [row for row in opened if row["still_seconds"] >= STRANDED_SECONDS]:
+        found = stranded()
+        for row in still:
+            if row["id"] in found:
+                row.update(state="stranded", left_seconds=None)
 
 
 def _queue(
     now: int, workers: dict[str, dict[str, Any]], started: dict[str, int], name: str, host: str,
-    waiting: int, delayed: int, dead: int, head: str, of: Any,
+    waiting: int, delayed: int, dead: int, head: str, of: Any, oldest_dead_letter: str,
 ) -> dict[str, Any]:  # fmt: skip
     alive = [workers[worker_id] for worker_id, _ in of or [] if workers[worker_id]["alive"]]
     rates = [_per_hour(worker["hour"]) for worker in alive]
     return {
         "name": name, "host": host, "waiting": waiting, "delayed": delayed, "dead": dead,
         "in_work": sum(in_progress for _, in_progress in of or []), "workers": len(alive),
-        "oldest_seconds": _age(now, head, started), "per_hour": round(sum(rates), 1) if alive else 0.0,
+        "oldest_seconds": _age(now, head, started), "dead_seconds": _passed(now, oldest_dead_letter),
+        "per_hour": round(sum(rates), 1) if alive else 0.0,
     }  # fmt: skip
 
 
@@ -202,9 +221,15 @@ def _age(now: int, head: str, started: dict[str, int]) -> int | None:
     begun; None where nothing tells, as with a transfer job."""
     fields = decode(head)
     since = started.get(str(fields.get("batch_id")))
-    with suppress(KeyError, TypeError, ValueError, OverflowError):  # another kind of job, or another sender's
-        since = int(datetime.datetime.fromisoformat(fields["transferred_at"]).timestamp())
-    return None if not since else max(0, now - since)
+    passed = _passed(now, fields.get("transferred_at"))
+    return passed if passed is not None or not since else max(0, now - since)
+
+
+def _passed(now: int, moment: Any) -> int | None:
+    """The seconds since a moment, an ISO text; None where it is none: another kind of job, or another sender's."""
+    with suppress(TypeError, ValueError, OverflowError):
+        return max(0, now - int(datetime.datetime.fromisoformat(moment).timestamp()))
+    return None
 
 
 def _hosts(
@@ -240,94 +265,13 @@ def settled_files(batch: dict[str, Any]) -> int:
     return (batch["processed"] or 0) + (batch["failed"] or 0)
 
 
+def time_left(batch: dict[str, Any]) -> str:
+    """How long a batch's row still takes; "-" where an open one gives no estimate, else what is done with it."""
+    if batch["left_seconds"] is not None:
+        return duration(batch["left_seconds"])
+    return "-" if batch["state"] == "open" else str(batch["state"])
+
+
 def host_state(host: dict[str, Any]) -> str:
     """What a host's row is, in a word."""
     return "silent" if not host["alive"] else "draining" if host["draining"] else "up"
-
-
-# --- what is wrong -------------------------------------------------------------------------------------------
-
-
-def _troubles(status: Status) -> list[Trouble]:
-    """What is wrong, the worst first."""
-    heard = {host["name"]: host["heard_seconds"] or 0 for host in status.hosts}
-    found = []
-    for queue in status.queues:
-        jobs = queue["waiting"] + queue["in_work"] + queue["delayed"]
-        if jobs and not queue["workers"]:
-            starting = heard.get(queue["host"], RESTART_SECONDS) < RESTART_SECONDS
-            what = f"{queue['name']}: {count(jobs, 'job')} and no worker"
-            found.append(Trouble(DEGRADED if starting else DOWN, what, "no-worker"))
-    for worker in status.workers:
-        if not worker["alive"]:
-            found.append(Trouble(DEGRADED, f"{worker['id']} is gone: no heartbeat", "worker-gone"))
-        elif _waits_too_long(worker):
-            what = f"{worker['id']}: {worker['doing']}, for {duration(worker['since_seconds'] or 0)}"
-            found.append(Trouble(DEGRADED, what, "worker-waits"))
-    at_work = [worker for worker in status.workers if worker["alive"]]
-    if at_work and all(_waits_for_service(worker) for worker in at_work):
-        found.append(Trouble(DOWN, "every worker waits for a service", "service-away"))
-    for host in status.hosts:
-        if not host["alive"] and host["batches"]:
-            silence = duration(host["heard_seconds"] or 0)
-            what = f"{host['name']} is silent for {silence} and has {count(host['batches'], 'open batch')}"
-            found.append(Trouble(DEGRADED, what, "host-silent"))
-        if (disk := host["disk"]) and disk["free"] < FULL_SHARE * disk["size"]:
-            what = f"{host['name']}: {amount(disk['free'])} of {amount(disk['size'])} of its disk is free"
-            found.append(Trouble(DEGRADED, what, "disk-full"))
-    if status.done and status.done["failed"] >= max(LEAST_FAILURES, MANY_FAILURES * status.done["files"]):
-        what = f"{status.done['failed']} of {status.done['files']} files of the last hour have failed"
-        found.append(Trouble(DEGRADED, what, "many-failures"))
-    return sorted(found, key=lambda trouble: trouble.level != DOWN)
-
-
-def _waits_for_service(worker: dict[str, Any]) -> bool:
-    """`Worker.until_available` says so."""
-    doing = str(worker["doing"])
-    return doing.startswith("waiting for ") and not doing.startswith(
-        ("waiting for disk", "waiting for transcription", "waiting for a GPU worker")
-    )
-
-
-def _waits_too_long(worker: dict[str, Any]) -> bool:
-    doing = str(worker["doing"])
-    if doing.startswith("waiting for transcription"):  # it has unpacked enough
-        return False
-    if doing.startswith("waiting for disk"):
-        return (worker["since_seconds"] or 0) > PATIENCE_SECONDS
-    return doing.startswith("waiting")
-
-
-# --- for others ----------------------------------------------------------------------------------------------
-
-
-def read_workers(redis: Any, worker_ids: list[str]) -> list[dict[str, Any]]:
-    """What each worker says of itself, in the same order."""
-    states = _pipelined(redis, [("get", job_queue.heartbeat_key(worker_id)) for worker_id in worker_ids])
-    gone = {"host": "", "role": "", "doing": "gone", "since": 0}
-    return [
-        {"id": worker_id, "alive": state is not None, **(json.loads(state) if state else gone)}
-        for worker_id, state in zip(worker_ids, states, strict=True)
-    ]
-
-
-def open_batches(redis: Any) -> list[dict[str, Any]]:
-    """The open batches with their host and counts (None before the first), in the order of their start."""
-    batch_ids = redis.zrange(batches.OPEN, 0, -1)
-    fields = ("host", "s3_key", "total", "processed", "failed")
-    rows = _pipelined(redis, [("mget", batches.keys_of(batch_id, *fields)) for batch_id in batch_ids])
-    return [
-        {"id": batch_id, "host": host, "s3_key": key, **dict(zip(fields[2:], map(_number, counts), strict=True))}
-        for batch_id, (host, key, *counts) in zip(batch_ids, rows, strict=True)
-    ]
-
-
-def _number(text: str | None) -> int | None:
-    return None if text is None else int(text)
-
-
-def _pipelined(redis: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
-    steps = redis.pipeline(transaction=False)
-    for name, *arguments in commands:
-        getattr(steps, name)(*arguments)
-    return redis_client.answers(steps)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.speech.segments import Heard, left_out, weight_of
 from pipeline.speech.transcript import REPEATED, UNINTELLIGIBLE
 from pipeline.speech.voice_windows import Window

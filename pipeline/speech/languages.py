@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.speech.voice_windows import Window
 from pipeline.speech.whisper import FRAMES_PER_SECOND
 

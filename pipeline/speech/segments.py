@@ -14,7 +14,7 @@ from itertools import accumulate, groupby, takewhile
 
 import numpy as np
 
-from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.speech.transcript import UNINTELLIGIBLE, Segment, Word
 from pipeline.speech.voice_windows import Window
 from pipeline.speech.whisper import SpokenWord

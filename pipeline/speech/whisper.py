@@ -23,7 +23,7 @@ from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
-from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.foundation.device import is_out_of_memory
 from pipeline.speech.voice_windows import WINDOW_SECONDS
 from pipeline.speech.whisper_options import Options
@@ -56,7 +56,11 @@ def model_problem(folder: Path) -> str | None:
 def language_problem(languages: Sequence[str]) -> str | None:
     """Which of the codes Whisper does not know, in one line; None where it knows them all."""
     unknown = sorted(set(languages) - set(_LANGUAGE_CODES))
-    return f"Whisper knows no language {', '.join(unknown)}: give ISO 639-1 codes, as en" if unknown else None
+    return (
+        f"Whisper does not know the language {', '.join(unknown)}: give ISO 639-1 codes, as en"
+        if unknown
+        else None
+    )
 
 
 @dataclass(frozen=True)

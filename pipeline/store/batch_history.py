@@ -1,13 +1,22 @@
-"""Batches and their files as PostgreSQL remembers them: open ones and finished ones, the newest first."""
+"""Batches and their files as PostgreSQL remembers them: open ones and finished ones, the newest first.
+
+A batch is known by its id, and by the archive that it was: its file name, or its whole path. Several may have been
+called the same.
+"""
 
 import datetime
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
+from pipeline.foundation.archive_origin import UNKNOWN, Origin, name_of
 from pipeline.foundation.file_names import is_storable
 from pipeline.store.database import Database
 
+_NAME = "substring(b.archive_path from '[^/]*$')"  # of the archive; there is an index of it
 _BATCHES = (
-    "SELECT b.batch_id, b.s3_key, b.file_count, b.host, b.opened_at, b.finished_at, f.done, f.failed"
+    "SELECT b.batch_id, b.s3_key, b.file_count, b.host, b.opened_at, b.finished_at, f.done, f.failed,"
+    " b.archive_path, b.archive_host, b.archive_bytes, b.archive_sha256"
     " FROM batches AS b CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE status = 'done') AS done,"
     " count(*) FILTER (WHERE status = 'failed') AS failed FROM audio_files WHERE batch_id = b.batch_id) AS f"
 )
@@ -16,7 +25,7 @@ _BATCHES = (
 @dataclass(frozen=True)
 class Batch:
     """An archive that was unpacked; `host` is the last that did so, `done` and `failed` are numbers of files,
-    times are in UTC."""
+    times are in UTC. `origin` is which archive it was."""
 
     batch_id: str
     s3_key: str
@@ -26,6 +35,19 @@ class Batch:
     finished_at: datetime.datetime | None
     done: int
     failed: int
+    origin: Origin = UNKNOWN
+
+    @property
+    def archive(self) -> str:
+        """The file name of the archive; nothing where it is not known."""
+        return name_of(self.origin.path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The batch for JSON, with its archive as `archive`."""
+        known = {name: value for name, value in vars(self).items() if name != "origin"}
+        of = self.origin
+        archive = {"path": of.path or None, "host": of.host, "bytes": of.size, "sha256": of.sha256}
+        return {**known, "archive": archive}
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,30 @@ def read_batch(database: Database, batch_id: str) -> Batch | None:
         return next((_batch(*row) for row in cursor.fetchall()), None)
 
 
+def batches_of_archive(database: Database, archive: str, most: int) -> list[Batch]:
+    """The newest batches whose archive had this name or path."""
+    if not archive or not is_storable(archive):
+        return []
+    with database.transaction() as cursor:
+        cursor.execute(
+            f"{_BATCHES} WHERE {_NAME} = %(name)s AND (%(name)s = %(archive)s OR b.archive_path = %(archive)s)"  # nosec B608
+            " ORDER BY b.batch_id DESC LIMIT %(most)s",
+            {"name": name_of(archive), "archive": archive, "most": most},
+        )
+        return [_batch(*row) for row in cursor.fetchall()]
+
+
+def archive_names(database: Database, batch_ids: Collection[str]) -> dict[str, str]:
+    """The file names of the archives of these batches, where they are known."""
+    with database.transaction() as cursor:
+        cursor.execute(
+            f"SELECT b.batch_id, {_NAME} FROM batches AS b"  # nosec B608
+            " WHERE b.batch_id = ANY(%s) AND b.archive_path <> ''",
+            (list(filter(is_storable, batch_ids)),),
+        )
+        return dict(cursor.fetchall())
+
+
 def read_batch_files(
     database: Database, batch_id: str, status: str = "", after: str = "", limit: int = 100
 ) -> list[BatchFile]:
@@ -83,7 +129,7 @@ def read_batch_files(
 
 def _batch(
     batch_id: str, s3_key: str, file_count: int, host: str, opened_at: datetime.datetime,
-    finished_at: datetime.datetime | None, done: int, failed: int,
+    finished_at: datetime.datetime | None, done: int, failed: int, *origin: Any,
 ) -> Batch:  # fmt: skip
-    ended = finished_at and finished_at.astimezone(datetime.UTC)
-    return Batch(batch_id, s3_key, file_count, host, opened_at.astimezone(datetime.UTC), ended, done, failed)
+    opened, ended = opened_at.astimezone(datetime.UTC), finished_at and finished_at.astimezone(datetime.UTC)
+    return Batch(batch_id, s3_key, file_count, host, opened, ended, done, failed, Origin(*origin))

@@ -1,154 +1,92 @@
 """The rows in PostgreSQL. Every method is one transaction and may be repeated."""
 
+import datetime
 import json
-import select
-import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import psycopg2
 import psycopg2.errors
-import psycopg2.extensions
 
-from pipeline.foundation.errors import Outage, unavailable_service
+from pipeline.audio.tags import Tagged
+from pipeline.foundation.archive_origin import UNKNOWN, Origin
+from pipeline.foundation.errors import Outage
+from pipeline.foundation.file_metadata import Description
 from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.speech.transcript import Label, Segment, Transcript
+from pipeline.store.alert_matching import save_alerts
+from pipeline.store.connection_pool import ANSWER_SECONDS, CONNECTIONS, ConnectionPool
+from pipeline.store.online_indexes import CONCURRENT, build
+from pipeline.store.queries import QUERIES
+from pipeline.store.words import passages
 
 SCHEMA = Path(__file__).parents[2] / "schema"
 ADDITIVE = ".additive.sql"  # ends the name of a file of schema/ that code from before it does not notice
-_SQL = Path(__file__).parent / "sql"
-CONNECTIONS = 3  # of a process: a fleet of forty hosts has 240 at most
-ANSWER_SECONDS, CONNECT_SECONDS = 30.0, 10.0  # the longest wait for the server
-STATEMENT_SECONDS = 25  # after which the server fails: before we do, or its backends pile up
-NAMES_AT_A_TIME = 5000  # rows of a statement, which a slow server must end in that time, however large the archive
+# Rows of a statement: a slow server ends it in time, however large the archive or long the recording.
+NAMES_AT_A_TIME, PASSAGES_AT_A_TIME = 5000, 500
+TRANSCRIPTS_AT_A_TIME = 20  # that are indexed in one transaction; of an hour each, they have 1,200 passages
 LOCK_SECONDS = 15  # that `migrate` waits for a table that is in use: whoever asks for it meanwhile waits behind it
-_EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
-# What a server that refuses us, and libpq, say: a connection that failed carries no code. A file that libpq cannot
-# find "does not exist" either. Only a worker that starts goes by these words: see `refusal`.
-_REFUSALS = (
-    "password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted",
-    "certificate verify failed", "does not match host name", "does not support SSL", "alert bad certificate",
-    "alert certificate required", "alert unknown ca",
-)  # fmt: skip
+DEADLOCK_ATTEMPTS = 3  # to apply a file of the schema, where the server breaks deadlocks with others by failing it
 _OPTIONAL = ("mark", "reason", "channel")  # fields of a segment that are not stored where they are None
+_NEWEST = 2**63 - 1  # above every id
 _LOCK = 0x617564696F  # "audio": the advisory lock that lets one process at a time apply the schema
 
 
 @dataclass(frozen=True)
 class AudioRow:
-    """A file's row: its id, its status and the day (UTC, YYYY-MM-DD) of its S3 key."""
+    """A file's row: its id, its status, the day (UTC, YYYY-MM-DD) of its S3 key, why it has failed, and when the
+    row was made."""
 
     audio_id: int
     status: str
     date: str
-
-
-class _Connection(psycopg2.extensions.connection):
-    """A connection that does not wait for ever: libpq itself would, with signals unheard."""
-
-    answer_seconds: float | None = CONNECT_SECONDS  # until it is in use
-
-
-def _wait(connection: Any) -> None:
-    """Wait for the server (psycopg2's wait callback); OperationalError where it is silent for too long."""
-    seconds = getattr(connection, "answer_seconds", None)
-    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
-        poller = select.poll()
-        poller.register(connection, _EVENTS[state])
-        if not poller.poll(seconds and 1000 * seconds):
-            raise psycopg2.OperationalError(f"no answer within {seconds:.0f} s")
-
-
-psycopg2.extensions.set_wait_callback(_wait)
+    error: str | None
+    created_at: datetime.datetime
 
 
 class Database:
-    """A few connections for all threads of a process, made when they are needed and again after an outage."""
+    """The statements on the rows of files and batches, and the schema; all threads of a process may share one."""
 
     def __init__(self, url: str, connections: int = CONNECTIONS) -> None:
-        self._url = url
-        self._room = threading.BoundedSemaphore(connections)
-        self._idle: deque[Any] = deque()
+        self._pool = ConnectionPool(url, connections)
+        self._index_below = _NEWEST  # where `index_transcripts` goes on
 
-    @contextmanager
-    def transaction(self, answer_seconds: float | None = ANSWER_SECONDS) -> Iterator[Any]:
-        """A cursor in a transaction, which ends with the block. A server that is silent so long is unavailable."""
-        if not self._room.acquire(timeout=ANSWER_SECONDS):
-            raise psycopg2.OperationalError(f"no connection came free within {ANSWER_SECONDS:.0f} s")
-        try:
-            connection = self._connection()
-            connection.answer_seconds = answer_seconds
-            try:
-                with connection.cursor() as cursor:
-                    yield cursor
-                connection.commit()
-            except BaseException as error:
-                if unavailable_service(error):  # the idle ones lead to the same server
-                    connection.close()
-                    self.close()
-                elif not connection.closed:
-                    connection.rollback()
-                raise
-            finally:
-                if not connection.closed:
-                    self._idle.append(connection)
-        finally:
-            self._room.release()
+    def transaction(self, answer_seconds: float | None = ANSWER_SECONDS) -> AbstractContextManager[Any]:
+        """A cursor in a transaction, which ends with the block; an outage where the server is silent so long."""
+        return self._pool.transaction(answer_seconds)
 
-    @contextmanager
-    def long_transaction(self) -> Iterator[Any]:
-        """As `transaction`, with statements that may take any time, as reading a whole table or indexing it."""
-        with self.transaction(answer_seconds=None) as cursor:
-            cursor.execute("SET LOCAL statement_timeout = 0")
-            yield cursor
+    def long_transaction(self) -> AbstractContextManager[Any]:
+        """As `transaction`, with statements that may take any time."""
+        return self._pool.long_transaction()
 
-    def _connection(self) -> Any:
-        """An idle connection, or a new one to the first of the hosts that takes it: libpq's own way through
-        several hosts knows no time limit beside a wait callback."""
-        with suppress(IndexError):
-            return self._idle.pop()
-        given = psycopg2.extensions.parse_dsn(self._url)
-        hosts, ports = given.get("host", "").split(","), given.get("port", "").split(",")
-        for number, host in enumerate(hosts):
-            try:
-                return self._connect(host=host or None, port=ports[number % len(ports)] or None)
-            except psycopg2.OperationalError:
-                if number == len(hosts) - 1:
-                    raise
-        raise AssertionError("split gives one host at least")
-
-    def _connect(self, **where: str | None) -> Any:
-        connection = psycopg2.connect(
-            self._url, connection_factory=_Connection, application_name="audio-pipeline",
-            keepalives_idle=30, keepalives_interval=10, keepalives_count=3,
-            **{name: value for name, value in where.items() if value},
-        )  # fmt: skip
-        with connection.cursor() as cursor:
-            cursor.execute("SET statement_timeout = %s", (1000 * STATEMENT_SECONDS,))
-        connection.commit()
-        return connection
+    def refusal(self) -> str | None:
+        """Why the server refuses us, in one line; None where it takes us. For a start alone."""
+        return self._pool.refusal()
 
     def close(self) -> None:
         """Close the connections that are not in use; the next call makes a new one."""
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        self._pool.close()
 
     def start_file(self, batch_id: str, original_filename: str) -> AudioRow:
         """The file's row, made as one in progress where it is missing; one that is settled stays so."""
         with self.transaction() as cursor:
-            cursor.execute(_query("start_file"), {"batch_id": batch_id, "original_filename": original_filename})
+            cursor.execute(QUERIES["start_file"], {"batch_id": batch_id, "original_filename": original_filename})
             return AudioRow(*cursor.fetchone())
 
     def save_result(
-        self, audio_id: int, transcript: Transcript, labels: list[Label], warnings: Sequence[FileWarning] = ()
+        self,
+        audio_id: int,
+        transcript: Transcript,
+        labels: list[Label],
+        warnings: Sequence[FileWarning] = (),
+        tagged: Tagged | None = None,
     ) -> None:
-        """Write what was heard and what is wrong with the recording: columns of the row, transcript, labels."""
+        """Write what was heard, what is wrong with the recording and what its tags say: columns of the row,
+        transcript, labels."""
         noted = json.dumps([_storable_fields(warning) for warning in as_json(warnings)]) if warnings else None
+        segments = [_segment(part) for part in transcript.segments]
         with self.transaction() as cursor:
             languages = transcript.languages or None
             cursor.execute(
@@ -163,14 +101,42 @@ class Database:
                     audio_id,
                 ),
             )
+            if tagged:
+                _save_tags(cursor, audio_id, tagged)
             row = {"audio_id": audio_id, "text": _storable(transcript.text), "model": transcript.model}
-            segments = [_segment(part) for part in transcript.segments]
-            cursor.execute(_query("save_transcript"), {**row, "segments": json.dumps(segments)})
+            cursor.execute(QUERIES["save_transcript"], {**row, "segments": json.dumps(segments)})
+            _save_passages(cursor, {audio_id: segments})
             cursor.execute("DELETE FROM classifications WHERE audio_id = %s", (audio_id,))
             cursor.executemany(
                 "INSERT INTO classifications (audio_id, classifier, label, score) VALUES (%s, %s, %s, %s)",
                 [(audio_id, label.classifier, label.name, label.score) for label in labels],
             )
+            save_alerts(cursor, audio_id)
+
+    def index_transcripts(self) -> int:
+        """Make the passages of transcripts that have none of their text yet, some of the newest; gives how many.
+
+        Such are the rows of a release from before the passages, or from before accents were left out of their
+        words: then those of plain ASCII stay as they are. Safe in several processes at once.
+        """
+        with self.transaction() as cursor:
+            for below in dict.fromkeys((self._index_below, _NEWEST)):  # then those that were skipped, or are new
+                limits = {"below": below, "most": TRANSCRIPTS_AT_A_TIME}
+                cursor.execute(QUERIES["transcripts_to_index"], limits)
+                if found := cursor.fetchall():
+                    break
+            segments_of = {
+                audio_id: segments
+                for audio_id, segments, is_indexed in found
+                if not (is_indexed and all(segment["text"].isascii() for segment in segments))
+            }
+            _save_passages(cursor, segments_of)
+            cursor.execute(
+                "UPDATE transcripts SET indexed_at = created_at, folded_at = created_at WHERE audio_id = ANY(%s)",
+                ([audio_id for audio_id, _, _ in found],),
+            )
+        self._index_below = min((audio_id for audio_id, _, _ in found), default=_NEWEST)
+        return len(found)
 
     def update_audio_s3_path(self, audio_id: int, s3_opus_path: str) -> None:
         """The last step of a file: its Opus is kept, its row is done."""
@@ -185,19 +151,42 @@ class Database:
         """Mark a file as failed with the reason, unless it is done."""
         row = {"batch_id": batch_id, "original_filename": original_filename, "error": _storable(error)}
         with self.transaction() as cursor:
-            cursor.execute(_query("fail_file"), row)
+            cursor.execute(QUERIES["fail_file"], row)
 
-    def open_batch(self, batch_id: str, s3_key: str, names: list[str], host: str) -> None:
+    def open_batch(
+        self, batch_id: str, s3_key: str, names: list[str], host: str, origin: Origin = UNKNOWN
+    ) -> None:
         """Note that an archive with these audio files is being unpacked on `host`; each has its row from here."""
         row = {"batch_id": batch_id, "s3_key": s3_key, "file_count": len(names), "host": host}
+        row |= {"path": origin.path, "origin_host": origin.host, "size": origin.size, "sha256": origin.sha256}
         with self.transaction() as cursor:
-            cursor.execute(_query("open_batch"), row)
+            cursor.execute(QUERIES["open_batch"], row)
             for start in range(0, len(names), NAMES_AT_A_TIME):
                 cursor.execute(
                     "INSERT INTO audio_files (batch_id, original_filename) SELECT %s, unnest(%s::text[])"
                     " ON CONFLICT DO NOTHING",
                     (batch_id, names[start : start + NAMES_AT_A_TIME]),
                 )
+
+    def opened_at(self, batch_id: str) -> datetime.datetime:
+        """When the batch was opened first (UTC): no recording of it is newer."""
+        with self.transaction() as cursor:
+            cursor.execute("SELECT opened_at FROM batches WHERE batch_id = %s", (batch_id,))
+            return cast(datetime.datetime, cursor.fetchone()[0]).astimezone(datetime.UTC)
+
+    def describe_files(self, batch_id: str, descriptions: Mapping[str, Description]) -> None:
+        """Note what is known of some files of a batch, by their names, unless they were heard already."""
+        with self.transaction() as cursor:
+            cursor.execute(
+                QUERIES["describe_files"],
+                {
+                    "batch_id": batch_id,
+                    "names": list(descriptions),
+                    "times": [found.recorded_at for found in descriptions.values()],
+                    "sources": [found.recorded_from for found in descriptions.values()],
+                    "metadata": [_json_or_null(found.metadata) for found in descriptions.values()],
+                },
+            )
 
     def unsettled_files(self, batch_id: str) -> list[str]:
         """The batch's files that are neither done nor failed."""
@@ -212,9 +201,7 @@ class Database:
     def finish_batch(self, batch_id: str) -> None:
         """Note that every file of the batch is done or failed."""
         with self.transaction() as cursor:
-            cursor.execute(
-                "UPDATE batches SET finished_at = now() WHERE batch_id = %s AND finished_at IS NULL", (batch_id,)
-            )
+            cursor.execute(QUERIES["finish_batch"], {"batch_id": batch_id, "whatever": True})
 
     def is_finished(self, batch_id: str) -> bool:
         """Whether every file of the batch is done or failed."""
@@ -231,22 +218,6 @@ class Database:
                 (batch_id,),
             )
             return dict(cursor.fetchall())
-
-    def refusal(self) -> str | None:
-        """Why the server refuses us (password, role, database), or we its certificate, in one line; None where all
-        is well.
-
-        For a start alone: it is told by words, and at work the same error is an outage whatever it says.
-        """
-        try:
-            with self.transaction():
-                return None
-        except psycopg2.OperationalError as error:
-            lines = [] if error.pgcode else str(error).splitlines()
-            reason = next((line for line in lines if any(words in line for words in _REFUSALS)), None)
-            if reason is None:
-                raise
-            return f"DATABASE_URL: {reason}"
 
     def check_schema(self) -> str | None:
         """What is wrong with the server or its schema, in one line; None where the schema is the code's.
@@ -268,29 +239,66 @@ class Database:
             return f"the schema has {', '.join(newer)}, which this release does not know: deploy a newer one"
         return None
 
-    def migrate(self) -> list[str]:
-        """Apply the files of `schema/` that are not applied yet, all or none; gives their names.
+    def migrate(self, say: Callable[[str], None] = lambda _: None) -> list[str]:
+        """Apply the files of `schema/` that are not applied yet, each wholly or not at all; gives their names.
+        `say` is told how far the indexes are that take long.
 
         `Outage` where somebody reads a table for long, as an export does: the workers must not wait for that.
+        What is applied by then stays so, and the next call goes on behind it.
         """
-        with self.long_transaction() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            cursor.execute("SET LOCAL lock_timeout = %s", (1000 * LOCK_SECONDS,))
-            cursor.execute(
-                "CREATE TABLE IF NOT EXISTS schema_migrations"
-                " (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
-            )
-            cursor.execute("SELECT name FROM schema_migrations")
-            applied = {name for (name,) in cursor.fetchall()}
-            new = [path for path in sorted(SCHEMA.glob("*.sql")) if path.name not in applied]
-            for path in new:
-                try:
-                    cursor.execute(path.read_text())
-                except psycopg2.errors.LockNotAvailable as error:
-                    reason = f"nothing was changed by {path.name}: a table is in use, by an export perhaps"
-                    raise Outage("PostgreSQL", reason) from error
+        return [path.name for path in sorted(SCHEMA.glob("*.sql")) if self._apply_file(path, say)]
+
+    def _apply_file(self, path: Path, say: Callable[[str], None]) -> bool:
+        if path.name.endswith(CONCURRENT):
+            return build(self._pool, path, say)
+        return self._apply(path, DEADLOCK_ATTEMPTS)
+
+    def _apply(self, path: Path, attempts: int) -> bool:
+        """Apply a file of the schema, unless it is applied. In a transaction of its own: with the locks of several
+        files, in an order that no worker knows, it would deadlock with a fleet at work."""
+        try:
+            with self.long_transaction() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                cursor.execute("SET LOCAL lock_timeout = %s", (1000 * LOCK_SECONDS,))
+                cursor.execute(
+                    "CREATE TABLE IF NOT EXISTS schema_migrations"
+                    " (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+                )
+                cursor.execute("SELECT FROM schema_migrations WHERE name = %s", (path.name,))
+                if cursor.fetchone() is not None:
+                    return False
+                cursor.execute(path.read_text())
                 cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (path.name,))
-        return [path.name for path in new]
+                return True
+        except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected) as error:
+            if isinstance(error, psycopg2.errors.DeadlockDetected) and attempts > 1:
+                return self._apply(path, attempts - 1)
+            reason = f"nothing was changed by {path.name}: a table is in use, by an export perhaps"
+            raise Outage("PostgreSQL", reason) from error
+
+
+def _save_passages(cursor: Any, segments_of: dict[int, list[dict[str, Any]]]) -> None:
+    """Write the passages of transcripts, given by their ids, in place of those that are there."""
+    cursor.execute("DELETE FROM passages WHERE audio_id = ANY(%s)", (list(segments_of),))
+    rows = [
+        (audio_id, passage.position, passage.start, passage.tsvector())
+        for audio_id, segments in segments_of.items()
+        for passage in passages(segments)
+    ]
+    for start in range(0, len(rows), PASSAGES_AT_A_TIME):
+        columns = zip(*rows[start : start + PASSAGES_AT_A_TIME], strict=True)
+        cursor.execute(QUERIES["save_passages"], [list(column) for column in columns])
+
+
+def _save_tags(cursor: Any, audio_id: int, tagged: Tagged) -> None:
+    moment = tagged.moment
+    times = {"at": moment and moment.at, "until": moment and moment.until}
+    metadata = json.dumps(tagged.metadata)
+    cursor.execute(QUERIES["save_tags"], {"audio_id": audio_id, "metadata": metadata, **times})
+
+
+def _json_or_null(fields: dict[str, Any]) -> str | None:
+    return json.dumps(fields) if fields else None
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
@@ -307,7 +315,3 @@ def _storable_fields(fields: dict[str, Any]) -> dict[str, Any]:
 def _storable(text: str) -> str:
     """The text without what PostgreSQL cannot hold: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
-
-
-def _query(name: str) -> str:
-    return (_SQL / f"{name}.sql").read_text()

@@ -139,8 +139,10 @@ def turns(file: AudioFile, names: Sequence[str] = ()) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text in one line, without what a terminal or a player would obey."""
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text).split())
+    """The text in one line, without what a terminal or a player would obey, or what turns the direction of writing
+    from there on: letters have their own."""
+    straight = re.sub(r"[\u202a-\u202e\u2066-\u2069]", "", text)
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", straight).split())
 
 
 def _with_speaker(found: Reading) -> str:

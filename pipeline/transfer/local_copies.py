@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.foundation import scratch
 from pipeline.foundation.errors import Permanent
 from pipeline.foundation.formatting import amount
 
-_OURS = re.compile(r"(\d{8}-\d{6})\.tar(\.part)?")
+_OURS = re.compile(rf"{scratch.OUR_ID}\.tar(\.part)?")
 
 
 class Copies:

@@ -17,9 +17,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from pipeline.foundation.checksum import sha256
 from pipeline.foundation.errors import Outage, Permanent, Stop, Stopping, unavailable_service
+from pipeline.transfer.framing import Frame, as_input
 from pipeline.transfer.ssh import COMMAND_FAILED, MALFORMED, FileState, RemoteHost, Unclear
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class Copy:
         self._broken_off = False  # the part is ours, from before the connection broke
         self._is_fetched = self._is_resumed = False
         self._was_unclear = False
-        self._told = 0
+        self._reported = 0
 
     def fetch(self, stop: Stop, moved: Callable[[int], object] = int) -> None:
         """Do the long part of `run` ahead of it. What is raised, and another call after it, are as there.
@@ -103,7 +105,7 @@ class Copy:
         before, self.state = self.state, self.host.stat(self.path)
         changed = str(before) != str(self.state)  # its checksum file may come later than itself
         if changed:
-            log.warning("%s has changed (%s, was %s): it is copied anew", self.path, self.state, before)
+            log.warning("%s has changed (%s, was %s): it is copied again", self.path, self.state, before)
         return changed
 
     def _is_whole(self, resumed: bool) -> bool:
@@ -119,21 +121,22 @@ class Copy:
             raise OSError(f"{self.path}: {size} bytes arrived of {self.state.size}")
         known = self.state.sha256 not in ("", MALFORMED)
         if resumed and known and sha256(self.part) != self.state.sha256:
-            log.warning("%s: the SHA-256 of the pieces differs from its file's: it is copied anew", self.path)
+            log.warning("%s: the SHA-256 of the pieces differs from its file's: it is copied again", self.path)
             return False
         return True
 
     def _tell(self, moved: Callable[[int], object]) -> None:
         size = self.part.stat().st_size if self.part.exists() else 0
-        if size != self._told:
-            count, self._told = size - self._told, size
+        if size != self._reported:
+            count, self._reported = size - self._reported, size
             moved(count)
 
     def _scp(self, stop: Stop, moved: Callable[[int], object]) -> None:
         # -s: by SFTP, so that no remote shell reads the path; SFTP still expands patterns in it
         pattern = re.sub(r"([\\*?\[\]{}])", r"\\\1", self.path)
-        source = f"{self.host.user}@{self.host.host}:{pattern}"
-        options = ["-s", "-q", "-P", str(self.host.port), *self.host.options()]
+        host = f"[{self.host.host}]" if ":" in self.host.host else self.host.host  # an IPv6 address
+        source = f"{self.host.user}@{host}:{pattern}"
+        options = ["-s", "-P", str(self.host.port), *self.host.options()]
 
         def goes_on(process: subprocess.Popen[bytes]) -> bool:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -141,35 +144,42 @@ class Copy:
             self._tell(moved)
             return process.returncode is None
 
-        self._run(["scp", *options, "--", source, str(self.part)], subprocess.DEVNULL, stop, goes_on)
+        self._run(["scp", *options, "--", source, str(self.part)], stop, goes_on)
 
     def _append(self, stop: Stop, moved: Callable[[int], object]) -> None:
         """Fetch what follows the part, and a little of what it ends with."""
         offset = max(0, self.part.stat().st_size - OVERLAP)
         os.truncate(self.part, offset)
         log.info("%s: going on from byte %d of %d", self.path, offset, self.state.size)
-        command = f"tail -c +{offset + 1} -- {shlex.quote(self.path)}"
-        with self.part.open("ab", buffering=0) as file:
+        frame = Frame()
+        tail = frame.before(f"tail -c +{offset + 1} -- {shlex.quote(self.path)}")
+        with self.part.open("ab", buffering=0) as file, as_input(tail) as script:
 
             def goes_on(process: subprocess.Popen[bytes]) -> bool:
                 assert process.stdout
                 if not select.select([process.stdout], [], [], _POLL_SECONDS)[0]:
                     return True
                 data = os.read(process.stdout.fileno(), _READ)
-                _write(file.fileno(), data)
+                have = file.tell()
+                _write(file.fileno(), frame.rest(data)[: max(0, self.state.size - have)])  # a shell may add a word
                 self._tell(moved)
                 return bool(data)
 
-            self._run(self.host.ssh(command), subprocess.PIPE, stop, goes_on)
+            self._run(self.host.shell(), stop, goes_on, stdin=script, stdout=subprocess.PIPE)
 
     def _run(
-        self, command: list[str], stdout: int, stop: Stop, goes_on: Callable[[subprocess.Popen[bytes]], bool]
+        self,
+        command: list[str],
+        stop: Stop,
+        goes_on: Callable[[subprocess.Popen[bytes]], bool],
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
     ) -> None:
         """Run a command until `goes_on` is false; whatever happens, it has ended then."""
         with open(os.memfd_create("messages"), "w+b") as messages:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stdout,
                 stderr=messages,
                 start_new_session=True,  # scp runs an ssh, and both are to end together

@@ -58,7 +58,7 @@ def find(command: list[str], path: str, seconds: float) -> Found:
         try:
             _send(to, _INIT, struct.pack(">I", 3))
             if _receive(answers)[0] != _VERSION:
-                raise Lost("the host speaks no SFTP")
+                raise Lost("the host does not offer SFTP")
             name = os.fsencode(path)
             found = _ask(to, answers, 1, _STAT, _text(name))
             if found.is_file:
@@ -95,7 +95,7 @@ def _ask(to: IO[bytes], answers: IO[bytes], number: int, kind: int, body: bytes)
     answer, content = _receive(answers)
     (asked,) = struct.unpack_from(">I", content)
     if asked != number:
-        raise Lost("the host speaks no SFTP")
+        raise Lost("the host does not offer SFTP")
     if answer == _STATUS:
         return Found(*struct.unpack_from(">I", content, 4))
     return Found(OK, _mode(content[4:]) if answer == _ATTRS else 0)
@@ -118,7 +118,7 @@ def _send(to: IO[bytes], kind: int, body: bytes) -> None:
 def _receive(answers: IO[bytes]) -> tuple[int, bytes]:
     (length,) = struct.unpack(">I", _exactly(answers, 4))
     if not 0 < length <= _MOST_BYTES:
-        raise Lost("the host speaks no SFTP")
+        raise Lost("the host does not offer SFTP")
     packet = _exactly(answers, length)
     return packet[0], packet[1:]
 

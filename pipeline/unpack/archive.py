@@ -8,13 +8,14 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pipeline.audio.containers import SURE_BYTES, is_surely_one, may_be_sure
 from pipeline.foundation.file_names import readable
+from pipeline.unpack import sidecars
 from pipeline.unpack.tar_headers import DEVICE, FIFO, FILE, FOLDER, HARD_LINK, LINK, SPARSE, Header, headers, shown
 from pipeline.unpack.tar_headers import BadArchive as BadArchive
 
@@ -24,7 +25,7 @@ AUDIO_SUFFIXES = frozenset(
     .asf .aif .aiff .aifc .caf .au .snd .webm .mka .mkv .ac3 .wv .ape .voc .qcp .dss .avi .flv .ts .mpg .mpeg
     """.split()  # noqa: SIM905
 )
-_MOST_KINDS = 8  # of ignored members that are told apart
+_MOST_KINDS = 8  # of ignored members that are counted separately
 _CHUNK = 2**20
 
 
@@ -34,7 +35,8 @@ class Member:
 
     `original_filename` is the member's name (bytes that are not UTF-8 as \\xNN), unique in the archive;
     `safe_stem` is a unique name for files made from it; `offset` and `size` are where its bytes are. `problem`
-    says why it cannot be taken out of the archive: it alone fails.
+    says why it cannot be taken out of the archive: it alone fails. `changed` is when it was changed, as the
+    archive says (seconds since 1970), `sidecar` where the file that describes it is (offset and size).
     """
 
     original_filename: str
@@ -42,6 +44,8 @@ class Member:
     offset: int
     size: int
     problem: str | None = None
+    changed: int | None = None
+    sidecar: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ def index(path: Path, most_members: int, most_file_bytes: int) -> Index:
     """
     members: list[Member] = []
     unnamed: list[int] = []
+    asked: list[str] = []  # their names in the archive, as their sidecars have them
+    found: dict[str, tuple[int, int]] = {}  # where each possible sidecar is; of a header its name may take 4 MiB
     names = _Names()
     ignored: Counter[str] = Counter()
     with path.open("rb") as file:
@@ -75,16 +81,25 @@ def index(path: Path, most_members: int, most_file_bytes: int) -> Index:
             name = readable(header.name)
             lowered = PurePosixPath(name.lower())
             if not _is_recording(file, header, lowered):
-                _count(ignored, header, lowered)
+                if _is_sidecar(header, lowered):
+                    found[name] = header.offset, header.size
+                else:
+                    _count(ignored, header.kind, lowered)
                 continue
+            asked.append(name)
             if problem := _problem(header, most_file_bytes):
                 unnamed.append(len(members))
-                members.append(Member(name, "", header.offset, header.size, problem))
+                members.append(Member(name, "", header.offset, header.size, problem, header.changed))
                 continue
-            members.append(Member(*names.of(name), header.offset, header.size))
+            members.append(Member(*names.of(name), header.offset, header.size, None, header.changed))
     for at in unnamed:
         filename, stem = names.of(members[at].original_filename)
         members[at] = replace(members[at], original_filename=filename, safe_stem=stem)
+    members = [_with_sidecar(member, name, found) for member, name in zip(members, asked, strict=True)]
+    used = {member.sidecar for member in members}
+    for name, place in found.items():
+        if place not in used:
+            _count(ignored, FILE, PurePosixPath(name.lower()))
     return Index(members, ignored.total(), dict(ignored.most_common()))
 
 
@@ -125,6 +140,16 @@ def _leaves_no_doubt(file: BinaryIO, header: Header, start: bytes) -> bool:
     return is_surely_one(start, read_at, header.size)
 
 
+def _is_sidecar(header: Header, path: PurePosixPath) -> bool:
+    return header.kind == FILE and path.suffix == sidecars.SUFFIX and 0 < header.size <= sidecars.MOST_BYTES
+
+
+def _with_sidecar(member: Member, name: str, found: Mapping[str, tuple[int, int]]) -> Member:
+    """The member with the place of its sidecar, where it has one; of two of a name the last, as when unpacked."""
+    place = next((found[one] for one in sidecars.names_of(name) if one in found), None) if found else None
+    return replace(member, sidecar=place) if place else member
+
+
 def _problem(header: Header, most_file_bytes: int) -> str | None:
     """Why a recording cannot be taken out of the archive; None where it can."""
     if header.kind == SPARSE:
@@ -136,11 +161,10 @@ def _problem(header: Header, most_file_bytes: int) -> str | None:
     return None
 
 
-def _count(ignored: Counter[str], header: Header, path: PurePosixPath) -> None:
-    """Count a member that is no audio file by its suffix, or by what it is; few kinds are told apart."""
-    if header.kind == FOLDER:
+def _count(ignored: Counter[str], kind: str, path: PurePosixPath) -> None:
+    """Count a member that is no audio file by its suffix, or by what it is; few kinds are counted separately."""
+    if kind == FOLDER:
         return
-    kind = header.kind
     if kind not in (LINK, HARD_LINK, DEVICE, FIFO):
         kind = path.suffix or "without a suffix"
     if path.name.startswith("._"):
@@ -150,7 +174,7 @@ def _count(ignored: Counter[str], header: Header, path: PurePosixPath) -> None:
 
 
 def _safe_stem(filename: str) -> str:
-    """`file001` for `file001.mp3`; any other than a flat, plain name is cleaned and told apart by its hash."""
+    """`file001` for `file001.mp3`; any other than a flat, plain name is cleaned and made unique by its hash."""
     stem = filename.rpartition(".")[0] or filename
     plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9 ._()+,@=-]{0,150}", stem)
     if plain and not stem.startswith("archive.tar"):  # the archive's own name, beside which the files lie

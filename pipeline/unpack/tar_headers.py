@@ -38,7 +38,8 @@ class BadArchive(Permanent):
 
 @dataclass(frozen=True)
 class Header:
-    """A member: its name (surrogates for bytes that are not UTF-8), what it is, and where its bytes are.
+    """A member: its name (surrogates for bytes that are not UTF-8), what it is, where its bytes are, and when it
+    was changed, in seconds since 1970 (None: it does not say).
 
     Of a sparse file these are its parts, behind one another, in PAX form 1.0 with a list of them in front.
     """
@@ -47,6 +48,7 @@ class Header:
     kind: str
     offset: int
     size: int
+    changed: int | None = None
 
 
 @dataclass
@@ -166,7 +168,7 @@ def _member(block: bytes, offset: int, length: int, ahead: _Extended) -> Header:
         length = _pax_size(ahead.pax[b"size"], text)
     if kind == FILE and any(keyword.startswith(b"GNU.sparse.") for keyword in ahead.pax):
         kind = SPARSE
-    return Header(text, kind, offset, 0 if kind in _WITHOUT_DATA else length)
+    return Header(text, kind, offset, 0 if kind in _WITHOUT_DATA else length, _time(block[136:148]))
 
 
 def _size(digits: bytes) -> int:
@@ -181,6 +183,14 @@ def _size(digits: bytes) -> int:
     if not found:
         raise BadArchive(f"a size that is no number: {digits!r}")
     return int(found[1], 8)
+
+
+def _time(digits: bytes) -> int | None:
+    """A header's time, written as a size is; one that is wrong harms nothing."""
+    if digits[0] == 0x80:
+        return int.from_bytes(digits[1:])
+    found = _OCTAL.fullmatch(digits)
+    return int(found[1], 8) if found else None
 
 
 def _pax_size(digits: bytes, name: str) -> int:

@@ -13,9 +13,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from pipeline.audio import byte_ranges as module
-from pipeline.audio.byte_ranges import Piece, Pieces, pieces
+from pipeline.audio import joined_files, pcm_headers, sound_pieces
+from pipeline.audio.byte_ranges import pieces
 from pipeline.audio.converter import Converter
+from pipeline.audio.sound_pieces import Piece, Pieces
 from tests.support.ffmpegs import every_ffmpeg
 from tests.support.fleet import PROJECT, ffmpeg_program
 
@@ -336,16 +337,17 @@ def test_a_hostile_file_takes_little_time_and_memory(
     path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With limits that are met here as they would be met by gigabytes."""
-    monkeypatch.setattr(module, "_MOST_AMR_FRAMES", 20_000)
-    monkeypatch.setattr(module, "_MOST_PAGES", 5_000)
-    looks, look = 0, module._at
+    monkeypatch.setattr(joined_files, "_MOST_AMR_FRAMES", 20_000)
+    monkeypatch.setattr(joined_files, "_MOST_PAGES", 5_000)
+    looks, look = 0, sound_pieces.at
 
     def counted(*args: Any) -> bytes:
         nonlocal looks
         looks += 1
         return look(*args)
 
-    monkeypatch.setattr(module, "_at", counted)
+    for module in (joined_files, pcm_headers):
+        monkeypatch.setattr(module, "at", counted)
     content = HOSTILE[kind](4_000_000)
     path.write_bytes(content)
     tracemalloc.start()

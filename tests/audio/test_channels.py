@@ -140,7 +140,7 @@ def test_a_steady_sound_over_two_lines_is_one(sign: int) -> None:
     assert groups(planned(at(-30), other)) == [{1: 1, 2: sign}]
 
 
-def test_the_beginning_of_a_call_is_told_by_its_waves_too() -> None:
+def test_the_beginning_of_a_call_is_detected_from_its_waves_too() -> None:
     """A second is too short for loud and quiet."""
     assert groups(planned(ONE[:RATE], coded(ONE)[:RATE])) == [{1: 1, 2: 1}]
     assert groups(planned(ONE[:RATE], TWO[:RATE])) == [{1: 1}, {2: 1}]

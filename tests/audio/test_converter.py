@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import resource
+import shlex
 import signal
 import socket
 import struct
@@ -24,10 +25,14 @@ import numpy as np
 import pytest
 
 from pipeline.audio import conversion_report
-from pipeline.audio.byte_ranges import Piece
+from pipeline.audio import converter as converter_module
 from pipeline.audio.channels import Plan
-from pipeline.audio.converter import Converter, UnreadableAudio, opus_channels
-from pipeline.audio.decoder import Sound, Track
+from pipeline.audio.converter import Converter, UnreadableAudio
+from pipeline.audio.decoder import Track
+from pipeline.audio.encoder import Encoder
+from pipeline.audio.ogg_opus import opus_channels
+from pipeline.audio.pcm import Sound
+from pipeline.audio.sound_pieces import Piece
 from pipeline.foundation import scratch
 from pipeline.foundation.checksum import sha256
 from pipeline.foundation.errors import Outage, Permanent, Stopping, unavailable_service
@@ -52,15 +57,16 @@ def make(path: Path, *arguments: str) -> Path:
 
 ARGUMENTS = """
 for word; do case "$word" in
-    pipe:*) out=${word#pipe:} ;;
+    pipe:*) [ -n "$tags" ] || out=${word#pipe:} ;;
+    ffmetadata) tags=yes ;;
     libopus) encodes=yes ;;
 esac; done
 """
 
 
 def program(folder: Path, body: str) -> Converter:
-    """A converter whose ffmpeg is this shell script: $out is the number of its last pipe, $encodes is set where it
-    is to make Opus, and not PCM."""
+    """A converter whose ffmpeg is this shell script: $out is the number of its last pipe of sound, $encodes is set
+    where it is to make Opus, and not PCM."""
     script = folder / "ffmpeg.sh"
     script.write_text(f"#!/bin/bash\n{ARGUMENTS}\n{body}\n")
     script.chmod(0o755)
@@ -72,7 +78,7 @@ def only_when(encoding: bool, body: str) -> str:
     cannot be opened where it decodes, and its PCM half a second of noise."""
     return f"""
 if [ {"-n" if encoding else "-z"} "$encodes" ]; then {body}; fi
-if [ -n "$encodes" ]; then exec {ffmpeg_program()} "$@"; fi
+if [ -n "$encodes" ]; then exec {shlex.quote(ffmpeg_program())} "$@"; fi
 printf '{HALF_A_SECOND}' >&$out
 """
 
@@ -278,9 +284,79 @@ def test_an_unreadable_file_is_no_outage_and_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("encoding", [False, True])
-def test_a_killed_ffmpeg_leaves_nothing(folder: Path, encoding: bool) -> None:
-    converter = program(folder, only_when(encoding, "echo half >&$out; kill -9 $$"))
-    assert refused(converter, recording(folder)) == "ffmpeg was ended with status -9, 3 times"
+def test_an_ffmpeg_that_crashes_leaves_nothing(folder: Path, encoding: bool) -> None:
+    converter = program(folder, only_when(encoding, "echo half >&$out; kill -SEGV $$"))
+    assert refused(converter, recording(folder)) == "ffmpeg was ended with status -11, 3 times"
+
+
+@pytest.mark.parametrize(
+    ("ending", "encoding"),
+    [("kill -9 $$", False), ("kill -9 $$", True), ("kill -TERM $$", False), ("exit 255", False)],
+)
+def test_an_ffmpeg_that_is_killed_leaves_nothing_and_is_the_hosts_fault(
+    folder: Path, ending: str, encoding: bool
+) -> None:
+    converter, source = program(folder, only_when(encoding, f"echo half >&$out; {ending}")), recording(folder)
+    for _ in range(5):
+        with pytest.raises(Outage, match=r"ended with status .*, 3 times: this host may have") as caught:
+            converter.to_opus(source, folder / "out.opus", NEVER)
+        assert caught.value.service == "the host"
+    assert sorted(path.name for path in folder.iterdir()) == ["ffmpeg.sh", "x.source"]
+
+
+def test_a_decoder_of_an_opus_that_is_killed_is_the_hosts_fault_too(folder: Path) -> None:
+    opus = folder / "out.opus"
+    REAL.to_opus(recording(folder), opus, NEVER)
+    with pytest.raises(Outage, match="this host may have no memory left"):
+        list(program(folder, "kill -9 $$").sound(opus, NEVER))
+    with pytest.raises(UnreadableAudio, match=r"status -11$"):
+        list(program(folder, "kill -SEGV $$").sound(opus, NEVER))
+
+
+def encode_stereo_with(monkeypatch: pytest.MonkeyPatch, *instead: str) -> Converter:
+    """A converter that runs another program as the encoder of two channels."""
+    command = Encoder._command
+
+    def one_or_the_other(self: Encoder, sounds: list[Sound], plans: list[Plan], urls: Sequence[str]) -> list[str]:
+        return [*instead] if sounds[0].channels == 2 else command(self, sounds, plans, urls)
+
+    monkeypatch.setattr(Encoder, "_command", one_or_the_other)
+    return Converter(ffmpeg_program())
+
+
+def test_a_file_that_ffmpeg_is_killed_with_for_minutes_fails_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converter = encode_stereo_with(monkeypatch, "bash", "-c", "kill -9 $$")
+    stereo = many_channels(folder / "x.wav", 2)
+    with pytest.raises(Outage, match="status -9, 3 times"):
+        converter.to_opus(stereo, folder / "x.opus", NEVER)
+    converter.to_opus(CALL, folder / "out.opus", NEVER)  # its neighbour goes through
+    monkeypatch.setattr(converter_module, "KILLED_SECONDS", 0)
+    with pytest.raises(UnreadableAudio, match="status -9 for 0 s, with this file alone"):
+        converter.to_opus(stereo, folder / "x.opus", NEVER)
+
+
+def test_no_file_fails_where_ffmpeg_is_killed_with_everything(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converter_module, "KILLED_SECONDS", 0.001)
+    converter, source = program(folder, "kill -9 $$"), recording(folder)
+    for _ in range(3):
+        with pytest.raises(Outage, match="status -9, 3 times"):
+            converter.to_opus(source, folder / "out.opus", NEVER)
+
+
+def test_who_got_through_waits_anew_when_ffmpeg_is_killed_again(folder: Path) -> None:
+    alive = folder.parent / "alive"
+    converter = program(folder, only_when(False, f'[ -e "{alive}" ] || kill -9 $$'))
+    source = recording(folder)
+    with pytest.raises(Outage, match="status -9"):
+        converter.to_opus(source, folder / "out.opus", NEVER)
+    assert list(converter._killed) == [source]
+    alive.touch()
+    converter.to_opus(source, folder / "out.opus", NEVER)
+    assert converter._killed == {}
 
 
 def when_it_stands_still(then: Callable[[], object]) -> threading.Thread:
@@ -366,7 +442,7 @@ def children() -> set[int]:
 
 def test_a_conversion_that_takes_too_long_is_ended(folder: Path, long_recording: Path) -> None:
     before, started = children(), time.monotonic()
-    with pytest.raises(UnreadableAudio, match="not done after 1 s"):
+    with pytest.raises(UnreadableAudio, match="did not finish within 1 s"):
         Converter(ffmpeg_program(), timeout_seconds=1).to_opus(long_recording, folder / "out.opus", NEVER)
     assert 0.9 < time.monotonic() - started < 4
     assert children() == before
@@ -376,7 +452,7 @@ def test_a_conversion_that_takes_too_long_is_ended(folder: Path, long_recording:
 def test_an_ffmpeg_that_ignores_sigterm_is_ended_too(folder: Path) -> None:
     before = children()
     deaf = program(folder, 'trap "" TERM INT; while :; do :; done').program
-    assert "not done" in refused(Converter(deaf, timeout_seconds=1), recording(folder))
+    assert "did not finish" in refused(Converter(deaf, timeout_seconds=1), recording(folder))
     assert children() == before
 
 
@@ -481,7 +557,7 @@ def test_what_ffmpeg_says_is_kept_in_part(folder: Path) -> None:
 
 def test_a_crowd_of_helpers_ends_with_ffmpeg(folder: Path) -> None:
     before = children()
-    assert "not done" in limited(folder, "sleep 60 & sleep 60", timeout_seconds=1)
+    assert "did not finish" in limited(folder, "sleep 60 & sleep 60", timeout_seconds=1)
     wait_until(lambda: children() == before, "the helpers' end", 5)
 
 
@@ -517,7 +593,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
     assert not (folder / "out.opus").exists()
 
 
-def test_a_recording_of_an_absurd_sample_rate_is_told_of_the_limit(folder: Path) -> None:
+def test_a_recording_of_an_absurd_sample_rate_fails_with_the_limit(folder: Path) -> None:
     """2 kB, 5 microseconds of sound: ffmpeg's filter from 200 MHz to 16 kHz takes 1.7 GB."""
     rate = 199_999_991
     form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
@@ -664,15 +740,15 @@ def test_a_playlist_reaches_no_network(folder: Path, trap: socket.socket, kind: 
     refused(REAL, folder / name)
 
 
-def test_ffmpeg_is_told_to_open_files_alone() -> None:
-    """And with which demuxer. The sandbox stops it anyway, so that no playlist shows whether it was told."""
+def test_ffmpeg_is_limited_to_files_by_an_option() -> None:
+    """And with which demuxer. The sandbox stops it anyway, so no playlist shows whether the option is there."""
     tracks = [Track(Path("a"), Piece("mp3")), Track(Path("b"), Piece("wav", 5, 9))]
     command = REAL._decoder._command(tracks, ["pipe:3", "pipe:4"])
     inputs = [number for number, word in enumerate(command) if word == "-i"]
-    told = [number for number, word in enumerate(command) if word == "-protocol_whitelist"]
+    options = [number for number, word in enumerate(command) if word == "-protocol_whitelist"]
     forms = [number for number, word in enumerate(command[: inputs[-1]]) if word == "-f"]
-    assert [command[number + 1] for number in told] == ["file,subfile"] * len(inputs) == ["file,subfile"] * 2
-    assert all(first < second for first, second in zip(told, inputs, strict=True))
+    assert [command[number + 1] for number in options] == ["file,subfile"] * len(inputs) == ["file,subfile"] * 2
+    assert all(first < second for first, second in zip(options, inputs, strict=True))
     assert {command[number + 1] for number in forms} == {"mp3", "wav"}
 
 
@@ -749,16 +825,11 @@ def test_a_few_samples_stop_no_host(folder: Path, samples: int, channels: int) -
     assert sum(len(block) for block in REAL.sound(folder / "out.opus", NEVER)) == pytest.approx(samples, abs=320)
 
 
-class FailsWithStereo(Converter):
-    """An encoder with a fault."""
-
-    def _command(self, sounds: list[Sound], plans: list[Plan], urls: Sequence[str]) -> list[str]:
-        return ["false"] if sounds[0].channels == 2 else super()._command(sounds, plans, urls)
-
-
-def test_a_file_that_the_encoder_alone_fails_with_stops_no_host(folder: Path) -> None:
+def test_a_file_that_the_encoder_alone_fails_with_stops_no_host(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A trial with other sound says whose fault it is."""
-    converter = FailsWithStereo(ffmpeg_program())
+    converter = encode_stereo_with(monkeypatch, "false")
     reason = refused(converter, many_channels(folder / "x.wav", 2))
     assert reason.startswith("ffmpeg fails with this file alone: ")
     converter.to_opus(CALL, folder / "out.opus", NEVER)
@@ -767,7 +838,7 @@ def test_a_file_that_the_encoder_alone_fails_with_stops_no_host(folder: Path) ->
 
 def test_an_encoder_that_fails_with_everything_is_an_outage(folder: Path) -> None:
     source = recording(folder)
-    with pytest.raises(Outage, match="makes no Opus, status 7"):
+    with pytest.raises(Outage, match="failed to make Opus, status 7"):
         program(folder, only_when(True, "exit 7")).to_opus(source, folder / "out.opus", NEVER)
     assert sorted(path.name for path in folder.iterdir()) == ["ffmpeg.sh", "x.source"]
 

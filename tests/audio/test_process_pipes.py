@@ -222,7 +222,7 @@ def test_an_error_of_the_reader_ends_it() -> None:
 
 # --- how much memory it took -------------------------------------------------------------------------------
 
-EAT = "x=$(printf '%*s' 1048576 ''); for ((i = 0; i < {}; i++)); do a+=(\"$x\"); done"
+EAT = f"exec '{sys.executable}' -c 'bytearray(b\"x\") * ({{}} << 20)'"
 
 
 def test_its_memory_is_known() -> None:

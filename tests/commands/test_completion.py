@@ -11,9 +11,11 @@ import pytest
 
 import pipelinectl
 from pipeline.commands import common
+from pipeline.foundation.formatting import did_you_mean
 from pipeline.store.database import Database
+from tests.store.test_transcripts import hear
 from tests.support.fleet import Fleet
-from tests.support.steps import add_batch
+from tests.support.steps import add_batch, add_file
 
 IDS = ("20250622-143052", "20250622-091500", "20250623-080000")
 AS_BASH = 'eval "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _pipelinectl; echo "${COMPREPLY[*]}"'
@@ -109,20 +111,22 @@ def test_batches_are_those_of_both_services(fleet: Fleet, redis: Any) -> None:
         ("20240101-000000", IDS, ""),
         ("", IDS, ""),
         ("\udcff", IDS, ""),
+        ("siren", ["Speech", "Siren"], ": did you mean Siren?"),
+        ("SIRN", ["Speech", "Siren"], ": did you mean Siren?"),
     ],
 )
 def test_what_is_close_is_suggested(given: str, known: list[str], said: str) -> None:
-    assert common.did_you_mean(given, known) == said
+    assert did_you_mean(given, known) == said
 
 
 @pytest.mark.parametrize("given", ["statsu", "stat", "serach", "retyr"])
 def test_a_mistyped_command_is_one_line_below_the_usage(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         pipelinectl.parser([given])
-    told = capsys.readouterr()
-    assert (ended.value.code, told.out) == (2, "")
-    assert told.err.startswith("usage: ")
-    (line,) = [line for line in told.err.splitlines() if "did you mean" in line]
+    output = capsys.readouterr()
+    assert (ended.value.code, output.out) == (2, "")
+    assert output.err.startswith("usage: ")
+    (line,) = [line for line in output.err.splitlines() if "did you mean" in line]
     assert line.endswith("?")
 
 
@@ -139,10 +143,48 @@ def test_a_batch_that_exists_is_not_suggested(fleet: Fleet, database: Database) 
     assert common.batch_hint(database, "\0") == ""
 
 
-@pytest.mark.parametrize("command", ["retry", "search word --batch", "export --format json --batch"])
-def test_a_batch_that_is_mistyped(fleet: Fleet, command: str) -> None:
+SLIPS = {
+    "retry 20250622-143025": f"there is no batch 20250622-143025: did you mean {IDS[0]}?",
+    "retry 20250622-143025 a.mp3": f"there is no batch 20250622-143025: did you mean {IDS[0]}?",
+    f"retry {IDS[0]} call8.mp3": f"batch {IDS[0]} has no file call8.mp3: did you mean call7.mp3?",
+    "retry --queue queue:unpak --yes": "there is no queue queue:unpak: did you mean queue:unpack?",
+    "search word --batch 20250622-143025": f"did you mean {IDS[0]}?",
+    "export --format json --batch 20250622-143025": f"did you mean {IDS[0]}?",
+    "failures --batch 20250622-143025": f"did you mean {IDS[0]}?",
+    "failures --warnings --batch 20250622-143025": f"did you mean {IDS[0]}?",
+    "failures --queue transfer": "there is no queue transfer: there are queue:transfer, queue:unpack, queue:",
+    "search --tag siren": "no recording has the label siren: did you mean Siren?",
+    "search word --tag Music": "no recording has the label Music: the known ones are Siren, speech",
+    "export --format csv --tag Sirne": "no recording has the label Sirne: did you mean Siren?",
+    "search --language english": "no recording is in the language english: the known ones are de, en, fr",
+    "export --format csv --language xx": "no recording is in the language xx: the known ones are de, en, fr",
+    "show 999": "there is no file 999",
+    f"show {'9' * 2000}": "there is no file 999",
+    f"export {'9' * 2000} --format txt": "there is no file 999",
+}
+
+
+def test_what_does_not_exist_is_rejected(fleet: Fleet) -> None:
+    """An empty answer would hide the slip."""
     add_batch(fleet, IDS[0])
-    done = fleet.control(*command.split(), "20250622-143025")
-    assert done.returncode in (1, 2)
-    (line,) = done.stderr.splitlines()
-    assert line.endswith(f": did you mean {IDS[0]}?")
+    add_file(fleet, "call7.mp3", "failed", "no sound", batch_id=IDS[0])
+    hear(fleet, "a.mp3", "word", batch_id=IDS[0], labels={"Siren": "audio_tag", "speech": "content"})
+    hear(fleet, "b.mp3", "mot", batch_id=IDS[0], language="fr", languages=["fr", "de"])
+    for command, expected in SLIPS.items():
+        done = fleet.control(*command.split())
+        assert (done.returncode, done.stdout) == (2, ""), (command, done)
+        line = done.stderr.splitlines()[-1]
+        assert expected in line, command
+        assert len(line) < 400
+
+
+def test_what_exists_is_no_slip_where_nothing_is_found(fleet: Fleet) -> None:
+    add_batch(fleet, IDS[0])
+    hear(fleet, "a.mp3", "word", batch_id=IDS[0], labels={"Siren": "audio_tag"}, languages=["en", "de"])
+    for command in (
+        "search nothing --tag Siren", "search nothing --language de", f"failures --batch {IDS[0]}",
+        f"failures --warnings --batch {IDS[0]}", "failures --queue queue:unpack",
+        f"export --format csv --search nothing --tag Siren --language en --batch {IDS[0]}",
+    ):  # fmt: skip
+        done = fleet.control(*command.split())
+        assert done.returncode == 0, (command, done.stderr)

@@ -5,9 +5,11 @@ import html
 import io
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from tests.commands.test_finding import HOSTILE
 from tests.commands.test_pipelinectl import complaint, control, printed
 from tests.store.test_transcripts import CUT, TURNED, day, hear
 from tests.support.fleet import PROJECT, Fleet
-from tests.support.steps import BATCH, add_file
+from tests.support.steps import BATCH, add_batch, add_file
 
 # What would end a cue, begin one, mark text up or drive a terminal.
 SAID = [
@@ -101,7 +103,7 @@ def test_txt_has_a_line_for_each_segment(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("kind", ["txt", "vtt", "srt"])
-def test_doubtful_text_is_told_apart(fleet: Fleet, tmp_path: Path, kind: str) -> None:
+def test_doubtful_text_is_distinguished(fleet: Fleet, tmp_path: Path, kind: str) -> None:
     audio_id = hear(fleet, "a.mp3", *DOUBTS, languages=["en", "de"])
     path = tmp_path / f"a.{kind}"
     printed(control(fleet, "export", str(audio_id), "--format", kind, "--output", str(path)))
@@ -309,18 +311,38 @@ def test_csv_tells_channels_speakers_and_warnings(fleet: Fleet) -> None:
     asked = ["export", "--all", "--format", "csv"]
     text = printed(control(fleet, *asked, CHANNEL_NAMES="=caller,agent"))
     header, new, old = csv.reader(io.StringIO(text))
-    assert header[11:] == ["channels", "speakers", "warnings"]
-    assert new[11:] == [
+    assert header[11:14] == ["channels", "speakers", "warnings"]
+    assert new[11:14] == [
         "3",
         "'=caller: Is there a <fire> & where is it, I have to know | agent: Yes. [?] | =caller: a --> b Oh"
         " | Channel 3: 7",
         "missing_end:5.5; inverted_channel",
     ]
-    assert old[11:] == ["1", "", ""]
+    assert old[11:14] == ["1", "", ""]
+
+
+def test_csv_has_a_recordings_own_time_its_archive_and_its_metadata(fleet: Fleet) -> None:
+    add_batch(fleet, files=2)
+    fleet.query("UPDATE batches SET archive_path = '/recordings/=monday.tar'")
+    metadata = {"talkgroup": 1234, "agent": "Zoë \u202e", "=x": [1.5, None]}
+    hear(fleet, "a.mp3", "a fire", created=day(2), recorded=day(1), metadata=metadata)
+    hear(fleet, "b.mp3", "from an older row", created=day(3), batch_id="other")
+    header, new, old = csv.reader(io.StringIO(printed(control(fleet, "export", "--all", "--format", "csv"))))
+    assert header[14:] == ["recorded_at", "recorded_from", "archive", "metadata"]
+    assert new[14:17] == ["2025-06-01T00:00:00+00:00", "name", "'=monday.tar"]
+    assert json.loads(new[17]) == {**metadata, "agent": "Zoë "}
+    assert old[14:] == ["", "", "", ""]
+    asked = ["export", "--meta", "talkgroup=1234", "--format", "json"]
+    (row,) = json.loads(printed(control(fleet, *asked)))
+    assert (row["recorded_at"], row["recorded_from"]) == ("2025-06-01T00:00:00+00:00", "name")
+    assert (row["archive"], row["metadata"]) == ("=monday.tar", metadata)
 
 
 def test_csv_has_a_row_for_each_segment_where_asked_for(fleet: Fleet) -> None:
-    call = hear(fleet, "a.mp3", CALL[0], {**CALL[1], "language": "en", "mark": "repeated"}, channels=2)
+    add_batch(fleet)
+    fleet.query("UPDATE batches SET archive_path = '/recordings/monday.tar'")
+    repeated = {**CALL[1], "language": "en", "mark": "repeated"}
+    call = hear(fleet, "a.mp3", CALL[0], repeated, channels=2, recorded=day(1))
     old = hear(fleet, "=b.mp3", "from an older row", "=1+1")
     text = printed(
         control(fleet, "export", "--all", "--format", "csv", "--segments", CHANNEL_NAMES="caller,agent")
@@ -328,9 +350,11 @@ def test_csv_has_a_row_for_each_segment_where_asked_for(fleet: Fleet) -> None:
     header, *lines = csv.reader(io.StringIO(text))
     assert header == [
         "audio_id", "batch_id", "original_filename", "start", "end", "channel", "speaker", "language",
-        "confidence", "mark", "text",
+        "confidence", "mark", "text", "recorded_at", "archive",
     ]  # fmt: skip
-    assert lines == [
+    assert {tuple(line[11:]) for line in lines[:2]} == {("2025-06-01T00:00:00+00:00", "monday.tar")}
+    assert {tuple(line[11:]) for line in lines[2:]} == {("", "monday.tar")}
+    assert [line[:11] for line in lines] == [
         [f"{call}", BATCH, "a.mp3", "0.0", "7.0", "1", "caller", "", "", "", CALL[0]["text"]],
         [f"{call}", BATCH, "a.mp3", "1.0", "1.5", "2", "agent", "en", "0.3", "repeated", "Yes."],
         [f"{old}", BATCH, "'=b.mp3", "0.0", "9.0", "", "", "", "", "", "from an older row"],
@@ -355,13 +379,35 @@ def test_json_tells_channels_speakers_and_warnings(fleet: Fleet) -> None:
     assert old["segments"] == [{"start": 0.0, "end": 9.0, "text": "from an older row"}]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", ' "=1'])
-def test_csv_holds_no_formula(fleet: Fleet, text: str) -> None:
-    hear(fleet, f"{text}.mp3", text, batch_id="=b", language=text, labels={text: "topic"})
-    (line,) = csv.DictReader(io.StringIO(printed(control(fleet, "export", "--all", "--format", "csv"))))
-    for name in ("batch_id", "original_filename", "language", "labels", "text", "languages"):
-        assert line[name][0] not in "=+-@\t\r\n", line
-    assert line["text"].lstrip("'") == " ".join(text.split())
+FORMULAS = [
+    "=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", ' "=1',
+    "＝1+1", "＋1", "－1", "＠x", "﹦1", "﹢1", "﹣1", "﹫x",  # as wide as Chinese letters, or small
+    "\u200b=1", "\ufeff=1", "\u200d\u2060＝1", "\u00ad=1", "\u200e=1", "\u202e=1",  # behind what is not seen
+    "\u3000=1", "\u0301=1", "\u3164=1", "\u2800=1",
+]  # fmt: skip
+
+
+def test_csv_holds_no_formula(fleet: Fleet) -> None:
+    for text in FORMULAS:
+        hear(fleet, f"{text}.mp3", text, batch_id="=b", language=text, labels={text: "topic"})
+    found = list(csv.DictReader(io.StringIO(printed(control(fleet, "export", "--all", "--format", "csv")))))
+    for text, line in zip(FORMULAS, found, strict=True):
+        for name in ("batch_id", "original_filename", "language", "labels", "text", "languages"):
+            assert line[name][0] in "'\"", (text, line)
+        assert line["text"].lstrip("'") == " ".join(text.replace("\u202e", "").split())
+
+
+TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of the direction of writing
+
+
+@pytest.mark.parametrize("kind", ["txt", "vtt", "srt", "csv"])
+def test_no_text_turns_the_direction_of_writing(fleet: Fleet, kind: str) -> None:
+    """Or what follows it, up to the end of the line, reads as something else. Letters keep their own direction."""
+    kept = "ab\u200f שלום می\u200cخواهم 👩\u200d🚒"
+    audio_id = hear(fleet, f"{TURNS}.mp3", f"{TURNS[:5]}{kept[:4]}{TURNS[5:]}{kept[4:]}", TURNS)
+    text = printed(control(fleet, "export", str(audio_id), "--format", kind))
+    assert not set(TURNS) & set(text)
+    assert kept in text
 
 
 def test_each_recording_has_its_own_file_in_the_folder(fleet: Fleet, three: list[int], tmp_path: Path) -> None:
@@ -372,6 +418,32 @@ def test_each_recording_has_its_own_file_in_the_folder(fleet: Fleet, three: list
         f"{BATCH}/a-{three[0]}.vtt", f"{BATCH}/b-{three[1]}.vtt", f"other/c-{three[2]}.vtt",
     ]  # fmt: skip
     assert "one fire" in (folder / BATCH / f"a-{three[0]}.vtt").read_text()
+
+
+def test_a_zip_holds_what_the_folder_would(fleet: Fleet, three: list[int], tmp_path: Path) -> None:
+    folder, path = tmp_path / "out", tmp_path / "out.zip"
+    asked = ["export", "--all", "--format", "vtt"]
+    printed(control(fleet, *asked, "--output", str(folder)))
+    said = printed(control(fleet, *asked, "--zip", "--output", str(path)))
+    assert said == f"3 transcripts in {path}\n"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            file: (folder / file).read_bytes() for file in tree(folder)
+        }
+    assert "--force" in complaint(control(fleet, *asked, "--zip", "--output", str(path)), 2)
+
+
+def test_a_zip_goes_to_standard_output_and_to_no_terminal(fleet: Fleet, three: list[int]) -> None:
+    asked = [sys.executable, "pipelinectl.py", "export", BATCH, "--format", "srt", "--zip"]
+    given: dict[str, Any] = {"cwd": PROJECT, "env": fleet.environment(), "timeout": 60}
+    done = subprocess.run(asked, stdout=subprocess.PIPE, check=True, **given)
+    with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
+        assert archive.namelist() == [f"{BATCH}/a-{three[0]}.srt", f"{BATCH}/b-{three[1]}.srt"]
+    ours, terminal = pty.openpty()
+    with open(ours, "rb"), open(terminal, "wb") as screen:
+        refused = subprocess.run(asked, stdout=screen, stderr=subprocess.PIPE, check=False, **given)
+    assert (refused.returncode, b"nothing for a terminal" in refused.stderr) == (2, True)
 
 
 def test_no_name_leaves_the_folder_or_meets_another(fleet: Fleet, tmp_path: Path) -> None:
@@ -401,7 +473,7 @@ def test_what_is_there_stays(fleet: Fleet, three: list[int], tmp_path: Path) -> 
     file.write_text("mine")
     for kind, path in (("vtt", folder), ("csv", file)):
         asked = ["export", "--all", "--format", kind, "--output", str(path)]
-        assert "--force" in complaint(control(fleet, *asked), 1)
+        assert "--force" in complaint(control(fleet, *asked), 2)
         assert (tree(folder), file.read_text()) == (["mine"], "mine")
     for kind, path in (("vtt", folder), ("csv", file)):
         for _ in range(2):
@@ -410,8 +482,27 @@ def test_what_is_there_stays(fleet: Fleet, three: list[int], tmp_path: Path) -> 
     assert file.read_text().startswith("audio_id,")
     assert sorted(os.listdir(tmp_path)) == ["out", "out.csv"]
     assert "is no folder" in complaint(
-        control(fleet, "export", "--all", "--format", "vtt", "--output", str(file)), 1
+        control(fleet, "export", "--all", "--format", "vtt", "--output", str(file)), 2
     )
+
+
+@pytest.mark.usefixtures("three")
+def test_an_export_of_an_open_batch_says_what_is_not_in_it(fleet: Fleet) -> None:
+    add_batch(fleet, BATCH, files=4, finished=False)
+    done = control(fleet, "export", BATCH, "--format", "csv")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert f"batch {BATCH}: 2 files still in progress" in done.stderr
+
+
+def test_an_output_that_cannot_be_is_named(fleet: Fleet, tmp_path: Path) -> None:
+    for output, reason in (
+        (tmp_path / "no" / "x.csv", f"there is no folder {tmp_path / 'no'}"),
+        (tmp_path, f"{tmp_path} is a folder"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        for force in ([], ["--force"]):
+            asked = ["export", "--all", "--format", "csv", "--output", str(output), *force]
+            assert reason in complaint(control(fleet, *asked), 2)
 
 
 @pytest.mark.parametrize(
@@ -422,6 +513,7 @@ def test_what_is_there_stays(fleet: Fleet, three: list[int], tmp_path: Path) -> 
         ([BATCH, "--format", "srt"], "name a folder"),
         (["1", "--tag", "x", "--format", "csv"], "not both"),
         (["a", "b", "c", "--format", "csv"], "name one file"),
+        (["--all", "--format", "csv", "--zip"], "has all in one"),
         (["99", "--format", "csv"], "there is no file 99"),
         (["--search", "x" * 1200, "--format", "csv"], "too long"),
     ],

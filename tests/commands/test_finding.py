@@ -3,13 +3,18 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import config
+import s3_utils
+from pipeline.commands import show
+from pipeline.foundation import s3_client as s3_connection
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.speech.transcript import UNCERTAIN
-from tests.commands.test_pipelinectl import complaint, control, printed
+from tests.commands.test_pipelinectl import complaint, control, printed, refusal
 from tests.store.test_transcripts import CUT, TURNED, day, hear
 from tests.support.fleet import Fleet
 from tests.support.steps import BATCH, add_batch, add_file, s3_client
@@ -47,11 +52,14 @@ def test_search_says_what_is_uncertain(fleet: Fleet) -> None:
         "    0:00? [repeated] a fire",
         f"{UNSURE}; [repeated]: Whisper repeated this, it is shown once",
     ]
-    (row,) = json.loads(printed(control(fleet, "search", "fire", "--json")))
+    (row,) = json.loads(printed(control(fleet, "search", "fire", "--json")))["hits"]
     assert row["languages"] == ["en", "de"]
     assert row["segment"] == {"start": 0.0, "end": 9.0, **doubtful}
 
 
+OF_AN_ARCHIVE = (
+    "INSERT INTO batches (batch_id, s3_key, file_count, host, archive_path) VALUES (%s, 'k', 1, 'h', %s)"
+)
 CALL: list[dict[str, Any]] = [
     {"text": "is there a fire", "channel": 1, "language": "en"},
     {"text": "yes", "channel": 2, "language": "en", "confidence": 0.3},
@@ -67,7 +75,7 @@ def test_search_says_who_spoke_and_what_is_wrong_with_the_recording(fleet: Fleet
         "    0:00  caller: is there a fire yes",
     ]
     assert "    0:10? Channel 2: is there" in printed(control(fleet, "search", "yes"))
-    (row,) = json.loads(printed(control(fleet, "search", "wo", "--json", CHANNEL_NAMES=NAMES)))
+    (row,) = json.loads(printed(control(fleet, "search", "wo", "--json", CHANNEL_NAMES=NAMES)))["hits"]
     assert row["warnings"] == ["missing_end"]
     assert (row["segment"]["channel"], row["segment"]["speaker"]) == (3, "Channel 3")
 
@@ -90,29 +98,74 @@ def test_search_marks_the_words_on_a_terminal_only(fleet: Fleet) -> None:
         (["--language", "de"], ["a"]),
         (["--tag", "Siren"], ["b"]),
         (["--batch", "other"], ["b"]),
+        (["--archive", "monday.tar"], ["b"]),
+        (["--archive", "onday.tar"], []),
+        (["--meta", "talkgroup=1234", "--meta", "agent=Zoë"], ["a"]),
+        (["--processed-since", "2025-06-02T00:00:00"], ["b"]),
+        (["--processed-until", "2025-06-02"], ["a"]),
+        (["--order", "relevance", "fire"], ["a", "b"]),
+        (["mor*"], ["b", "a"]),
         (["--limit", "1"], ["b"]),
         (["--offset", "1", "--limit", "1"], ["a"]),
         (["--", "fire", "-engine"], ["a"]),
     ],
 )
 def test_search_takes_filters(fleet: Fleet, arguments: list[str], found: list[str]) -> None:
-    hear(fleet, "a", "good morning fire", created=day(1), language="de")
+    hear(fleet, "a", "good morning fire fire", created=day(1), language="de")
     hear(fleet, "b", "morning good fire engine", created=day(2), batch_id="other", labels={"Siren": "audio_tag"})
+    fleet.query(OF_AN_ARCHIVE, "other", "/recordings/monday.tar")
+    metadata = json.dumps({"talkgroup": 1234, "agent": "Zoë"})
+    fleet.query("UPDATE audio_files SET metadata = %s WHERE original_filename = 'a'", metadata)
     text = printed(control(fleet, "search", "--json", *arguments))
-    assert [row["original_filename"] for row in json.loads(text)] == found
+    assert [row["original_filename"] for row in json.loads(text)["hits"]] == found
+
+
+def test_search_shows_what_the_hits_have_in_common_and_how_many_there_are(fleet: Fleet) -> None:
+    hear(fleet, "a", "fire", created=day(1), labels={"Siren": "audio_tag"})
+    hear(fleet, "b", "fire", created=day(1), language="de")
+    shown = printed(control(fleet, "search", "fire", "--limit", "1", "--facets")).splitlines()[2:]
+    assert shown == [
+        "label: Siren 1",
+        "language: de 1 · en 1",
+        f"batch: {BATCH} 2",
+        "day: 2025-06-01 2",
+        "2 found; --offset 1 shows more",
+    ]
+    found = json.loads(printed(control(fleet, "search", "fire", "--json")))
+    assert (found["total"], found["is_more"], found["faceted"], found["suggestion"]) == (2, False, 2, "")
+    assert found["facets"]["label"] == [{"value": "Siren", "files": 1, "name": ""}]
+    assert printed(control(fleet, "search", "mill")) == "nothing found\n"
+    hear(fleet, "c", "the siren")
+    assert printed(control(fleet, "search", "fire", "sirene")) == "nothing found: did you mean fire siren?\n"
+
+
+def test_labels_and_languages_are_listed_with_their_files(fleet: Fleet) -> None:
+    hear(fleet, "a", "fire", language="de", languages=["de", "en"], labels={"Siren": "audio_tag"})
+    hear(fleet, "b", "fire", labels={"Siren": "audio_tag", "speech": "content"})
+    assert json.loads(printed(control(fleet, "labels", "--json"))) == [
+        {"classifier": "audio_tag", "label": "Siren", "files": 2},
+        {"classifier": "content", "label": "speech", "files": 1},
+    ]
+    assert json.loads(printed(control(fleet, "languages", "--json"))) == [
+        {"language": "en", "files": 2},
+        {"language": "de", "files": 1},
+    ]
+    assert printed(control(fleet, "labels")).split()[-6:] == ["Siren", "audio_tag", "2", "speech", "content", "1"]
+    assert printed(control(fleet, "languages")).split()[-4:] == ["en", "2", "de", "1"]
 
 
 def test_search_says_that_there_is_more_or_nothing(fleet: Fleet) -> None:
     assert printed(control(fleet, "search", "fire")) == "nothing found\n"
     for number in range(3):
         hear(fleet, f"{number}", "fire")
-    assert printed(control(fleet, "search", "fire", "--limit", "2")).endswith("there is more: --offset 2\n")
+    assert printed(control(fleet, "search", "fire", "--limit", "2")).endswith("3 found; --offset 2 shows more\n")
     assert "more" not in printed(control(fleet, "search", "fire", "--limit", "3"))
 
 
 @pytest.mark.parametrize(
     "arguments", [["--since", "yesterday"], ["--limit", "0"], ["--offset", "-1"], ["x" * 1500], ["a\udce9"],
-                  ["--until", "2025-13-01"]],
+                  ["--until", "2025-13-01"], ["--meta", "talkgroup"], ["--meta", "=1"], ["f*"],
+                  ["--offset", "1000001"]],
 )  # fmt: skip
 def test_search_refuses_what_it_cannot_look_for(fleet: Fleet, arguments: list[str]) -> None:
     done = control(fleet, "search", *arguments)
@@ -180,8 +233,8 @@ def test_show_tells_speakers_apart(fleet: Fleet) -> None:
     assert "    0:10? en  Channel 2  yes" in printed(control(fleet, "show", str(audio_id)))
     shown = json.loads(printed(control(fleet, "show", str(audio_id), "--json", CHANNEL_NAMES=NAMES)))
     assert shown["channels"] == 3
-    told = [(segment["channel"], segment["speaker"]) for segment in shown["segments"]]
-    assert told == [(1, "caller"), (2, "agent"), (3, "Channel 3")]
+    speakers = [(segment["channel"], segment["speaker"]) for segment in shown["segments"]]
+    assert speakers == [(1, "caller"), (2, "agent"), (3, "Channel 3")]
 
 
 def test_show_tells_what_is_wrong_with_a_recording(fleet: Fleet) -> None:
@@ -267,7 +320,7 @@ def test_hostile_names_and_words_do_nothing_to_a_terminal(fleet: Fleet) -> None:
         assert all(char.isprintable() or char == "\n" for char in text), ascii(text)
     for arguments in (["search", "fire", "--json"], ["show", str(audio_id), "--json"]):
         shown = json.loads(printed(control(fleet, *arguments)))
-        assert HOSTILE in (shown[0] if isinstance(shown, list) else shown).values()
+        assert HOSTILE in (shown["hits"][0] if "hits" in shown else shown).values()
 
 
 # --- show --download, --play -------------------------------------------------------------------------------
@@ -286,13 +339,21 @@ def test_show_downloads_the_opus(fleet: Fleet, tmp_path: Path, monkeypatch: pyte
     assert len(os.listdir(folder)) == 2
 
 
+def test_show_waits_for_an_opus_no_longer_than_a_person_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_utils, "patience", s3_connection.OF_A_WORKER)
+    monkeypatch.setattr(config, "require", lambda *_: None)
+    file: Any = SimpleNamespace(s3_opus_path="processed/2025-06-22/7.opus")
+    assert show.key_of(file) == file.s3_opus_path
+    assert s3_utils.patience.tries * (s3_utils.patience.connecting + s3_utils.patience.silence) <= 15
+
+
 def test_show_writes_over_nothing_unless_forced(fleet: Fleet, tmp_path: Path) -> None:
     audio_id = hear(fleet, "a.mp3", "one")
     body = put_opus(fleet, audio_id)
     path = tmp_path / "x.opus"
     path.write_text("mine")
     assert "is there already: --force" in complaint(
-        control(fleet, "show", str(audio_id), "--download", str(path)), 1
+        control(fleet, "show", str(audio_id), "--download", str(path)), 2
     )
     assert path.read_text() == "mine"
     printed(control(fleet, "show", str(audio_id), "--download", str(path), "--force"))
@@ -310,7 +371,23 @@ def test_show_leaves_nothing_of_an_opus_that_does_not_come(fleet: Fleet, tmp_pat
     assert "has no Opus in S3: it is failed" in complaint(control(fleet, "show", str(failed), "--download"), 1)
     nowhere = str(tmp_path / "no" / "x.opus")
     put_opus(fleet, audio_id)
-    assert "cannot be written" in complaint(control(fleet, "show", str(audio_id), "--download", nowhere), 1)
+    line = complaint(control(fleet, "show", str(audio_id), "--download", nowhere), 2)
+    assert f"cannot be written: there is no folder {tmp_path / 'no'}" in line
+
+
+def test_show_of_a_batch_leads_to_its_files(fleet: Fleet) -> None:
+    add_batch(fleet, BATCH)
+    line = complaint(control(fleet, "show", BATCH), 2)
+    assert f"{BATCH} is a batch: name one of its files" in line
+    assert f"`pipelinectl.py search --batch {BATCH}` shows them" in line
+
+
+def test_show_names_a_setting_that_s3_does_not_accept(fleet: Fleet, tmp_path: Path) -> None:
+    audio_id = hear(fleet, "a.mp3", "one")
+    put_opus(fleet, audio_id)
+    done = control(fleet, "show", str(audio_id), "--download", str(tmp_path / "x"), S3_BUCKET="nobodys")
+    assert "there is no such bucket" in refusal(done)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("player", ["ffplay", "mpv"])
@@ -327,6 +404,26 @@ def test_show_plays_a_file_that_no_process_list_tells_of(fleet: Fleet, tmp_path:
     assert (tmp_path / "played").read_bytes() == body
     assert "Signature" not in (tmp_path / "asked").read_text()
     assert not Path((tmp_path / "asked").read_text().split()[-1]).exists()
+
+
+NO_SOUND_CARD = """#!/bin/sh
+for last; do :; done
+echo "ALSA lib confmisc.c:855:(parse_card) cannot find card '0'" >&2
+echo "Failed to open file '$last' or configure filtergraph" >&2
+"""  # as of ffplay 5.1, which ends with 0
+BROKEN_PLAYER = "#!/bin/sh\necho pages >&2; exit 2\n"
+
+
+@pytest.mark.parametrize(("player", "script"), [("ffplay", NO_SOUND_CARD), ("mpv", BROKEN_PLAYER)])
+def test_show_says_in_a_line_that_nothing_can_be_heard(
+    fleet: Fleet, tmp_path: Path, player: str, script: str
+) -> None:
+    audio_id = hear(fleet, "a.mp3", "one")
+    put_opus(fleet, audio_id)
+    (tmp_path / player).write_text(script)
+    (tmp_path / player).chmod(0o755)
+    line = complaint(control(fleet, "show", str(audio_id), "--play", PATH=str(tmp_path)), 1)
+    assert f"{player} cannot play it: is there a sound card?" in line
 
 
 def test_show_says_that_there_is_no_player(fleet: Fleet, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.store.database import Database
-from tests.faults import kills, outage_parts, scenarios, table
+from tests.faults import at_once, kills, outage_parts, scenarios, table
 from tests.faults.checker import Findings
 from tests.faults.points import FUNCTIONS, Point, points
 from tests.faults.table import Row
@@ -31,6 +31,7 @@ from tests.support.fleet import PROJECT, Fleet
 
 RESULTS = PROJECT / "tests" / "faults" / "results.json"
 KILLS_A_ROUND = 200
+LOST_SECONDS = 100  # times that the last second of Redis is lost
 POINTS_A_ROUND = 12  # of each worker
 EPILOG = """Seeds: a part that plays several rounds takes SEED, SEED+1 and so on, and prints each; what has gone
 wrong in a round is tried again with its seed, and with --match for the points of that round.
@@ -48,6 +49,7 @@ class Play:
     kills: int
     trials: int
     match: str
+    minutes: float
     say: Callable[[str], object]
     rounds: int = 0
     notes: list[str] = field(default_factory=list)
@@ -72,12 +74,6 @@ class Play:
         return findings
 
 
-def add(sum_: Findings, findings: Findings) -> None:
-    """Add what was found to what was found before."""
-    for kind, sentences in vars(findings).items():
-        getattr(sum_, kind).extend(sentences)
-
-
 def instants(play: Play) -> Iterator[Row]:
     """SIGKILL at random instants."""
     found, done, seed = Findings(), 0, play.seed
@@ -87,7 +83,7 @@ def instants(play: Play) -> Iterator[Row]:
         what = f"SIGKILL at random instants, seed {seed}"
         with play.round(what) as fleet:
             result = kills.kill_at_instants(fleet, seed, min(KILLS_A_ROUND, play.kills - done), play.say)
-        add(found, play.tell(what, result.findings))
+        found.add(play.tell(what, result.findings))
         done, seed = done + len(result.kills), seed + 1
         archives, files = archives + result.archives, files + result.files
         recovery += result.recovery.values()
@@ -109,7 +105,7 @@ def at_points(play: Play) -> Iterator[Row]:
         what = f"SIGKILL at {len(now)} points, seed {seed}"
         with play.round(what) as fleet:
             result = kills.kill_at_points(fleet, seed, play.trials, now, play.say)
-        add(found, play.tell(what, result.findings))
+        found.add(play.tell(what, result.findings))
         for kill in result.kills:
             if kill.point is not None:
                 deaths[kill.point] += 1
@@ -154,11 +150,42 @@ def two_owners(play: Play) -> Iterator[Row]:
                     continue
                 with play.round(what) as fleet:
                     found_now, seconds = scenarios.two_owners(fleet, role, place, wakes)
-                add(found, play.tell(what, found_now))
+                found.add(play.tell(what, found_now))
                 recovery += seconds
                 trials += 1
         fault = f"{role} worker stopped (SIGSTOP) at {len(places)} places, woken after another took over"
         yield table.row(fault, trials, found, recovery)
+
+
+def everything(play: Play) -> Iterator[Row]:
+    """A fleet of three hosts under everything at once."""
+    what = f"a fleet of 3 hosts for {play.minutes:.0f} min, everything at once, seed {play.seed}"
+    with play.round(what) as fleet:
+        result = at_once.run(fleet, play.seed, play.minutes, play.say, play.match)
+    found = play.tell(what, result.findings)
+    trials = result.played.total()
+    play.notes.append(
+        f"seed {play.seed}: {result.archives:,} archives of {result.files:,} files, {len(result.recovery)} rounds;"
+        f" recovery is the time without any command from the end of a round's last fault until all is done"
+    )
+    play.notes.append(", ".join(f"{name} {count}" for name, count in sorted(result.played.items())))
+    of = f" of {play.match}" if play.match else ""
+    fault = f"a fleet of 3 hosts for {play.minutes:.0f} minutes: {len(result.played)} kinds of faults{of} at once"
+    yield table.row(fault, trials, found, result.recovery)
+
+
+def lost_second(play: Play) -> Iterator[Row]:
+    """A Redis that forgets its last second, again and again."""
+    what = f"Redis forgets its last second {LOST_SECONDS} times, seed {play.seed}"
+    with play.round(what) as fleet:
+        result = at_once.run(fleet, play.seed, 600, play.say, "last second lost", LOST_SECONDS)
+    found = play.tell(what, result.findings)
+    play.notes.append(
+        f"seed {play.seed}: {result.archives:,} archives of {result.files:,} files; 3 hosts, a primary that dies"
+        " and a replica that lacks up to a second; no command is typed"
+    )
+    fault = "Redis: a failover that loses the last second of writes, under work"
+    yield table.row(fault, result.played.total(), found, result.recovery)
 
 
 PARTS: dict[str, Callable[[Play], Iterator[Row]]] = {
@@ -168,6 +195,8 @@ PARTS: dict[str, Callable[[Play], Iterator[Row]]] = {
     "lost-host": lost_host,
     "two-owners": two_owners,
     **outage_parts.PARTS,
+    "fleet": everything,
+    "lost-second": lost_second,
 }
 
 
@@ -186,12 +215,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--match", default="", metavar="TEXT", help="only points and places whose name has this in it"
     )
+    parser.add_argument("--minutes", type=float, default=30, metavar="N", help="of `fleet` (30)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON; progress goes to stderr")
     given = parser.parse_args()
     if unknown := [part for part in given.part if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]!r}: {', '.join(PARTS)}")
-    if min(given.kills, given.points) < 1:
-        parser.error("--kills and --points are 1 at least")
+    if min(given.kills, given.points) < 1 or given.minutes <= 0:
+        parser.error("--kills and --points are 1 at least, --minutes more than 0")
     return given
 
 
@@ -213,7 +243,8 @@ def keep(part: str, match: str, rows: list[Row], notes: list[str], seconds: floa
         "notes": notes,
         "rows": [asdict(row) for row in rows],
     }
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    lines = (f"{json.dumps(name)}: {json.dumps(results)}" for name, results in kept.items())
+    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     write(kept)
 
 
@@ -223,7 +254,7 @@ def write(kept: dict[str, dict[str, Any]]) -> None:
     order = [*PARTS]
     for part in sorted(kept, key=lambda known: (order.index(known.partition(" --match")[0]), known)):
         if kept[part]["rows"]:
-            rows += [Row(**{**row, "recovery": tuple(row["recovery"])}) for row in kept[part]["rows"]]
+            rows += [Row(**row) for row in kept[part]["rows"]]
             notes.append(
                 f"- `{part}` on {kept[part]['date']}, {kept[part]['cores']} cores, {kept[part]['minutes']} min"
             )
@@ -248,7 +279,7 @@ def main() -> int:
         database.migrate()
         database.close()
         fleet.postgres.grant()
-        play = Play(fleet, folder, given.seed, given.kills, given.points, given.match, say)
+        play = Play(fleet, folder, given.seed, given.kills, given.points, given.match, given.minutes, say)
         for part in given.part or PARTS:
             begun, play.notes = time.monotonic(), []
             rows = list(PARTS[part](play))

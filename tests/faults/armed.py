@@ -42,7 +42,7 @@ def note_acknowledgements(mark: Callable[[str], object]) -> None:
         setattr(owner, name, noted)
 
     noting(JobQueue, "settle", bool)
-    noting(JobQueue, "bury", bool)
+    noting(JobQueue, "dead_letter", bool)
     noting(Batches, "settle_job", lambda result: result in ("counted", "complete"))
 
 

@@ -39,7 +39,7 @@ class File:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive as it was put in: by its content it is told from all others.
+    """An archive as it was put in: its content distinguishes it from all others.
 
     `files` by their names, `sha256` of what is to be in S3 (the plain tar, where a transfer worker brings it),
     `source` where it lay on the EC2 host (None: it was put into S3). One that is `refused` ends as a dead letter;
@@ -78,6 +78,11 @@ class Findings:
         kinds = {"lost": self.lost, "doubled": self.doubled, "stranded": self.stranded, "leaked": self.leaked}
         return [f"{kind}: {sentence}" for kind, sentences in kinds.items() for sentence in sentences]
 
+    def add(self, others: "Findings") -> None:
+        """Add what was found elsewhere to these."""
+        for kind, sentences in vars(others).items():
+            getattr(self, kind).extend(sentences)
+
     def __str__(self) -> str:
         return "\n".join(self.lines()) or "nothing is lost, doubled, stranded or leaked"
 
@@ -112,14 +117,14 @@ def check(
     archives: Collection[Archive],
     scratch: Collection[Path] = (),
     transfer: Collection[Path] = (),
-    expected_letters: Collection[str] = (),
+    expected_dead_letters: Collection[str] = (),
 ) -> Findings:
     """Compare what is there with what was put in.
 
     `scratch` and `transfer` are the folders of all hosts, where the fleet's settings do not name the only ones.
-    `expected_letters` are the jobs that are to be failed permanently beside those of archives that are refused and
-    of files that fail. Two archives with the same content are a ValueError: nobody could tell which of them was
-    lost.
+    `expected_dead_letters` are the jobs that are to be failed permanently, beside those of archives that are
+    refused and of files that fail. Two archives with the same content are a ValueError: nobody could tell which of
+    them was lost.
     """
     digests = [archive.sha256 for archive in archives if archive.sha256]
     if len(set(digests)) < len(digests):
@@ -127,16 +132,16 @@ def check(
     found, settings = Findings(), fleet.settings()
     rows = [Row(*row) for row in fleet.query(_ROWS)]
     objects = _objects(fleet)
-    letters = _letters(fleet)
+    dead_letters = _dead_letters(fleet)
     batch_of = _match(archives, objects, rows, found)
     for archive in archives:
-        _check_archive(archive, batch_of.get(archive.name, []), letters, found)
+        _check_archive(archive, batch_of.get(archive.name, []), dead_letters, found)
         _check_source(archive, settings.get("EC2_AFTER_UPLOAD", "keep"), found)
     _check_files(archives, batch_of, rows, objects, found)
     _check_batches(fleet, archives, batch_of, found)
     _check_objects(objects, rows, batch_of, found)
-    _check_letters(letters, archives, batch_of, expected_letters, found)
-    _check_redis(fleet, letters, found)
+    _check_dead_letters(dead_letters, archives, batch_of, expected_dead_letters, found)
+    _check_redis(fleet, dead_letters, found)
     _check_uploads(fleet, found)
     _check_folders(
         scratch or [Path(settings["SCRATCH_ROOT"])], transfer or [Path(settings["TRANSFER_ROOT"])], found
@@ -154,8 +159,10 @@ def is_quiet(fleet: Fleet, archives: Collection[Archive]) -> bool:
         not archive.refused for archive in archives
     ):
         return False
-    given_up = [letter for letter in _letters(fleet) if "original_filename" not in letter.job]
-    if len(given_up) < sum(archive.refused for archive in archives):
+    failed_permanently = [
+        dead_letter for dead_letter in _dead_letters(fleet) if "original_filename" not in dead_letter.job
+    ]
+    if len(failed_permanently) < sum(archive.refused for archive in archives):
         return False
     found = Findings()
     _check_redis(fleet, [], found)
@@ -189,11 +196,13 @@ def _match(
     return dict(batch_of)
 
 
-def _check_archive(archive: Archive, batch_ids: list[str], letters: list["Letter"], found: Findings) -> None:
+def _check_archive(
+    archive: Archive, batch_ids: list[str], dead_letters: list["DeadLetter"], found: Findings
+) -> None:
     if len(batch_ids) > 1:
         found.doubled.append(f"{archive.name} became {len(batch_ids)} batches: {', '.join(sorted(batch_ids))}")
     if archive.refused:
-        if not any(_is_about(letter, archive, batch_ids) for letter in letters):
+        if not any(_is_about(dead_letter, archive, batch_ids) for dead_letter in dead_letters):
             found.lost.append(f"{archive.name} was to be refused and has no dead letter")
     elif not batch_ids:
         found.lost.append(f"{archive.name} is not in S3")
@@ -378,7 +387,7 @@ def _check_uploads(fleet: Fleet, found: Findings) -> None:
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """A dead letter: its queue, the job as text and as fields, the reason."""
 
     queue: str
@@ -387,32 +396,32 @@ class Letter:
     error: str
 
 
-def _letters(fleet: Fleet) -> list[Letter]:
+def _dead_letters(fleet: Fleet) -> list[DeadLetter]:
     """All dead letters."""
-    letters = []
+    dead_letters = []
     with _redis(fleet) as redis:
         for key in redis.scan_iter("*:dead", count=1000):
-            for letter in map(json.loads, redis.lrange(key, 0, -1)):
-                payload = letter["job"]
+            for dead_letter in map(json.loads, redis.lrange(key, 0, -1)):
+                payload = dead_letter["job"]
                 try:
                     job = json.loads(payload)
                 except ValueError:
                     job = {}
                 job = job if isinstance(job, dict) else {}
-                letters.append(Letter(key.removesuffix(":dead"), payload, job, letter["error"]))
-    return letters
+                dead_letters.append(DeadLetter(key.removesuffix(":dead"), payload, job, dead_letter["error"]))
+    return dead_letters
 
 
-def _is_about(letter: Letter, archive: Archive, batch_ids: list[str]) -> bool:
-    """Whether the letter fails this archive, as a transfer or as a batch."""
-    if "original_filename" in letter.job:
+def _is_about(dead_letter: DeadLetter, archive: Archive, batch_ids: list[str]) -> bool:
+    """Whether the dead letter fails this archive, as a transfer or as a batch."""
+    if "original_filename" in dead_letter.job:
         return False
-    is_source = archive.source is not None and letter.job.get("remote_path") == str(archive.source)
-    return is_source or letter.job.get("batch_id") in batch_ids
+    is_source = archive.source is not None and dead_letter.job.get("remote_path") == str(archive.source)
+    return is_source or dead_letter.job.get("batch_id") in batch_ids
 
 
-def _check_letters(
-    letters: list[Letter],
+def _check_dead_letters(
+    dead_letters: list[DeadLetter],
     archives: Collection[Archive],
     batch_of: dict[str, list[str]],
     expected: Collection[str],
@@ -426,12 +435,16 @@ def _check_letters(
         for name, file in archive.files.items()
         if file.status != "done"
     }
-    for letter in letters:
-        of_file = (letter.job.get("batch_id"), letter.job.get("original_filename")) in failing
-        of_archive = any(a.refused and _is_about(letter, a, batch_of.get(a.name, [])) for a in archives)
-        if not of_file and not of_archive and letter.payload not in expected:
-            found.stranded.append(f"{letter.queue} gave up {letter.payload}: {letter.error}")
-    for (queue, payload), count in Counter((letter.queue, letter.payload) for letter in letters).items():
+    for dead_letter in dead_letters:
+        of_file = (dead_letter.job.get("batch_id"), dead_letter.job.get("original_filename")) in failing
+        of_archive = any(a.refused and _is_about(dead_letter, a, batch_of.get(a.name, [])) for a in archives)
+        if not of_file and not of_archive and dead_letter.payload not in expected:
+            found.stranded.append(
+                f"{dead_letter.queue}: failed permanently: {dead_letter.payload}: {dead_letter.error}"
+            )
+    for (queue, payload), count in Counter(
+        (dead_letter.queue, dead_letter.payload) for dead_letter in dead_letters
+    ).items():
         if count > 1:
             found.doubled.append(f"{queue} has {count} dead letters of {payload}")
 
@@ -448,14 +461,16 @@ def _redis(fleet: Fleet) -> Iterator[Any]:
         client.close()
 
 
-# Keys that stay when all is done: who was seen when, and what the watch has seen.
-STAYS = ("hosts:seen", "hosts:queues")
-STAYS_OF_A_QUEUE = ("workers", "seen", "dead")
+# Keys that stay when all is done: who was seen when, what the watch has seen, who has looked for what is amiss.
+STAYS = (
+    "hosts:seen", "hosts:queues", "batches:amiss", "batches:stranded", "batches:reconcile", "batches:announced",
+)  # fmt: skip
+STAYS_OF_A_QUEUE = ("workers", "seen", "looks", "volumes", "dead")
 
 
-def _check_redis(fleet: Fleet, letters: list[Letter], found: Findings) -> None:
+def _check_redis(fleet: Fleet, dead_letters: list[DeadLetter], found: Findings) -> None:
     """Every key: it stays, or somebody is to work on it, or nobody needs it."""
-    buried = {letter.payload for letter in letters}
+    dead_lettered = {dead_letter.payload for dead_letter in dead_letters}
     with _redis(fleet) as redis:
         moving = _check_open_batches(redis, found)
         queues = {"queue:transfer", "queue:unpack", "queue:transcribe", *redis.hkeys(batches.QUEUES)}
@@ -469,10 +484,10 @@ def _check_redis(fleet: Fleet, letters: list[Letter], found: Findings) -> None:
             queue = max(
                 (name for name in queues if key == name or key.startswith(f"{name}:")), key=len, default=""
             )
-            _check_key(redis, key, key.removeprefix(queue)[1:] if queue else None, buried, found)
+            _check_key(redis, key, key.removeprefix(queue)[1:] if queue else None, dead_lettered, found)
 
 
-def _check_key(redis: Any, key: str, part: str | None, buried: set[str], found: Findings) -> None:
+def _check_key(redis: Any, key: str, part: str | None, dead_lettered: set[str], found: Findings) -> None:
     """One key of a queue; `part` is what follows the queue's name, None where it is of no queue."""
     if part in STAYS_OF_A_QUEUE:
         return
@@ -484,10 +499,8 @@ def _check_key(redis: Any, key: str, part: str | None, buried: set[str], found: 
         found.stranded += [f"{key} still has to do with {path}" for path in redis.hkeys(key)]
     elif part == "attempts":
         found.leaked += [f"{key} still counts {job}" for job in redis.hkeys(key)]
-    elif part == "batch_ids":  # that of a buried job is for the day when it is queued again
-        found.leaked += [f"{key} still has {job}" for job in redis.hkeys(key) if job not in buried]
-    elif (part or "").startswith("batch_ids:") and redis.ttl(key) > 0:  # the reservation of an id, for a day
-        return
+    elif part == "batch_ids":  # that of a dead-lettered job is for the day when it is queued again
+        found.leaked += [f"{key} still has {job}" for job in redis.hkeys(key) if job not in dead_lettered]
     else:
         found.leaked.append(f"Redis still has {key}")
 

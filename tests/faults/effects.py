@@ -19,7 +19,8 @@ import botocore.client
 import psycopg2.extensions
 import redis
 
-from pipeline.store import database
+from pipeline.foundation.webhook_request import Receiver
+from pipeline.store import connection_pool
 from tests.faults import points
 from tests.support import kill_at
 
@@ -82,6 +83,7 @@ def note(role: str, path: Path) -> None:
     _note_redis(notes)
     _note_postgresql(notes)
     _note_s3(notes)
+    _note_webhooks(notes)
     sys.addaudithook(lambda event, args: _note_system(notes, event, args))
 
 
@@ -110,7 +112,7 @@ def _note_postgresql(notes: Notes) -> None:
                 self.connection.written = query
             super().execute(query, values)
 
-    class Connection(database._Connection):
+    class Connection(connection_pool._Connection):
         written = ""
 
         def cursor(self, *_: Any, **__: Any) -> Any:
@@ -122,7 +124,7 @@ def _note_postgresql(notes: Notes) -> None:
             self.written = ""
             super().commit()
 
-    database._Connection = Connection  # type: ignore[misc]
+    connection_pool._Connection = Connection  # type: ignore[misc]
 
 
 def _note_s3(notes: Notes) -> None:
@@ -136,6 +138,16 @@ def _note_s3(notes: Notes) -> None:
     botocore.client.BaseClient._make_api_call = noted
 
 
+def _note_webhooks(notes: Notes) -> None:
+    post = Receiver._post
+
+    def noted(self: Receiver, *args: Any) -> int:
+        notes.effect("receiver of webhooks", "POST")
+        return post(self, *args)
+
+    Receiver._post = noted  # type: ignore[method-assign, assignment]
+
+
 def _note_system(notes: Notes, event: str, args: tuple[Any, ...]) -> None:
     """An audit hook (sys.addaudithook) for the disk and other programs."""
     if event in _CHANGES:
@@ -143,5 +155,6 @@ def _note_system(notes: Notes, event: str, args: tuple[Any, ...]) -> None:
     elif event == "open" and isinstance(args[0], str) and not args[0].startswith(_ELSEWHERE):
         if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             notes.effect("disk", f"open {args[0]}")
-    elif event == "subprocess.Popen" and Path(args[0]).name != "ssh":  # ssh asks, but for tidy, which is a point
+    elif event == "subprocess.Popen" and Path(args[0]).name not in ("ssh", "ssh-keygen"):
+        # they ask, but for tidy, which is a point
         notes.effect("program", args[0])

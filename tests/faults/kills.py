@@ -24,19 +24,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults import stream
+from tests.faults import stream, told
 from tests.faults.checker import Findings, check, is_quiet
 from tests.faults.points import FUNCTIONS, Point, points
 from tests.faults.stream import Stream
 from tests.support.child import descendants, end_all
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.nursery import Forked, Nursery
+from tests.support.webhook_receiver import WebhookReceiver
 
 SETTINGS = {
     "MAX_ATTEMPTS": "1000000",
     "RETRY_SECONDS": "1",
     "HEARTBEAT_SECONDS": "4",
     "HOST_LOST_SECONDS": "8",
+    "RECONCILE_SECONDS": "2",
     "EC2_AFTER_UPLOAD": "delete",
     "EC2_WATCH_SECONDS": "1",
     "CONVERT_JOBS": "1",
@@ -134,6 +136,10 @@ class Instants:
         """Whether a worker is armed with what is no longer wanted."""
         return False
 
+    def functions(self) -> list[str]:
+        """The functions that workers die at now."""
+        return []
+
     def kinds(self) -> list[str]:
         """The archives that are needed beside the usual ones."""
         return []
@@ -144,7 +150,7 @@ class EveryPoint:
 
     pause = 0.4
 
-    def __init__(self, rng: random.Random, trials: int, chosen: list[Point], patience: float = 120.0) -> None:
+    def __init__(self, rng: random.Random, trials: int, chosen: list[Point], patience: float) -> None:
         self.rng, self.trials, self.patience = rng, trials, patience
         self.deaths: Counter[Point] = Counter()
         self.waiting = {role: deque(point for point in chosen if point.role == role) for role in FUNCTIONS}
@@ -206,19 +212,23 @@ class EveryPoint:
 
     def kinds(self) -> list[str]:
         """The archives that bring the workers to the present points."""
+        return [kind for function in self.functions() for kind in PROVOKED_BY.get(function, ())]
+
+    def functions(self) -> list[str]:
+        """The functions that workers die at now."""
         present = [self.present(role) for role in FUNCTIONS]
-        return [kind for point in present if point for kind in PROVOKED_BY.get(point.function, ())]
+        return [point.function for point in present if point]
 
 
 AT_A_STOP = ("pipeline.jobs.job_queue:JobQueue.keep", "pipeline.jobs.job_queue:JobQueue.unregister")
+REFUSED_AT = "pipeline.store.webhook_outbox:mark_failed"  # a worker comes to it where the receiver takes nothing
 # Archives without which a worker hardly comes to a function.
 PROVOKED_BY = {
     "pipeline.jobs.job_queue:JobQueue.recover": ("of_a_lost_transfer_worker", "of_a_lost_unpack_worker"),
-    "pipeline.jobs.job_queue:JobQueue.bury": ("cut", "cut_in_s3", "bad_file_job"),
+    "pipeline.jobs.job_queue:JobQueue.dead_letter": ("cut", "cut_in_s3", "bad_file_job"),
     "pipeline.jobs.job_queue:JobQueue.retry": ("changing",),
     "pipeline.jobs.job_queue:JobQueue.settle": ("file_delivered_twice",),
     "pipeline.jobs.job_queue:JobQueue.give_back": ("delivered_twice", "file_delivered_twice"),
-    "pipeline.jobs.batch_ids:BatchIds.keep": ("half_sent",),
     "pipeline.transfer.discovery:Watch._queue": ("watched",),
     "pipeline.transfer.discovery:Watch.forget": ("missing",),
     "pipeline.unpack.compression:_decompress": ("compressed", "compressed_in_s3"),
@@ -229,7 +239,10 @@ PROVOKED_BY = {
     "pipeline.foundation.scratch:remove_archive": ("miscounted",),
     "unpack_worker:Unpacker._fail_the_rest": ("miscounted",),
     "unpack_worker:Unpacker.fail_permanently": ("cut_in_s3",),
-    "pipeline.jobs.batches:Batches.take_over": ("of_a_lost_host", "settled_of_a_lost_host"),
+    "pipeline.jobs.lost_hosts:LostHosts.take_over": ("of_a_lost_host", "settled_of_a_lost_host"),
+    "pipeline.store.batch_states:unfinish": ("forgotten",),
+    "pipeline.store.webhook_outbox:note_dead_letters": ("cut_in_s3", "bad_file_job"),
+    "pipeline.jobs.batches:Batches.requeue": ("forgotten",),
     "gpu_worker:TranscriptionWorker.fail_permanently": ("bad_opus", "bad_file_job"),
 }
 
@@ -239,7 +252,9 @@ class Supervisor:
 
     def __init__(self, fleet: Fleet, crew: Crew, plan: Instants | EveryPoint, seed: int) -> None:
         self.fleet, self.plan, self.rng = fleet, plan, random.Random(seed)
-        fleet.changes = SETTINGS
+        self.receiver = WebhookReceiver()
+        fleet.changes = {**SETTINGS, **told.settings(self.receiver)}
+        told.save_search(fleet)
         self.folder = fleet.folder
         (self.folder / "tmp").mkdir()
         self.nursery = Nursery(self.folder / "nursery.log")
@@ -276,9 +291,10 @@ class Supervisor:
         """Kill until the plan is done, let the rest be done, check."""
         begun = time.monotonic()
         try:
-            while not self.plan.is_done():
-                self.step(armed=True)
-            findings = self.end()
+            with self.receiver:
+                while not self.plan.is_done():
+                    self.step(armed=True)
+                findings = self.end()
         finally:
             self.stop()
             self.stream.close()
@@ -295,12 +311,13 @@ class Supervisor:
             if slot.process is None:
                 self.start(slot, armed)
             elif (status := slot.process.poll()) is not None:
-                self.bury(slot, status)
+                self.dead_letter(slot, status)
             elif now >= slot.dies_at or (armed and self.plan.is_past(slot)):
                 self.kill(slot)
             elif now >= slot.ends_at and slot.marked("ready"):
                 slot.ends_at = math.inf
                 slot.process.terminate()
+        self.receiver.status = 500 if REFUSED_AT in self.plan.functions() else 204
         self.stream.tick()
         if armed and time.monotonic() >= self._next_put and self.stream.wants_more():
             self._next_put = time.monotonic() + self.plan.pause
@@ -335,7 +352,7 @@ class Supervisor:
         slot.process.wait()
         self._died(slot, None)
 
-    def bury(self, slot: Slot, status: int) -> None:
+    def dead_letter(self, slot: Slot, status: int) -> None:
         """Take note of a worker that has ended: killed at its point, or else something is wrong."""
         if status == 0 and slot.point is not None:  # there was nothing to keep at its SIGTERM
             slot.process = None
@@ -370,7 +387,9 @@ class Supervisor:
     def check(self) -> Findings:
         """What the checker finds now."""
         scratch = [self.folder / host for host in self.hosts]
-        return check(self.fleet, self.stream.archives, scratch, expected_letters=self.stream.letters)
+        found = check(self.fleet, self.stream.archives, scratch, expected_dead_letters=self.stream.dead_letters)
+        found.add(told.check_soon(self.fleet, self.receiver))
+        return found
 
     def stop(self) -> None:
         """End what runs; one that does not end at SIGTERM is an error."""
@@ -413,10 +432,12 @@ def kill_at_points(
     chosen: list[Point] | None = None,
     tell: Callable[[str], object] = str,
     crew: Crew = ONE_HOST,
+    patience: float = 120.0,
 ) -> Result:
-    """So many SIGKILLs at each of the points (all of them by default), on one host."""
+    """So many SIGKILLs at each of the points (all of them by default), on one host; one that no worker comes to
+    within `patience` seconds is noted as unreached."""
     everything = [point for role in FUNCTIONS for point in points(role)]
-    plan = EveryPoint(random.Random(f"points {seed}"), trials, everything if chosen is None else chosen)
+    plan = EveryPoint(random.Random(f"points {seed}"), trials, everything if chosen is None else chosen, patience)
     supervisor = Supervisor(fleet, crew, plan, seed)
     supervisor.tell = tell
     return supervisor.run()

@@ -101,14 +101,14 @@ def answer() -> Any:
 class Client(redis.Redis):
     """A real client whose every command is a step of the line that sends it.
 
-    `observe(process, command, answer)` is told of each command that the server has done. BLMOVE does not wait:
-    while it does, nothing else could happen here.
+    `observe(process, command, answer)` is called for each command that the server has executed. BLMOVE does not
+    wait: while it does, nothing else could happen here.
     """
 
     def __init__(self, observe: Callable[[Any, Command, Any], None], **options: Any) -> None:
         super().__init__(**options)
         self.observe = observe
-        self.floating: Floating = []  # BLMOVEs that the server gets after their client gave up
+        self.floating: Floating = []  # BLMOVEs that the server gets after their client has timed out
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         line = threading.current_thread()

@@ -36,12 +36,12 @@ class Queue:
     waiting: list[str] = field(default_factory=list)
     delayed: dict[str, int | None] = field(default_factory=dict)  # job -> its rank among those due, or None
     working: dict[str, list[str]] = field(default_factory=dict)  # by worker
-    attempts: dict[str, tuple[int, str]] = field(default_factory=dict)
-    dead: list[str] = field(default_factory=list)  # letters
+    attempts: dict[str, list[str]] = field(default_factory=dict)  # job -> the deliveries that count
+    dead: list[str] = field(default_factory=list)  # dead letters
     workers: set[str] = field(default_factory=set)
     added: Counter[str] = field(default_factory=Counter)  # jobs, and what became of them
     settled: Counter[str] = field(default_factory=Counter)
-    buried: Counter[str] = field(default_factory=Counter)
+    dead_lettered: Counter[str] = field(default_factory=Counter)
     merged: Counter[str] = field(default_factory=Counter)  # with an equal one, while both were delayed
 
     def add(self, job: str) -> int:
@@ -59,14 +59,20 @@ class Queue:
         self.of(worker).append(self.waiting.pop(0))
         return self.of(worker)[-1]
 
-    def begin(self, worker: str, job: str, token: str) -> int:
-        if job not in self.of(worker):
+    def begin(self, worker: str, job: str, token: str, in_hand: int) -> int:
+        if self.of(worker).count(job) <= in_hand:
             return 0
-        count, last = self.attempts.get(job, (0, ""))
-        if last != token:
-            count += 1
-            self.attempts[job] = (count, token)
-        return count
+        self.workers.add(worker)
+        if token in self.attempts.get(job, ()):
+            return len(self.attempts[job])
+        elsewhere = any(job in self.of(other) for other in self.workers - {worker})
+        if elsewhere or self.of(worker).count(job) > 1 or job in self.delayed:
+            del self.of(worker)[-1 - self.of(worker)[::-1].index(job)]
+            self.merged[job] += job in self.delayed
+            self.delayed.setdefault(job, None)
+            return -1
+        self.attempts.setdefault(job, []).append(token)
+        return len(self.attempts[job])
 
     def leave(self, worker: str, job: str, ends: bool) -> bool:
         """Take the job from the worker's list, for good where it `ends`; False where it is not there."""
@@ -83,25 +89,21 @@ class Queue:
         self.settled[job] += 1
         return 1
 
-    def bury(self, worker: str, job: str, letter: str) -> int:
+    def dead_letter(self, worker: str, job: str, dead_letter: str) -> int:
         if not self.leave(worker, job, ends=True):
             return 0
-        self._write(job, letter)
-        self.buried[job] += 1
+        self._write(job, dead_letter)
+        self.dead_lettered[job] += 1
         return 1
 
-    def _write(self, job: str, letter: str) -> None:
-        assert json.loads(letter)["job"] == job
-        self.dead.append(letter)
+    def _write(self, job: str, dead_letter: str) -> None:
+        assert json.loads(dead_letter)["job"] == job
+        self.dead.append(dead_letter)
 
     def put_back(self, worker: str, job: str, delay: int, uncounted: str) -> int:
+        self.uncount(job, uncounted)
         if job not in self.of(worker):
             return 0
-        count, token = self.attempts.get(job, (0, ""))
-        if uncounted and token == uncounted:
-            self.attempts[job] = (count - 1, "")
-            if count == 1:
-                del self.attempts[job]
         if delay < 0:
             return 1
         self.leave(worker, job, ends=False)
@@ -111,6 +113,12 @@ class Queue:
             self.merged[job] += job in self.delayed
             self.delayed[job] = None
         return 1
+
+    def uncount(self, job: str, token: str) -> None:
+        if token in self.attempts.get(job, ()):
+            self.attempts[job].remove(token)
+            if not self.attempts[job]:
+                del self.attempts[job]
 
     def promote(self) -> None:
         for job, _ in sorted(self._due().items(), key=lambda pair: pair[1]):
@@ -141,7 +149,7 @@ class Queue:
     def content(self) -> dict[str, Any]:
         """The keys that Redis must hold."""
         delayed = {job: "later" if rank is None else str(rank) for job, rank in self.delayed.items()}
-        attempts = {job: f"{count}:{token}" for job, (count, token) in self.attempts.items()}
+        attempts = {job: f"{len(tokens)}:{' '.join([*tokens, ''])}" for job, tokens in self.attempts.items()}
         keys: dict[str, Any] = {self.name: self.waiting, f"{self.name}:delayed": delayed}
         keys |= {f"{self.name}:attempts": attempts, f"{self.name}:dead": self.dead}
         keys |= {f"{self.name}:working:{worker}": jobs for worker, jobs in self.working.items()}
@@ -151,7 +159,7 @@ class Queue:
     def check(self) -> None:
         """No job is in no place, none is done more often than it was added."""
         for job, added in self.added.items():
-            gone = self.settled[job] + self.buried[job] + self.merged[job]
+            gone = self.settled[job] + self.dead_lettered[job] + self.merged[job]
             assert self.places()[job] + gone == added, f"{job}: added {added} times, in {self}"
         assert set(self.places()) <= set(self.added)
         assert set(self.attempts) <= set(self.places()), "attempts of a job that has gone"
@@ -159,7 +167,7 @@ class Queue:
 
 @dataclass
 class Batch:
-    """A batch that is open or finishing; `told` says how many callers were told that it is complete."""
+    """A batch that is open or finishing; `completions` counts the callers that were informed of its end."""
 
     host: str = ""
     s3_key: str = ""
@@ -169,7 +177,7 @@ class Batch:
     failed: int = 0
     settled: set[str] = field(default_factory=set)
     queued: set[str] = field(default_factory=set)
-    told: int = 0
+    completions: int = 0
 
     def is_over(self) -> bool:
         """Whether every file is settled."""
@@ -234,9 +242,8 @@ class Model:
                 return self.take_identity(worker, ours, dead)
             case "promote", []:
                 queue.promote()
-            case "begin", [job, token, name]:
-                queue.workers.add(name)
-                return queue.begin(worker, job, token)
+            case "begin", [job, token, _, in_hand, _]:
+                return queue.begin(worker, job, token, in_hand)
             case "settle", [job, next_job, note, value]:
                 answer = queue.settle(worker, job)
                 if answer and next_job:
@@ -245,8 +252,8 @@ class Model:
                 return answer
             case "put_back", [job, delay, uncounted]:
                 return queue.put_back(worker, job, delay, uncounted)
-            case "bury", [job, letter]:
-                return queue.bury(worker, job, letter)
+            case "dead_letter", [job, dead_letter]:
+                return queue.dead_letter(worker, job, dead_letter)
             case "unregister", [_]:
                 return self.unregister(queue, worker)
             case "recover", []:
@@ -260,8 +267,8 @@ class Model:
                 return self.start(host, batch, total)
             case "push", [_, filename, job]:
                 return self.push(host, filename, job, keys[2])
-            case "settle_file", [batch, _, filename, outcome, job, letter]:
-                return self.settle_file(queue, worker, host, batch, filename, outcome, job, letter)
+            case "settle_file", [batch, _, filename, outcome, job, dead_letter]:
+                return self.settle_file(queue, worker, host, batch, filename, outcome, job, dead_letter)
             case "close", [batch, of]:
                 return self.close(batch, of)
             case "abandon", [batch, _, job]:
@@ -307,7 +314,7 @@ class Model:
         if batch is None or batch.host != host:
             return "foreign"
         if batch.total is None:
-            batch.total, batch.processed, batch.failed, batch.told = total, 0, 0, 0
+            batch.total, batch.processed, batch.failed, batch.completions = total, 0, 0, 0
         if not batch.is_over():
             return "open"
         self._finish(name, host)
@@ -328,12 +335,20 @@ class Model:
         return 1
 
     def settle_file(
-        self, queue: Queue, worker: str, host: str, name: str, filename: str, outcome: str, job: str, letter: str
+        self,
+        queue: Queue,
+        worker: str,
+        host: str,
+        name: str,
+        filename: str,
+        outcome: str,
+        job: str,
+        dead_letter: str,
     ) -> str:
         if job and not queue.settle(worker, job):
             return "lost"
-        if letter:
-            queue._write(job, letter)
+        if dead_letter:
+            queue._write(job, dead_letter)
         batch = self.batches.get(name)
         if batch is None or batch.total is None:
             return "closed"
@@ -347,7 +362,7 @@ class Model:
         if not batch.is_over():
             return "counted"
         self._finish(name, host)
-        batch.told += 1
+        batch.completions += 1
         return "complete"
 
     def close(self, name: str, host: str) -> int:
@@ -413,7 +428,7 @@ class Model:
             queue.check()
         for name, batch in self.batches.items():
             assert batch.processed + batch.failed == len(batch.settled) <= (batch.total or 0), batch
-            assert batch.told <= 1, f"{name}: {batch.told} callers were told that it is complete"
+            assert batch.completions <= 1, f"{name}: {batch.completions} callers were informed of its end"
             assert (name in self.open) is not (name in self.finishing), name
         for name, host in self.finishing.items():
             assert self.batches[name].is_over(), f"{name} finishes before its last file"
@@ -446,7 +461,7 @@ class Dump:
     def content(self) -> dict[str, Any]:
         """Every key and its value; times as "later", "heard" (now) or "lost", small scores as they are."""
         now, found = self._script()
-        return {key: _value(kind, value, int(now)) for key, kind, value in found}
+        return {key: _value(kind, value, int(now)) for key, kind, value in found if not key.endswith(":moved")}
 
 
 def _value(kind: str, value: Any, now: int) -> Any:

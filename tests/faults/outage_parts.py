@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from tests.conftest import SWIFT_BIN
 from tests.faults import losses, table
 from tests.faults.checker import Findings
-from tests.faults.outages import OUTAGES, SWIFT_OUTAGES, Outage, attempt
+from tests.faults.outages import FAILOVERS, OUTAGES, SWIFT_OUTAGES, Outage, attempt
 from tests.faults.rig import NAMES, Rig
 from tests.faults.table import Row
 
@@ -90,12 +90,14 @@ class Rigs:
         self._rig = None
 
 
-def _row(rigs: Rigs, outage: Outage, lengths: tuple[float, ...], shown: str) -> Row:
+def _row(
+    rigs: Rigs, outage: Outage, lengths: tuple[float, ...], shown: str, archives: int = 6, files: int = 12
+) -> Row:
     found, recovery = Findings(), []
     for seconds in lengths:
-        trial = rigs.trial(f"{outage}, {seconds:.0f} s", partial(attempt, outage=outage, seconds=seconds))
-        for kind, sentences in vars(trial.findings).items():
-            getattr(found, kind).extend(sentences)
+        work = partial(attempt, outage=outage, seconds=seconds, archives=archives, files=files)
+        trial = rigs.trial(f"{outage}, {seconds:.0f} s", work)
+        found.add(trial.findings)
         recovery += [] if trial.recovery is None else [trial.recovery]
     return table.row(f"{outage}, {shown}", len(lengths), found, recovery)
 
@@ -134,10 +136,21 @@ def lost_replies(play: Play) -> Iterator[Row]:
             yield table.row(fault, sum(trial.replies.values()), trial.findings)
 
 
+def failovers(play: Play) -> Iterator[Row]:
+    """Another Redis takes the place of the primary, again and again, once after ten minutes."""
+    lengths = [600.0, *(float(play.seed + 3 * number) for number in range(TIMES - 1))]
+    with Rigs(play, "failover", SPEED) as rigs:
+        for name, outage in FAILOVERS.items():
+            if play.match in name:
+                yield _row(rigs, outage, tuple(lengths), f"after {play.seed} s to 10 min", archives=4, files=6)
+    play.notes.append(f"seed {play.seed}; clocks of workers and Redis {SPEED:.0f} times as fast")
+    play.notes.append("MAX_ATTEMPTS=1; 4 archives of 6 files for each failover; recovery in simulated seconds")
+
+
 def wiped(play: Play) -> Iterator[Row]:
-    """Redis wiped, and rebuilt by reconcile."""
-    with Rigs(play, "wiped", 1.0) as rigs:
-        what = "Redis wiped in the middle of 20 open batches, then reconcile --apply"
+    """Redis wiped, and rebuilt by the workers."""
+    with Rigs(play, "wiped", SPEED) as rigs:
+        what = "Redis wiped in the middle of 20 open batches"
         yield table.row(what, 1, rigs.trial(what, losses.wipe_redis).findings)
 
 
@@ -145,5 +158,6 @@ PARTS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "outages": simulated,
     "true-outages": in_true_time,
     "lost-replies": lost_replies,
+    "failovers": failovers,
     "wiped": wiped,
 }

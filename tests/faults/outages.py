@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.faults import redis_pair
 from tests.faults.checker import Findings
 from tests.faults.proxy import Proxy
 from tests.faults.rig import NAMES, Rig
 from tests.support.child import Server, free_port
+from tests.support.servers import Valkey
 
 RECOVERY_SECONDS = 30.0  # in which the first work goes on when a service recovered
-GIVEN_UP_SECONDS = 600.0
+PATIENCE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def attempt(rig: Rig, outage: Outage, seconds: float, archives: int = 6, files: 
         before, waiting, done = rig.seen(outage.service), rig.waiting(outage.service, struck), rig.is_quiet()
     recovery = None
     if not done:
-        recovery = rig.seconds_to_progress(outage.service, before, waiting, GIVEN_UP_SECONDS)
+        recovery = rig.seconds_to_progress(outage.service, before, waiting, PATIENCE_SECONDS)
     findings = rig.check()
     if recovery is not None and recovery > RECOVERY_SECONDS:
         findings.stranded.append(f"work went on {recovery:.0f} s after the return of {NAMES[outage.service]}")
@@ -114,11 +116,12 @@ def _restarts(service: str) -> Iterator[Outage]:
 
 @contextmanager
 def _read_only(rig: Rig) -> Iterator[None]:
-    rig.client.execute_command("REPLICAOF", "127.0.0.1", free_port())
-    try:
-        yield
-    finally:
-        rig.client.execute_command("REPLICAOF", "NO", "ONE")
+    with redis_pair.client(rig.fleet.valkey) as server:  # the pipeline's own client reads no replica
+        server.execute_command("REPLICAOF", "127.0.0.1", free_port())
+        try:
+            yield
+        finally:
+            server.execute_command("REPLICAOF", "NO", "ONE")
 
 
 @contextmanager
@@ -128,6 +131,53 @@ def _full(rig: Rig) -> Iterator[None]:
         yield
     finally:
         rig.client.config_set("maxmemory", 0)
+
+
+# --- failovers -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _planned_failover(rig: Rig) -> Iterator[None]:
+    """The primary becomes the replica of the new one; the workers' address is moved at the end."""
+    pair = rig.redis_pair()
+    pair.planned()
+    try:
+        yield
+    finally:
+        _move_address(rig, pair.primary)
+
+
+@contextmanager
+def _lost_primary(rig: Rig) -> Iterator[None]:
+    """The primary is killed; at the end the replica takes its place."""
+    pair = rig.redis_pair()
+    pair.lose_primary()
+    try:
+        yield
+    finally:
+        pair.promote()
+        _move_address(rig, pair.primary)
+
+
+@contextmanager
+def _network_split(rig: Rig) -> Iterator[None]:
+    """Nobody hears the primary any more, which is alive; at the end the replica takes its place."""
+    pair = rig.redis_pair()
+    rig.redis.holds()
+    pair.link.holds()
+    try:
+        yield
+    finally:
+        pair.link.cuts()
+        pair.promote()
+        rig.redis.passes(dead=True)
+        _move_address(rig, pair.primary)
+
+
+def _move_address(rig: Rig, primary: Valkey) -> None:
+    """Open connections stay where they are."""
+    rig.redis.target_port = primary.port
+    rig.ask(primary)
 
 
 # --- disks -----------------------------------------------------------------------------------------------
@@ -200,6 +250,15 @@ OUTAGES = {
         Outage("clock", "set back by a day", partial(_wrong_clock, ahead=-86400)),
         Outage("clock", "set forward by 50 s", partial(_wrong_clock, ahead=50)),
         Outage("clock", "set back by 50 s", partial(_wrong_clock, ahead=-50)),
+    )
+}
+
+FAILOVERS = {
+    str(outage): outage
+    for outage in (
+        Outage("redis", "planned failover", _planned_failover),
+        Outage("redis", "primary killed, replica promoted", _lost_primary),
+        Outage("redis", "network split, replica promoted", _network_split),
     )
 }
 

@@ -61,7 +61,7 @@ class Proxy:
         self.brought: list[int] = []  # bytes from the server, by connection
         self.drop_replies: list[bytes] = []
         self.dropped: list[bytes] = []  # of those
-        self._fault, self._seconds, self._status = "passes", 0.0, 0
+        self._fault, self._seconds, self._status, self._page = "passes", 0.0, 0, b""
         self._most: int | None = None
         self._open: set[_Connection] = set()
         self._loop = asyncio.new_event_loop()
@@ -104,9 +104,9 @@ class Proxy:
         self._most = most
         self._switch("truncates", lambda connection: setattr(connection, "most", connection.brought + most))
 
-    def answers(self, status: int) -> None:
-        """Answer each HTTP request with this status."""
-        self._status = status
+    def answers(self, status: int, page: bytes = b"") -> None:
+        """Answer each HTTP request with this status and page."""
+        self._status, self._page = status, page
         self._switch("answers", _Connection.end)
 
     def _switch(self, fault: str, change: Callable[[_Connection], object] = bool) -> None:
@@ -158,8 +158,10 @@ class Proxy:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One answer, and the end. What else the client sends is read away, or RST would overtake the answer."""
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 %d Fault\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % self._status)
+        asked = await reader.readuntil(b"\r\n\r\n")
+        size = len(self._page)
+        writer.write(b"HTTP/1.1 %d Fault\r\nContent-Length: %d\r\n" % (self._status, size))
+        writer.write(b"Connection: close\r\n\r\n" + (b"" if asked.startswith(b"HEAD ") else self._page))
         await writer.drain()
         writer.write_eof()
         while await reader.read(_READ):

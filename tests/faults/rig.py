@@ -23,9 +23,10 @@ from tests.faults import checker
 from tests.faults.checker import Archive, File, Findings, digest
 from tests.faults.fast_clock import FastClock
 from tests.faults.proxy import Proxy
-from tests.support.child import Child, wait_until
+from tests.faults.redis_pair import RedisPair
+from tests.support.child import Child, is_open, wait_until
 from tests.support.disks import mounted
-from tests.support.fleet import Fleet
+from tests.support.fleet import TABLES, Fleet
 from tests.support.recordings import DAMAGED, SHORT, SILENCE, WORDS, make_tar, sample
 from tests.support.servers import SwiftS3, Valkey
 from tests.support.steps import object_keys, s3_client
@@ -50,7 +51,7 @@ SETTINGS = {
 PAD_BYTES = 3 * 2**20  # of each archive, which is no audio: that copying and uploading take a moment
 DISK_MB = 200
 BUSY_SECONDS = 180.0  # true seconds, until by chance each worker has work in its hands at once
-QUIET_SECONDS = 60.0  # true seconds, without a sign of progress, before what is not done is stranded
+QUIET_SECONDS = 180.0  # true seconds, without a sign of progress, before what is not done is stranded
 
 
 class FastValkey(Valkey):
@@ -85,6 +86,7 @@ class Rig:
         self.numbers = itertools.count(1)
         self.disks = [folder / "scratch", folder / "transfer"]
         self._stack = contextlib.ExitStack()
+        self._pair: RedisPair | None = None
 
     def __enter__(self) -> Self:
         fleet = self._stack.enter_context(self.fleet)
@@ -101,13 +103,32 @@ class Rig:
             settings[name] = settings[name].replace(f":{server.port}", f":{proxy.port}")
         urls = {name: settings[name] for name in ("REDIS_URL", "DATABASE_URL", "S3_ENDPOINT")}
         fleet.changes = {**SETTINGS, **self.workers_clock.environment, **urls}
-        self.client = self._stack.enter_context(contextlib.closing(redis_client.connect(fleet.valkey.url)))
+        self.ask(fleet.valkey)
         self.workers = {role: fleet.worker(role) for role in ROLES}
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.fleet.stop_workers()
         self._stack.__exit__(*error)
+
+    def ask(self, server: Valkey) -> None:
+        """Have the tests ask this server, which is the Redis of the pipeline from now on."""
+        self.fleet.valkey = server
+        self.client: Any = self._stack.enter_context(contextlib.closing(redis_client.connect(server.url)))
+
+    def redis_pair(self) -> RedisPair:
+        """The Redis with a replica, healthy also where the last failover has lost one; the workers' address is not
+        its own, but `redis`."""
+        if self._pair is None:
+            pair = RedisPair(self.folder / "replica", self.fleet.valkey)
+            pair.replica = FastValkey(pair.replica.folder, self.clock.environment)
+            pair.settings["repl-timeout"] = "86400"  # a busy machine is late by the fast clock
+            self._pair = self._stack.enter_context(pair)
+        elif is_open(self._pair.replica.port):
+            self._pair.follow()
+        else:
+            self._pair.repair()
+        return self._pair
 
     # --- work ------------------------------------------------------------------------------------------
 
@@ -273,7 +294,7 @@ class Rig:
         client = s3_client(self.fleet)
         for key in object_keys(self.fleet):
             client.delete_object(Bucket=self.fleet.bucket, Key=key)
-        self.fleet.query("TRUNCATE audio_files, transcripts, classifications, batches")
+        self.fleet.query(f"TRUNCATE {TABLES}")
         self.client.delete(*(f"{queue}:dead" for queue in QUEUES))
         self.archives = []
 

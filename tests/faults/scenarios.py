@@ -201,7 +201,7 @@ def poison(fleet: Fleet, files: int = 500) -> tuple[Findings, list[float]]:
         if len(deaths) != 3:
             found.stranded.append(f"the poison killed {len(deaths)} workers, not 3")
         ((error,),) = fleet.query("SELECT error FROM audio_files WHERE original_filename LIKE '%%poison%%'")
-        if error != "the worker died 3 times while it had this job in progress":
+        if error != "the worker died with this job in progress, at attempt 3":
             found.stranded.append(f"the poison of {batch_id} is failed because: {error}")
         return found, _recoveries(stage, deaths)
     finally:

@@ -1,4 +1,4 @@
-"""What the unpack and GPU workers do, told shortly: their steps on Redis, PostgreSQL and scratch, in their order.
+"""What the unpack and GPU workers do, in short: their steps on Redis, PostgreSQL and scratch, in their order.
 
 Redis, `JobQueue`, `Batches`, `finish_batches` and the locks of scratch are the real ones. Rows and Opus files are
 sets here, ffmpeg and Whisper a word: what becomes of a file is for the test to say, as with every other step.
@@ -18,6 +18,7 @@ from pipeline.foundation import scratch
 from pipeline.foundation.errors import LostClaim, Permanent
 from pipeline.jobs.batch_completion import finish_batches
 from pipeline.jobs.job_queue import Job, encode
+from pipeline.jobs.lost_hosts import LostHosts
 from tests.faults.lines import DONE, Line
 from tests.faults.model import LATER, LOST
 from tests.faults.world import UNPACK, Process, World
@@ -194,7 +195,7 @@ class Stories:
             return
         batch = str(job.fields["batch_id"])
         host, queue = self.hosts[process.host], process.queue
-        with self.holding(process, job, lambda reason: self.give_up_archive(process, job, reason)):
+        with self.holding(process, job, lambda reason: self.fail_archive_permanently(process, job, reason)):
             if job.attempts > ATTEMPTS:
                 raise Permanent("died with it")
             with scratch.locked(host.root, batch) as held:
@@ -236,7 +237,7 @@ class Stories:
             job = {"batch_id": batch, "audio_id": None, "opus_path": name, "original_filename": name}
             until_available(batches.push, batch, transcribe_queue(process.host), job)
 
-    def give_up_archive(self, process: Process, job: Job, reason: str) -> None:
+    def fail_archive_permanently(self, process: Process, job: Job, reason: str) -> None:
         """`Unpacker.fail_permanently`."""
         batch, host, batches = str(job.fields["batch_id"]), self.hosts[process.host], process.batches
         with scratch.locked(host.root, batch) as held:
@@ -248,7 +249,7 @@ class Stories:
             elif batches.is_ours(batch):
                 self.fail_all_but(process, batch, batches.queued(batch) | batches.settled(batch))
         self.finish(process)
-        process.queue.bury(job, reason)
+        process.queue.dead_letter(job, reason)
 
     def fail_all_but(self, process: Process, batch: str, known: set[str]) -> None:
         for name in self.rows.unsettled_files(batch):
@@ -265,8 +266,8 @@ class Stories:
                     self.release(host.name, batch)
 
     def take_over(self, process: Process) -> None:
-        """Housekeeping: what lost hosts have left."""
-        process.batches.take_over(UNPACK, LOST, self.rows.finish_batch)
+        """Maintenance: what lost hosts have left."""
+        LostHosts(process.batches).take_over(UNPACK, LOST, self.rows.finish_batch)
 
     # --- the GPU worker --------------------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class Stories:
             return
         batch, name = str(job.fields["batch_id"]), str(job.fields["original_filename"])
         in_progress = self.in_progress.setdefault(process.state, set())
-        with self.holding(process, job, lambda reason: self.give_up_file(process, job, reason)):
+        with self.holding(process, job, lambda reason: self.fail_file_permanently(process, job, reason)):
             if job.attempts > ATTEMPTS:
                 raise Permanent("died with it")
             if (batch, name) in in_progress:
@@ -328,15 +329,15 @@ class Stories:
         if until_available(process.batches.settle_job, process.queue, job, batch, name, "processed") == "complete":
             until_available(self.finish, process)
 
-    def give_up_file(self, process: Process, job: Job, reason: str) -> None:
+    def fail_file_permanently(self, process: Process, job: Job, reason: str) -> None:
         """`TranscriptionWorker.fail_permanently`."""
         batch, name = str(job.fields["batch_id"]), str(job.fields["original_filename"])
-        queue, letter = process.queue, process.queue.letter(job, reason)
+        queue, dead_letter = process.queue, process.queue.letter(job, reason)
         if not process.batches.wants(batch, name):
             queue.settle(job)
             return
         self.rows.set(batch, name, "failed")
-        if process.batches.settle_job(queue, job, batch, name, "failed", letter) == "complete":
+        if process.batches.settle_job(queue, job, batch, name, "failed", dead_letter) == "complete":
             self.finish(process)
 
 

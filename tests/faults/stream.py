@@ -35,7 +35,7 @@ MOST_FILES, MOST_OPEN = 16, 10
 
 
 class Stream:
-    """Puts archives in; `archives` and `letters` are what tests/faults/checker.py is to expect.
+    """Puts archives in; `archives` and `dead_letters` are what tests/faults/checker.py is to expect.
 
     `hosts` are the names of the hosts that work; the first one has its scratch in `scratch`.
     """
@@ -46,7 +46,7 @@ class Stream:
         self.database = Database(fleet.postgres.url)
         self.s3 = s3_client(fleet)
         self.archives: list[Archive] = []
-        self.letters: list[str] = []
+        self.dead_letters: list[str] = []
         self.folder = fleet.ssh.folder / "by-hand"  # which the watch does not look at
         self.folder.mkdir(exist_ok=True)
         self._late: list[str] = []
@@ -168,9 +168,11 @@ class Stream:
         self.redis.rpush("queue:unpack", unpack_job(batch_id, files))
 
     def delivered_twice(self) -> None:
-        """Two equal jobs for one archive, at once."""
+        """Two jobs for one archive at once, equal or not."""
         batch_id, files = self._in_s3(self._files())
-        self.redis.rpush("queue:unpack", *[unpack_job(batch_id, files)] * 2)
+        job = unpack_job(batch_id, files)
+        other = json.dumps({**json.loads(job), "again": True})
+        self.redis.rpush("queue:unpack", job, self.rng.choice([job, other]))
 
     def miscounted(self) -> None:
         """Two jobs for one archive, of which the second fails what the first has not converted yet.
@@ -180,7 +182,7 @@ class Stream:
         files = {name: File(file.data, file.text, "settled") for name, file in self._files().items()}
         batch_id, count = self._in_s3(files)
         self.redis.rpush("queue:unpack", unpack_job(batch_id, count), unpack_job(batch_id, count + 4))
-        self.letters.append(unpack_job(batch_id, count + 4))
+        self.dead_letters.append(unpack_job(batch_id, count + 4))
 
     def of_a_lost_unpack_worker(self) -> None:
         """An archive that a worker had in progress that died for good."""
@@ -226,10 +228,14 @@ class Stream:
         self.redis.rpush(queue, *self.rng.choice([jobs, others]), *self._late)
         self._late = jobs
 
+    def forgotten(self) -> None:
+        """An archive in S3 that Redis knows nothing of."""
+        self._in_s3(self._files())
+
     def bad_file_job(self) -> None:
         """A job of the transcription queue that is none."""
         job = json.dumps({"batch_id": "no batch", "number": next(self._numbers)})
-        self.letters.append(job)
+        self.dead_letters.append(job)
         self.redis.rpush(queue_of(self.hosts[0]), job)
 
     # --- the pieces ------------------------------------------------------------------------------------
@@ -324,7 +330,7 @@ KINDS = {
     "plain": 12, "watched": 6, "compressed": 4, "many_files": 4, "without_audio": 2, "changing": 2, "cut": 2,
     "missing": 2, "half_sent": 2, "of_a_lost_transfer_worker": 2, "compressed_in_s3": 3, "cut_in_s3": 3,
     "delivered_twice": 3, "of_a_lost_unpack_worker": 2, "of_a_lost_host": 2, "settled_of_a_lost_host": 2,
-    "bad_opus": 3,
+    "bad_opus": 3, "forgotten": 2,
     "bad_file_job": 2, "file_delivered_twice": 2, "of_a_lost_gpu_worker": 2,
 }  # fmt: skip
 ONE_HOST_ONLY = ("miscounted",)

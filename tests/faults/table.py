@@ -17,7 +17,7 @@ COLUMNS = ("fault", "trials", "lost", "doubled", "stranded", "leaked", "recovery
 @dataclass(frozen=True)
 class Row:
     """One fault: how often it was made, how many findings the checker had in all trials together, and the seconds
-    to recover in each trial where that was measured."""
+    to recover (median and worst of the trials) where that was measured."""
 
     fault: str
     trials: int
@@ -25,7 +25,8 @@ class Row:
     doubled: int
     stranded: int
     leaked: int
-    recovery: tuple[float, ...] = ()
+    recovery: float | None = None
+    worst: float | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -34,17 +35,17 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, in the order of COLUMNS; a dash where nothing was measured."""
-        seconds = (median(self.recovery), max(self.recovery)) if self.recovery else ()
         counts = (self.trials, self.lost, self.doubled, self.stranded, self.leaked)
-        return (self.fault, *(f"{count:,}" for count in counts), *(f"{s:.1f} s" for s in seconds or ())) + (
-            () if seconds else ("–", "–")
-        )
+        times = ("–" if seconds is None else f"{seconds:.1f} s" for seconds in (self.recovery, self.worst))
+        return (self.fault, *(f"{count:,}" for count in counts), *times)
 
 
 def row(fault: str, trials: int, findings: Findings, recovery: Iterable[float] = ()) -> Row:
     """The row of a fault: what the checker found after so many trials of it, and the seconds of each recovery."""
     counts = (len(findings.lost), len(findings.doubled), len(findings.stranded), len(findings.leaked))
-    return Row(fault, trials, *counts, tuple(recovery))
+    seconds = list(recovery)
+    times = (round(median(seconds), 3), round(max(seconds), 3)) if seconds else ()
+    return Row(fault, trials, *counts, *times)
 
 
 def show(rows: Iterable[Row], console: Console) -> None:

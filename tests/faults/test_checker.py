@@ -59,7 +59,7 @@ class World:
     def key(self, audio_id: int) -> str:
         return f"processed/{self.day}/{audio_id}.opus"
 
-    def letter(self, queue: str, **job: str) -> None:
+    def dead_letter(self, queue: str, **job: str) -> None:
         self.redis.rpush(f"{queue}:dead", json.dumps({"job": json.dumps(job), "error": "why"}))
 
     @property
@@ -95,7 +95,6 @@ def world(fleet: Fleet, redis: Any) -> World:
     redis.hset("queue:transfer:seen", '"/x"', "1 2")
     redis.zadd("queue:transfer:workers", {"w": 1})
     redis.set("worker:w", "{}")
-    redis.set(f"queue:transfer:batch_ids:{BATCH}", "job", ex=1000)
     redis.zadd("hosts:seen", {"h": 1})
     redis.hset("hosts:queues", "queue:transcribe:h", "h")
     return world
@@ -240,7 +239,7 @@ def test_it_finds_an_archive_to_be_refused_that_has_no_dead_letter(world: World)
         "lost: cut.tar was to be refused and has no dead letter"
     ]
     assert not is_quiet(world.fleet, [world.archive, cut])
-    world.letter("queue:transfer", remote_path=str(cut.source))
+    world.dead_letter("queue:transfer", remote_path=str(cut.source))
     assert check(world.fleet, [world.archive, cut]).lines() == []
     assert is_quiet(world.fleet, [world.archive, cut])
 
@@ -259,13 +258,15 @@ def test_it_finds_two_rows_of_a_file(world: World) -> None:
 
 
 def test_it_finds_two_transcripts_of_a_file(world: World) -> None:
-    world.sql("ALTER TABLE transcripts DROP CONSTRAINT transcripts_pkey")
+    world.sql("ALTER TABLE transcripts DROP CONSTRAINT transcripts_pkey CASCADE")
     try:
         world.sql("INSERT INTO transcripts VALUES (1, %s, '[]', 'm')", SPOKEN)
         assert found(world) == ["doubled: monday.tar: call.mp3 has 2 transcripts"]
     finally:
+        world.sql("DELETE FROM passages")
         world.sql("DELETE FROM transcripts")
         world.sql("ALTER TABLE transcripts ADD PRIMARY KEY (audio_id)")
+        world.sql("ALTER TABLE passages ADD FOREIGN KEY (audio_id) REFERENCES transcripts ON DELETE CASCADE")
 
 
 def test_it_finds_two_labels_of_what_a_file_holds(world: World) -> None:
@@ -313,9 +314,9 @@ def test_it_finds_a_file_that_was_counted_twice(world: World) -> None:
     ]
 
 
-def test_it_finds_two_letters_of_one_job(world: World) -> None:
+def test_it_finds_two_dead_letters_of_one_job(world: World) -> None:
     for _ in range(2):
-        world.letter("queue:transcribe", batch_id=BATCH, original_filename="damaged.mp3")
+        world.dead_letter("queue:transcribe", batch_id=BATCH, original_filename="damaged.mp3")
     (line,) = found(world)
     assert line.startswith("doubled: queue:transcribe has 2 dead letters of")
 
@@ -354,12 +355,12 @@ STRANDED: dict[str, tuple[Plant, str]] = {
         "monday.tar: damaged.mp3 is still processing",
     ),
     "a file that was failed permanently": (
-        lambda w: w.letter("queue:transcribe", batch_id=BATCH, original_filename="call.mp3"),
-        "queue:transcribe gave up ",
+        lambda w: w.dead_letter("queue:transcribe", batch_id=BATCH, original_filename="call.mp3"),
+        "queue:transcribe: failed permanently: ",
     ),
     "an archive that was failed permanently": (
-        lambda w: w.letter("queue:unpack", batch_id=BATCH, s3_key=ARCHIVE),
-        "queue:unpack gave up ",
+        lambda w: w.dead_letter("queue:unpack", batch_id=BATCH, s3_key=ARCHIVE),
+        "queue:unpack: failed permanently: ",
     ),
 }
 
@@ -396,11 +397,11 @@ def test_it_finds_a_source_that_was_to_be_deleted(world: World) -> None:
     ]
 
 
-def test_it_takes_letters_that_are_expected(world: World) -> None:
-    world.letter("queue:transcribe", batch_id=BATCH, original_filename="damaged.mp3")
+def test_it_takes_dead_letters_that_are_expected(world: World) -> None:
+    world.dead_letter("queue:transcribe", batch_id=BATCH, original_filename="damaged.mp3")
     assert found(world) == []
-    world.letter("queue:unpack", nothing="x")
-    assert check(world.fleet, [world.archive], expected_letters=['{"nothing": "x"}']).lines() == []
+    world.dead_letter("queue:unpack", nothing="x")
+    assert check(world.fleet, [world.archive], expected_dead_letters=['{"nothing": "x"}']).lines() == []
 
 
 def test_it_takes_either_end_of_a_file_that_is_only_to_be_settled(world: World) -> None:
@@ -440,10 +441,6 @@ LEAKED: dict[str, tuple[Plant, str]] = {
     "a batch id": (
         lambda w: w.redis.hset("queue:transfer:batch_ids", "x", BATCH),
         "queue:transfer:batch_ids still has x",
-    ),
-    "a reservation without an end": (
-        lambda w: w.redis.set("queue:transfer:batch_ids:x", "job"),
-        "Redis still has queue:transfer:batch_ids:x",
     ),
     "any other key": (lambda w: w.redis.set("other", 1), "Redis still has other"),
     "an object without a row": (

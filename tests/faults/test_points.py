@@ -4,27 +4,38 @@ import contextlib
 import json
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults import armed, kills, stream
+from tests.faults import armed, kills, stream, told
 from tests.faults.checker import check, is_quiet
 from tests.faults.points import FUNCTIONS, points
 from tests.support.child import wait_until
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.steps import wait_for, wait_for_log
+from tests.support.webhook_receiver import WebhookReceiver
 
 Effects = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def effects(servers: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Effects:
+def receiver() -> Iterator[WebhookReceiver]:
+    """It takes nothing at first."""
+    with WebhookReceiver(500, 500) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def effects(servers: Fleet, receiver: WebhookReceiver, tmp_path_factory: pytest.TempPathFactory) -> Effects:
     """What each worker did to the world while one archive of every kind came through, and at a SIGTERM."""
     folder = tmp_path_factory.mktemp("effects")
     servers.clean(folder)
     servers.changes = {**kills.SETTINGS, "HEARTBEAT_SECONDS": "2", "HOST_LOST_SECONDS": "4", "HOST_NAME": "alpha"}
+    servers.changes |= told.settings(receiver)
+    told.save_search(servers)
     servers.changes |= {"SCRATCH_ROOT": str(folder / "alpha"), "TRANSCRIBE_QUEUE": stream.queue_of("alpha")}
     source = stream.Stream(servers, ["alpha"], folder / "alpha", random.Random(1))
     for role in FUNCTIONS:
@@ -41,8 +52,11 @@ def effects(servers: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Effects
 
     with contextlib.suppress(TimeoutError):  # then the checker says why
         wait_for(is_done, servers, "quiet", seconds=60)
-        wait_until(lambda: not check(servers, source.archives, expected_letters=source.letters), "order", 30)
-    assert check(servers, source.archives, expected_letters=source.letters).lines() == []
+        wait_until(
+            lambda: not check(servers, source.archives, expected_dead_letters=source.dead_letters), "order", 30
+        )
+    assert check(servers, source.archives, expected_dead_letters=source.dead_letters).lines() == []
+    wait_for(lambda: not told.check_soon(servers, receiver), servers, "the receiver")
     source.put("plain")
     wait_for(lambda: servers.query("SELECT 1 FROM audio_files WHERE status = 'processing'"), servers, "work")
     servers.stop_workers()

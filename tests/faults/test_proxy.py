@@ -162,7 +162,7 @@ def test_it_truncates(proxy: Proxy) -> None:
         assert ask(client) == b"hello"
 
 
-def test_it_cuts_single_connections_where_it_is_told(proxy: Proxy) -> None:
+def test_it_cuts_single_connections_where_it_is_configured_to(proxy: Proxy) -> None:
     proxy.cut_at = [7]
     with client_of(proxy) as client, client_of(proxy) as other:
         assert [ask(client), ask(other)] == [b"hello", b"hello"]

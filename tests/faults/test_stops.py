@@ -14,14 +14,14 @@ import pytest
 
 from pipeline.foundation import redis_client, scratch
 from tests.support.child import Child
-from tests.support.fleet import PROJECT, Fleet
+from tests.support.fleet import Fleet, batch_keys
 from tests.support.recordings import DAMAGED, SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.support.steps import (
     AT_LENGTH,
     BATCH,
-    batch_keys,
     dead,
     exit_status,
+    faulty_worker,
     is_idle,
     log_of,
     object_keys,
@@ -79,10 +79,10 @@ UNPACK = [
 GPU = [
     "pipeline.jobs.job_queue:JobQueue.claim after 2",
     "pipeline.store.database:Database.start_file after 1",
-    "pipeline.speech.voice_windows:_decode before 2",
+    "pipeline.audio.decoder:Decoder.blocks before 2",
     "pipeline.speech.whisper:Whisper.decode before 2",
     "pipeline.speech.whisper:Whisper.decode after 2",
-    "pipeline.speech.transcriber:Transcriber._end_file before 2",
+    "pipeline.speech.transcriber:Transcriber._end_channel before 2",
     "pipeline.store.database:Database.save_result after 1",
     "s3_utils:upload_opus before 2",
     "s3_utils:upload_opus after 1",
@@ -109,9 +109,7 @@ def make_archive(path: Path, point: str) -> Path:
 
 def stop(fleet: Fleet, role: str, point: str, done: Callable[[], object]) -> None:
     """Run a worker that is stopped at the point, then one that is not, until the work is done."""
-    function, when, number = point.split()
-    script = [str(PROJECT / "tests" / "support" / "kill_at.py"), function, when, number, "TERM"]
-    victim = fleet.run([*script, str(PROJECT / f"{role}_worker.py")], role)
+    victim = faulty_worker(fleet, role, f"{point} TERM")
     status = exit_status(victim)
     assert "signal sent" in log_of(victim), log_of(victim)
     assert status == 0, log_of(victim)

@@ -296,9 +296,9 @@ def test_the_only_model_of_a_folder_is_found(tmp_path: Path, name: str) -> None:
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.bin").touch()
-    told = problem(lambda: only_model(tmp_path))
-    assert str(tmp_path) in told
-    assert told.endswith("none")
+    message = problem(lambda: only_model(tmp_path))
+    assert str(tmp_path) in message
+    assert message.endswith("none")
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
@@ -311,9 +311,9 @@ def test_a_choice_of_models_is_refused_with_their_names(tmp_path: Path) -> None:
     for name in ("b.onnx", "a.onnx", "onnx/c.onnx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    told = problem(lambda: only_model(tmp_path))
-    assert str(tmp_path) in told
-    assert told.endswith("a.onnx, b.onnx, onnx/c.onnx")
+    message = problem(lambda: only_model(tmp_path))
+    assert str(tmp_path) in message
+    assert message.endswith("a.onnx, b.onnx, onnx/c.onnx")
 
 
 def test_the_text_of_a_file_is_read_as_utf_8(tmp_path: Path) -> None:

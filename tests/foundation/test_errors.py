@@ -86,6 +86,9 @@ AWAY = [
     (BlockingIOError(errno.EAGAIN, "no process"), "the host"),
     (OSError(errno.ESTALE, "stale"), "the disk"),
     (client_error("400", 400), "S3"),
+    (client_error("404", 404), "S3"),  # of a HEAD, or a proxy's: S3 itself names what it refuses
+    (client_error("405", 405), "S3"),
+    (upload_failed(client_error("404", 404)), "S3"),
     (client_error("AccessDenied", 403), "S3"),
     (client_error("SignatureDoesNotMatch", 403), "S3"),
     (client_error("RequestTimeTooSkewed", 403), "S3"),
@@ -150,7 +153,6 @@ THE_JOBS = [
     sql_errors.UntranslatableCharacter(),
     sql_errors.StringDataRightTruncation(),
     sql_errors.SyntaxError(),
-    client_error("404", 404),
     client_error("NoSuchKey", 404),
     client_error("EntityTooSmall", 400),
     client_error("KeyTooLongError", 400),
@@ -268,7 +270,7 @@ def test_it_knows_an_upload_that_s3_cut_off(fleet: Fleet, tmp_path: Path) -> Non
     assert isinstance(upload, S3UploadFailedError)
     assert unavailable_service(upload) == "S3"
     missing = raised_by(lambda: client.download_file(fleet.bucket, "missing", str(tmp_path / "copy")))
-    assert unavailable_service(missing) is None
+    assert unavailable_service(missing) == "S3"  # of a HEAD, that a proxy may have answered: s3_utils asks for why
 
 
 def test_it_knows_a_body_that_was_cut_short(tmp_path: Path) -> None:

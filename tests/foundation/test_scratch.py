@@ -49,6 +49,15 @@ print(added)
 """
 
 
+def test_a_disk_is_judged_by_a_trial(tmp_path: Path) -> None:
+    assert scratch.works(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert not scratch.works(tmp_path / "nowhere")
+    assert not scratch.works(Path("/proc"))
+    with small_disk(tmp_path / "small", "64k") as disk:
+        assert not scratch.works(disk)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "scratch"

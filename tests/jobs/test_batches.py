@@ -1,4 +1,4 @@
-"""The batch: every file counted once, one caller told of the end, and one host that owns it."""
+"""The batch: every file counted once, one caller notified of the end, and one host that owns it."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,7 @@ from pipeline.foundation.errors import LostClaim, Permanent
 from pipeline.jobs import batches
 from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import Job, JobQueue, encode
+from pipeline.jobs.lost_hosts import LostHosts
 from tests.support.fleet import Fleet
 
 ID = "20250622-143052"
@@ -368,7 +369,7 @@ def test_it_wants_a_file_only_while_it_is_queued_and_not_settled(ours: Batches, 
 def take_over(host: Batches) -> tuple[list[str], list[str]]:
     """The batches taken over, and those of lost hosts that were only finished."""
     finished: list[str] = []
-    return host.take_over(UNPACK, LONG, finished.append), finished
+    return LostHosts(host).take_over(UNPACK, LONG, finished.append), finished
 
 
 def test_it_queues_a_lost_hosts_archive_again_once(redis: Any, ours: Batches, theirs: Batches) -> None:
@@ -384,13 +385,13 @@ def test_it_queues_a_lost_hosts_archive_again_once(redis: Any, ours: Batches, th
 
 
 def leave_jobs(redis: Any) -> list[str]:
-    """The queue of another host with a job waiting, in progress, delayed and buried; gives its keys, sorted."""
+    """The queue of another host with a job waiting, in progress, delayed and dead; gives its keys, sorted."""
     queue = JobQueue(redis, f"{TRANSCRIBE}:there", "gpu")
     redis.hset(batches.QUEUES, queue.name, "there")
     queue.register()
     for name in ("in-hand", "delayed", "dead", "waiting"):
         queue.add(file_job(name))
-    for end in (lambda _: True, lambda job: queue.retry(job, 60), lambda job: queue.bury(job, "why")):
+    for end in (lambda _: True, lambda job: queue.retry(job, 60), lambda job: queue.dead_letter(job, "why")):
         job = queue.claim(0.01)
         assert job is not None
         end(job)
@@ -412,8 +413,8 @@ def test_it_keeps_the_queue_of_a_host_that_may_work_on(
 ) -> None:
     keys = leave_jobs(redis)
     heard(redis, "there", LONG + 1)
-    lost = ours.lost_hosts(LONG)
-    monkeypatch.setattr(ours, "lost_hosts", lambda _: lost)  # it was, a moment ago
+    lost = ours.silent_hosts(LONG)
+    monkeypatch.setattr(ours, "silent_hosts", lambda _: lost)  # it was, a moment ago
     monkeypatch.setattr(redis, "zrange", lambda *_: [])
     if why == "the host is heard":
         heard(redis, "there", LONG - 5)
@@ -464,13 +465,13 @@ def test_it_leaves_a_batch_whose_host_is_heard_again_meanwhile(
 ) -> None:
     opened(theirs, 1)
     heard(redis, "there", LONG + 1)
-    finishing = ours._finishing
+    finishing = ours.finishing_hosts
 
     def returns() -> dict[str, str]:  # between the look at the hosts and the step that takes over
         heard(redis, "there", 0)
         return finishing()
 
-    monkeypatch.setattr(ours, "_finishing", returns)
+    monkeypatch.setattr(ours, "finishing_hosts", returns)
     assert take_over(ours) == ([], [])
     assert theirs.is_ours(ID)
 
@@ -496,7 +497,7 @@ def test_it_closes_a_lost_hosts_batch_only_when_it_is_noted_as_finished(redis: A
         raise OSError("PostgreSQL is unavailable")
 
     with pytest.raises(OSError, match="unavailable"):
-        Batches(redis, "here").take_over(UNPACK, LONG, refuse)
+        LostHosts(Batches(redis, "here")).take_over(UNPACK, LONG, refuse)
     assert theirs.finishing() == [ID]
 
 
@@ -543,3 +544,22 @@ def test_it_refuses_hostile_ids(batch_id: str) -> None:
     assert not batches.is_id(batch_id)
     with pytest.raises(Permanent, match="batch id"):
         batches.check_id(batch_id)
+
+
+# --- movement -------------------------------------------------------------------------------------------
+
+
+def test_each_step_of_a_batch_is_a_movement(redis: Any, ours: Batches) -> None:
+    key = f"batch:{ID}:moved"
+    for step in (
+        lambda: ours.adopt(ID, S3_KEY, UNPACK_JOB),
+        lambda: ours.open(ID, 2),
+        lambda: ours.push(ID, TRANSCRIBE, file_job("a.mp3")),
+        lambda: ours.settle(ID, "a.mp3", "processed"),
+    ):
+        redis.delete(key)
+        step()
+        assert abs(int(redis.get(key)) - redis.time()[0]) < 5
+    redis.set(key, 1)
+    ours.settle(ID, "a.mp3", "processed")  # it is counted already
+    assert redis.get(key) == "1"

@@ -1,6 +1,9 @@
 """The loop: what a failure means for a job, how a worker ends, and who it is while it lives."""
 
+import dataclasses
+import errno
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -14,13 +17,14 @@ from typing import Any
 import pytest
 from redis import exceptions as redis_errors
 
-from pipeline.foundation.errors import LostClaim, Outage, Permanent, Stopping
+from pipeline.foundation.errors import Broken, LostClaim, Misconfigured, Outage, PartialOutage, Permanent, Stopping
 from pipeline.foundation.systemd import notify
 from pipeline.jobs import job_queue
 from pipeline.jobs.job_queue import Job, JobQueue
-from pipeline.jobs.worker import Limits, Misconfigured, Worker
+from pipeline.jobs.worker import Limits, Worker
 from tests.faults.proxy import Proxy
 from tests.support.child import Child, free_port, is_alive, wait_until
+from tests.support.disks import unreadable
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.servers import Valkey
 
@@ -31,7 +35,7 @@ AWAY = Outage("the model", "no memory")
 # A worker whose job is to wait for the file that the job names.
 SCRIPT = """
 import logging, pathlib, sys, time
-from pipeline.jobs.worker import Limits, Misconfigured, Worker
+from pipeline.jobs.worker import Limits, Worker
 logging.basicConfig(level="INFO")
 url, worker_id, heartbeat = sys.argv[1:]
 worker = Worker(url, "queue:test", "test", worker_id, "here", Limits(heartbeat=int(heartbeat)))
@@ -116,6 +120,50 @@ def where(redis: Any) -> dict[str, int]:
     return {place: jobs for place, jobs in places.items() if jobs}
 
 
+# --- a release that changes ------------------------------------------------------------------------------
+
+
+def test_an_import_that_fails_ends_the_process_and_costs_no_attempt(worker: Worker, redis: Any) -> None:
+    for run in range(LIMITS.attempts + 1):
+        job = claimed(worker) if run == 0 else worker.queue.claim(0.01)
+        assert job is not None
+        assert job.attempts == 1
+        with pytest.raises(Broken, match="No module named 'gone'"), worker.holding(job):
+            importlib.import_module("gone")
+    assert where(redis) == {"working": 1}
+
+
+# --- a file that cannot be read --------------------------------------------------------------------------
+
+
+def test_a_bad_place_of_the_disk_fails_the_file_that_lies_there(fleet: Fleet, redis: Any, tmp_path: Path) -> None:
+    worker = make(fleet, limits=dataclasses.replace(LIMITS, retry=0))
+    worker.metrics.folder = tmp_path
+    bad = tmp_path / "bad"
+    bad.touch()
+    with unreadable(bad):
+        with pytest.raises(OSError, match="Input/output error"):
+            worker.until_available(bad.read_bytes)
+        for attempt in range(LIMITS.attempts):
+            job = claimed(worker) if attempt == 0 else worker.queue.claim(0.01)
+            assert job is not None
+            with worker.holding(job):
+                bad.read_bytes()
+    (dead_letter,) = map(json.loads, redis.lrange(f"{QUEUE}:dead", 0, -1))
+    assert dead_letter["error"] == "OSError: [Errno 5] Input/output error"
+
+
+def test_a_disk_that_fails_is_waited_for(worker: Worker, redis: Any, tmp_path: Path) -> None:
+    worker.metrics.folder = tmp_path / "gone"
+    failure = OSError(errno.EIO, "Input/output error")
+    assert worker.unavailable(failure) == "the disk"
+    with worker.holding(claimed(worker)):
+        raise failure
+    assert where(redis) == {"delayed": 1}
+    worker.metrics.folder = tmp_path
+    assert worker.unavailable(OSError(errno.ENOSPC, "full")) == "the disk"
+
+
 # --- outlasting an outage -------------------------------------------------------------------------------
 
 
@@ -125,7 +173,7 @@ def test_it_tries_again_until_the_service_is_back(worker: Worker) -> None:
     def step(answer: str) -> str:
         if failures:
             raise failures.pop()
-        assert worker._doing == "waiting for the model"
+        assert worker.heartbeat._doing == "waiting for the model"
         return answer
 
     assert worker.until_available(step, answer="done") == "done"
@@ -216,8 +264,8 @@ def test_it_fails_a_job_that_can_never_succeed_at_once(redis: Any, worker: Worke
     with worker.holding(claimed(worker)):
         raise Permanent("no such file")
     assert where(redis) == {"dead": 1}
-    letter = json.loads(redis.lindex(f"{QUEUE}:dead", 0))
-    assert (letter["error"], letter["attempts"]) == ("no such file", 1)
+    dead_letter = json.loads(redis.lindex(f"{QUEUE}:dead", 0))
+    assert (dead_letter["error"], dead_letter["attempts"]) == ("no such file", 1)
 
 
 @pytest.mark.parametrize(
@@ -234,12 +282,12 @@ def test_it_retries_a_failed_job_until_the_last_attempt(
 
 
 def test_it_tells_the_role_of_a_job_that_it_gives_up(worker: Worker) -> None:
-    told: list[tuple[Job, str]] = []
-    worker.fail_permanently = lambda job, reason: told.append((job, reason))
+    notified: list[tuple[Job, str]] = []
+    worker.fail_permanently = lambda job, reason: notified.append((job, reason))
     job = claimed(worker)
     with worker.holding(job):
         raise Permanent("why")
-    assert told == [(job, "why")]
+    assert notified == [(job, "why")]
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
@@ -253,6 +301,15 @@ def test_it_gives_a_job_back_uncounted_when_a_service_is_unavailable(
     again = worker.queue.claim(0.01)
     assert again is not None
     assert again.attempts == attempt
+
+
+def test_a_job_that_waits_alone_is_retried_no_sooner_than_a_failed_one(redis: Any, worker: Worker) -> None:
+    """Others may go on: hundreds of its kind are not to hold them up."""
+    with worker.holding(claimed(worker)):
+        raise PartialOutage("EC2", "a volume is not mounted")
+    ((_, due),) = redis.zrange(f"{QUEUE}:delayed", 0, -1, withscores=True)
+    assert due - redis.time()[0] > LIMITS.retry - 60
+    assert where(redis) == {"delayed": 1}
 
 
 def test_it_drops_a_job_that_is_somebody_elses(redis: Any, worker: Worker) -> None:
@@ -276,13 +333,13 @@ def test_it_fails_a_job_that_killed_its_worker_too_often(redis: Any, fleet: Flee
     worker = make(fleet)
 
     def fail_permanently(job: Job, reason: str) -> None:
-        worker.bury(job, reason)
+        worker.dead_letter(job, reason)
         worker.stop.set()
 
     worker.fail_permanently = fail_permanently
     work(worker, lambda job: pytest.fail("it was worked on"))
     assert where(redis) == {"dead": 1}
-    assert "died 3 times" in json.loads(redis.lindex(f"{QUEUE}:dead", 0))["error"]
+    assert "died with this job in progress, at attempt 3" in json.loads(redis.lindex(f"{QUEUE}:dead", 0))["error"]
 
 
 # --- the loop -------------------------------------------------------------------------------------------
@@ -343,7 +400,7 @@ def test_it_claims_nothing_while_there_is_no_room(redis: Any, worker: Worker) ->
     assert where(redis) == {"waiting": 1}
 
 
-def test_it_works_on_when_housekeeping_fails(redis: Any, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_works_on_when_maintenance_fails(redis: Any, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
     worker.queue.add({"n": 1})
     worker.maintenance = fail
 
@@ -353,7 +410,7 @@ def test_it_works_on_when_housekeeping_fails(redis: Any, worker: Worker, caplog:
 
     work(worker, step)
     assert where(redis) == {}
-    assert "housekeeping: no memory" in caplog.text
+    assert "maintenance: no memory" in caplog.text
 
 
 def test_it_refuses_to_run_when_a_check_fails(redis: Any, worker: Worker) -> None:
@@ -385,6 +442,21 @@ def test_it_ends_well_when_it_is_stopped_before_redis_answers(fleet: Fleet) -> N
     wait_until(lambda: "Redis is unavailable" in process.log.read_text(), "the wait for Redis")
     process.process.send_signal(signal.SIGTERM)
     assert process.process.wait(10) == 0, process.log.read_text()
+
+
+def test_it_says_that_it_stopped_only_where_it_was_ready(
+    fleet: Fleet, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    worker = make(fleet)
+    with pytest.raises(Misconfigured, match="no such model"), worker.running(lambda: "no such model"):
+        pytest.fail("it is not ready")
+    assert "stopped" not in caplog.text
+    stopped = make(fleet)
+    stopped.stop.set()
+    with stopped.running():
+        pass
+    assert caplog.text.count("w1 stopped") == caplog.text.count("w1 ready") == 1
 
 
 # --- identity -------------------------------------------------------------------------------------------
@@ -431,7 +503,7 @@ def test_it_waits_for_the_end_of_a_heartbeat_from_another_host(
     redis.set(job_queue.heartbeat_key("w1"), state, px=300)
     worker = make(fleet)
     monkeypatch.setattr(worker.stop, "wait", lambda seconds: time.sleep(0.1))
-    worker._take_identity()
+    worker.heartbeat.take_identity()
     assert heartbeat_of(redis)["host"] == worker.host
 
 
@@ -442,7 +514,7 @@ def test_it_knows_itself_where_the_answer_to_its_first_heartbeat_was_lost(redis:
         script = Path(job_queue.__file__).parent / "lua" / "take_identity.lua"
         worker.redis.script_load(script.read_text())
         proxy.drop_replies = [hashlib.sha1(script.read_bytes()).hexdigest().encode()]
-        worker.until_available(worker._take_identity)
+        worker.until_available(worker.heartbeat.take_identity)
         assert proxy.drop_replies == []
     assert heartbeat_of(redis)["pid"] == os.getpid()
 
@@ -451,7 +523,19 @@ def test_it_refuses_an_id_that_another_host_keeps_alive(redis: Any, fleet: Fleet
     redis.set(job_queue.heartbeat_key("w1"), json.dumps({"host": "there", "pid": 7, "started": "then"}))
     worker = make(fleet, limits=Limits(heartbeat=-3))  # its patience is over at once
     with pytest.raises(Misconfigured, match="process 7 on there already works as w1"):
-        worker._take_identity()
+        worker.heartbeat.take_identity()
+
+
+def test_it_leaves_the_id_of_another_alone_when_it_is_stopped_meanwhile(redis: Any, fleet: Fleet) -> None:
+    state = json.dumps({"host": "there", "pid": 7, "started": "then"})
+    redis.set(job_queue.heartbeat_key("w1"), state)
+    redis.zadd(f"{QUEUE}:workers", {"w1": 1})
+    worker = make(fleet)
+    worker.stop.set()
+    with worker.running():
+        assert list(worker.jobs()) == []
+    assert redis.get(job_queue.heartbeat_key("w1")) == state
+    assert redis.zscore(f"{QUEUE}:workers", "w1") == 1
 
 
 def test_it_refuses_an_id_that_another_machine_of_the_same_name_keeps_alive(redis: Any, fleet: Fleet) -> None:
@@ -459,8 +543,8 @@ def test_it_refuses_an_id_that_another_machine_of_the_same_name_keeps_alive(redi
     held = {"host": "here", "pid": 2**22 + 1, "started": "of another boot"}
     redis.set(job_queue.heartbeat_key("w1"), json.dumps(held))
     worker = make(fleet, limits=Limits(heartbeat=-3))
-    with pytest.raises(Misconfigured, match="another machine is HOST_NAME here too, and works as w1"):
-        worker._take_identity()
+    with pytest.raises(Misconfigured, match="another machine also has HOST_NAME here, and works as w1"):
+        worker.heartbeat.take_identity()
     assert heartbeat_of(redis) == held
 
 
@@ -471,7 +555,7 @@ def test_it_waits_for_the_end_of_its_heartbeat_from_before_a_reboot(
     redis.set(job_queue.heartbeat_key("w1"), json.dumps(held), px=300)
     worker = make(fleet)
     monkeypatch.setattr(worker.stop, "wait", lambda seconds: time.sleep(0.1))
-    worker._take_identity()
+    worker.heartbeat.take_identity()
     assert heartbeat_of(redis)["started"] != held["started"]
 
 
@@ -542,9 +626,9 @@ def test_after_an_outage_nobody_is_dead_until_the_living_could_be_heard(tmp_path
 
 
 def test_a_long_step_says_that_it_goes_on_and_ends_when_the_worker_is_to_stop(worker: Worker) -> None:
-    worker._moved = 0.0
+    worker.heartbeat._moved = 0.0
     worker.moved(17)
-    assert worker._moved > 0
+    assert worker.heartbeat._moved > 0
     worker.stop.set()
     with pytest.raises(Stopping):
         worker.moved(1)
@@ -552,7 +636,7 @@ def test_a_long_step_says_that_it_goes_on_and_ends_when_the_worker_is_to_stop(wo
 
 def test_it_shows_what_it_does(redis: Any, worker: Worker) -> None:
     worker.doing("reading a.mp3")
-    worker._beat()
+    worker.heartbeat.beat()
     state = heartbeat_of(redis)
     assert (state["role"], state["host"], state["pid"]) == ("test", "here", os.getpid())
     assert (state["queue"], state["doing"]) == (QUEUE, "reading a.mp3")
@@ -586,7 +670,7 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     listener.close()
 
 
-def told(listener: Any) -> list[str]:
+def notified(listener: Any) -> list[str]:
     messages = []
     while True:
         try:
@@ -595,9 +679,9 @@ def told(listener: Any) -> list[str]:
             return messages
 
 
-def test_systemd_is_told_of_any_path(worker: Worker, systemd: Any) -> None:
+def test_systemd_is_notified_of_any_path(worker: Worker, systemd: Any) -> None:
     worker.doing("copying half \ud800.tar")
-    assert told(systemd) == ["STATUS=copying half ?.tar"]
+    assert notified(systemd) == ["STATUS=copying half ?.tar"]
 
 
 def test_it_tells_systemd_how_it_is(fleet: Fleet, systemd: Any) -> None:
@@ -606,7 +690,7 @@ def test_it_tells_systemd_how_it_is(fleet: Fleet, systemd: Any) -> None:
     messages: list[str] = []
 
     def is_watched() -> bool:
-        messages.extend(told(systemd))
+        messages.extend(notified(systemd))
         return "WATCHDOG=1" in messages
 
     def step(job: Job) -> None:
@@ -616,7 +700,7 @@ def test_it_tells_systemd_how_it_is(fleet: Fleet, systemd: Any) -> None:
         worker.stop.set()
 
     work(worker, step)
-    messages += told(systemd)
+    messages += notified(systemd)
     assert [message for message in messages if message != "WATCHDOG=1"] == [
         "READY=1", "STATUS=idle", "STATUS=reading a.mp3", "STOPPING=1"
     ]  # fmt: skip
@@ -633,7 +717,7 @@ def test_it_lets_systemd_restart_a_worker_that_is_stuck(fleet: Fleet, systemd: A
         worker.stop.set()
 
     work(worker, step)
-    assert "WATCHDOG=1" not in told(systemd)
+    assert "WATCHDOG=1" not in notified(systemd)
 
 
 @pytest.mark.parametrize("address", ["", "/not/there"])

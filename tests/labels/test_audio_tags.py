@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from pipeline.audio.converter import SAMPLE_RATE, Converter
+from pipeline.audio.converter import Converter
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.foundation.device import BadModel
 from pipeline.foundation.errors import Broken, Outage
 from pipeline.labels.audio_tags import AudioTags, Ced, Yamnet
@@ -453,9 +454,9 @@ def test_a_csv_of_another_encoding_is_named(tmp_path: Path) -> None:
 def test_a_csv_of_another_model_is_refused_with_both_numbers(tmp_path: Path, classes: int) -> None:
     tiny_onnx.yamnet(tmp_path)
     tiny_onnx.write_classes(tmp_path / "yamnet_class_map.csv", tiny_onnx.class_names(classes))
-    told = problem(tmp_path)
-    assert "521" in told
-    assert str(classes) in told
+    message = problem(tmp_path)
+    assert "521" in message
+    assert str(classes) in message
 
 
 @pytest.mark.parametrize("final", ["Identity", "Neg"])
@@ -486,9 +487,9 @@ FLOAT, INT16, INT64 = TensorProto.FLOAT, TensorProto.INT16, TensorProto.INT64
 def test_a_model_of_another_input_is_refused_with_what_it_takes(tmp_path: Path, inputs: Inputs) -> None:
     tiny_onnx.write_classes(tmp_path / "classes.csv", tiny_onnx.class_names(527))
     constant_scores(tmp_path / "model.onnx", inputs, np.full([1, 527], 0.5))
-    told = problem(tmp_path)
-    assert str(tmp_path / "model.onnx") in told
-    assert all(name in told for name in inputs)
+    message = problem(tmp_path)
+    assert str(tmp_path / "model.onnx") in message
+    assert all(name in message for name in inputs)
 
 
 @pytest.mark.parametrize("element", [INT16, INT64])
@@ -537,7 +538,7 @@ def break_session(tags: AudioTags, monkeypatch: pytest.MonkeyPatch, error: Excep
         ("something about this sound", NATIVE.Fail),
     ],
 )
-def test_a_failing_device_is_told_from_a_file_s_own_error(
+def test_a_failing_device_is_distinguished_from_a_file_s_own_error(
     tags: AudioTags, monkeypatch: pytest.MonkeyPatch, message: str, kind: type[Exception]
 ) -> None:
     break_session(tags, monkeypatch, NATIVE.Fail(message))

@@ -402,8 +402,8 @@ def test_a_hypothesis_without_one_place_for_the_label_is_named(tmp_path: Path, h
 
 @pytest.mark.parametrize("label", ["word " * 600, "word " * 260])
 def test_a_label_that_leaves_no_room_for_the_text_is_refused(tmp_path: Path, label: str) -> None:
-    told = problem(tiny_onnx.nli(tmp_path, f"music\n{label}\n"))
-    assert f"{tmp_path / 'labels.txt'}: a label of " in told
+    message = problem(tiny_onnx.nli(tmp_path, f"music\n{label}\n"))
+    assert f"{tmp_path / 'labels.txt'}: a label of " in message
 
 
 def test_a_long_label_that_leaves_room_is_taken(tmp_path: Path) -> None:
@@ -458,9 +458,9 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path, content: str) 
 def test_a_tokenizer_without_padding_is_named(tmp_path: Path) -> None:
     tiny_onnx.nli(tmp_path, LABELS)
     tiny_onnx.write_tokenizer(tmp_path / "tokenizer.json", "[MASK]")
-    told = problem(tmp_path)
-    assert str(tmp_path / "tokenizer.json") in told
-    assert "[PAD], <pad>" in told
+    message = problem(tmp_path)
+    assert str(tmp_path / "tokenizer.json") in message
+    assert "[PAD], <pad>" in message
 
 
 def test_a_tokenizer_of_more_words_than_the_model_is_refused(tmp_path: Path) -> None:
@@ -480,9 +480,9 @@ def test_a_model_of_another_kind_is_refused_with_what_it_wants(tmp_path: Path) -
     tiny_onnx.nli(tmp_path, LABELS)
     tiny_onnx.yamnet(tmp_path / "onnx")
     (tmp_path / "model.onnx").unlink()
-    told = problem(tmp_path)
-    assert "waveform" in told
-    assert str(tmp_path / "onnx" / "yamnet.onnx") in told
+    message = problem(tmp_path)
+    assert "waveform" in message
+    assert str(tmp_path / "onnx" / "yamnet.onnx") in message
 
 
 @pytest.mark.parametrize("element", [TensorProto.INT32, TensorProto.FLOAT])
@@ -511,7 +511,7 @@ def test_a_model_of_another_output_is_refused(tmp_path: Path, shape: list[int]) 
         ("something about this text", NATIVE.Fail),
     ],
 )
-def test_a_failing_device_is_told_from_a_text_s_own_error(
+def test_a_failing_device_is_distinguished_from_a_text_s_own_error(
     topics: Topics, monkeypatch: pytest.MonkeyPatch, message: str, kind: type[Exception]
 ) -> None:
     class Session:

@@ -12,9 +12,9 @@ from pipeline.operations.failures import (
     Failures,
     Filter,
     WarnedFile,
-    dead_letters,
     failed_among,
     failed_files,
+    read_dead_letters,
     read_failures,
     warned_codes,
     warned_files,
@@ -22,7 +22,7 @@ from pipeline.operations.failures import (
 from pipeline.store.database import Database
 from tests.store.test_transcripts import CUT, TURNED
 from tests.support.fleet import Fleet
-from tests.support.steps import BATCH, add_file, add_letter, unpack_job, warn
+from tests.support.steps import BATCH, add_dead_letter, add_file, unpack_job, warn
 
 QUEUES = ["queue:transfer", "queue:unpack", "queue:transcribe"]
 
@@ -37,7 +37,7 @@ def read(redis: Any, database: Database, **wanted: Any) -> Failures:
 
 def names(found: Failures) -> tuple[list[str], list[str]]:
     """The failed files and the dead letters, by what names them."""
-    return [file.original_filename for file in found.files], [letter.error for letter in found.jobs]
+    return [file.original_filename for file in found.files], [dead_letter.error for dead_letter in found.jobs]
 
 
 # --- files -------------------------------------------------------------------------------------------------
@@ -70,47 +70,47 @@ def test_odd_names_are_given_as_they_are(fleet: Fleet, redis: Any, database: Dat
 
 
 def test_a_dead_letter_says_what_the_worker_wrote(redis: Any, database: Database) -> None:
-    letter = add_letter(redis, "queue:unpack", unpack_job(), "it is cut")
+    dead_letter = add_dead_letter(redis, "queue:unpack", unpack_job(), "it is cut")
     (found,) = read(redis, database).jobs
     assert (found.queue, found.job, found.error) == ("queue:unpack", unpack_job(), "it is cut")
-    assert (found.attempts, found.worker, found.time, found.letter) == (3, "w", "2025-06-22T14:30:52Z", letter)
+    assert (found.attempts, found.worker, found.time, found.text) == (3, "w", "2025-06-22T14:30:52Z", dead_letter)
     assert found.fields["batch_id"] == BATCH
     assert found.file is None
 
 
 def test_the_latest_dead_letter_comes_first(redis: Any, database: Database) -> None:
     for day in (22, 24, 23):
-        add_letter(redis, "queue:transfer", "{}", f"{day}", f"2025-06-{day}T00:00:00Z")
+        add_dead_letter(redis, "queue:transfer", "{}", f"{day}", f"2025-06-{day}T00:00:00Z")
     assert names(read(redis, database))[1] == ["24", "23", "22"]
 
 
 def test_equal_jobs_in_two_queues_have_two_ids(redis: Any) -> None:
     for queue in QUEUES:
-        add_letter(redis, queue, "{}")
-    ids = [letter.id for letter in dead_letters(redis, QUEUES)]
+        add_dead_letter(redis, queue, "{}")
+    ids = [dead_letter.id for dead_letter in read_dead_letters(redis, QUEUES)]
     assert len(set(ids)) == 3
-    assert ids == [letter.id for letter in dead_letters(redis, QUEUES)]
+    assert ids == [dead_letter.id for dead_letter in read_dead_letters(redis, QUEUES)]
 
 
-def test_a_file_that_failed_is_told_once_and_one_that_did_not_by_its_letter(
+def test_a_file_that_failed_is_listed_once_and_one_that_did_not_by_its_dead_letter(
     fleet: Fleet, redis: Any, database: Database
 ) -> None:
     add_file(fleet, "failed.mp3", "failed", "it kills")
     add_file(fleet, "done.mp3", "done")
     for name in ("failed.mp3", "done.mp3", "unknown.mp3"):
-        add_letter(redis, "queue:transcribe", file_job(name), name)
-    add_letter(redis, "queue:transcribe", file_job("failed.mp3", "other-batch"), "of another batch")
-    files, letters = names(read(redis, database))
+        add_dead_letter(redis, "queue:transcribe", file_job(name), name)
+    add_dead_letter(redis, "queue:transcribe", file_job("failed.mp3", "other-batch"), "of another batch")
+    files, dead_letters = names(read(redis, database))
     assert files == ["failed.mp3"]
-    assert sorted(letters) == ["done.mp3", "of another batch", "unknown.mp3"]
+    assert sorted(dead_letters) == ["done.mp3", "of another batch", "unknown.mp3"]
 
 
-def test_a_letter_whose_file_cannot_be_one_is_a_letter(redis: Any, database: Database) -> None:
+def test_a_dead_letter_whose_file_cannot_be_one_is_a_dead_letter(redis: Any, database: Database) -> None:
     names_ = ["\0.mp3", "\ud800.mp3", "n" * 9000, 7, None, ["x"], {"x": 1}]
     odd = [(BATCH, name) for name in names_] + [(batch_id, "a.mp3") for batch_id in ("../..", "", "\ud800", 7)]
     for batch_id, name in odd:
-        add_letter(redis, "queue:transcribe", json.dumps({"batch_id": batch_id, "original_filename": name}))
-    assert [letter.file for letter in read(redis, database).jobs] == [None] * len(odd)
+        add_dead_letter(redis, "queue:transcribe", json.dumps({"batch_id": batch_id, "original_filename": name}))
+    assert [dead_letter.file for dead_letter in read(redis, database).jobs] == [None] * len(odd)
 
 
 GARBAGE = [
@@ -127,14 +127,16 @@ GARBAGE = [
 
 
 def test_garbage_among_the_letters_is_shown_as_such(redis: Any, database: Database) -> None:
-    good = add_letter(redis, "queue:unpack", unpack_job())
+    good = add_dead_letter(redis, "queue:unpack", unpack_job())
     redis.execute_command("RPUSH", "queue:unpack:dead", *GARBAGE)
-    first, *bad = dead_letters(redis, ["queue:unpack"])
-    assert first.letter == good
-    for letter, garbage in zip(bad, GARBAGE, strict=True):
-        assert (letter.error, letter.attempts, letter.file) == ("not a dead letter", 0, None), garbage[:80]
-        assert letter.job.encode("utf-8", "surrogateescape") == garbage
-    assert len({letter.id for letter in bad}) == len(GARBAGE)
+    first, *bad = read_dead_letters(redis, ["queue:unpack"])
+    assert first.text == good
+    for dead_letter, garbage in zip(bad, GARBAGE, strict=True):
+        assert (dead_letter.error, dead_letter.attempts, dead_letter.file) == ("not a dead letter", 0, None), (
+            garbage[:80]
+        )
+        assert dead_letter.job.encode("utf-8", "surrogateescape") == garbage
+    assert len({dead_letter.id for dead_letter in bad}) == len(GARBAGE)
     assert names(read(redis, database))[1] == ["broken", *["not a dead letter"] * len(GARBAGE)]
 
 
@@ -142,9 +144,9 @@ def test_a_job_that_is_nested_as_deep_as_can_be_stops_nothing(redis: Any, databa
     depths = [*range(200, 1000, 20), 100_000]
     for depth in depths:
         deep = "[" * depth + "]" * depth
-        add_letter(redis, "queue:unpack", f'{{"batch_id": {deep}, "s3_key": {deep}}}', "deep")
-        letter = f'{{"job": {deep}, "error": {deep}, "attempts": 1, "worker": 1, "time": 1}}'
-        redis.rpush("queue:unpack:dead", letter)
+        add_dead_letter(redis, "queue:unpack", f'{{"batch_id": {deep}, "s3_key": {deep}}}', "deep")
+        dead_letter = f'{{"job": {deep}, "error": {deep}, "attempts": 1, "worker": 1, "time": 1}}'
+        redis.rpush("queue:unpack:dead", dead_letter)
     found = read(redis, database)
     assert len(found.jobs) == 2 * len(depths)
     json.dumps(found.as_dict())
@@ -155,12 +157,12 @@ def test_a_job_that_is_nested_as_deep_as_can_be_stops_nothing(redis: Any, databa
 
 @pytest.fixture
 def several(fleet: Fleet, redis: Any) -> None:
-    """Files and letters of two batches, two queues, two days and several reasons."""
+    """Files and dead letters of two batches, two queues, two days and several reasons."""
     add_file(fleet, "a.mp3", "failed", "ffmpeg: No Audio", when="2025-06-22 00:00:00+00")
     add_file(fleet, "b.mp3", "failed", "100% silent_", "other", when="2025-06-24 00:00:00+00")
-    add_letter(redis, "queue:unpack", unpack_job(), "FFMPEG is gone", "2025-06-22T00:00:00Z")
-    add_letter(redis, "queue:transfer", '{"remote_path": "/x"}', "1000 silents", "2025-06-24T00:00:00Z")
-    add_letter(redis, "queue:transcribe", file_job("b.mp3", "other"), "100% silent_", "2025-06-24T00:00:00Z")
+    add_dead_letter(redis, "queue:unpack", unpack_job(), "FFMPEG is gone", "2025-06-22T00:00:00Z")
+    add_dead_letter(redis, "queue:transfer", '{"remote_path": "/x"}', "1000 silents", "2025-06-24T00:00:00Z")
+    add_dead_letter(redis, "queue:transcribe", file_job("b.mp3", "other"), "100% silent_", "2025-06-24T00:00:00Z")
 
 
 JUNE_24 = datetime.datetime(2025, 6, 24, tzinfo=datetime.UTC)
@@ -183,12 +185,12 @@ WANTED: list[tuple[dict[str, Any], list[str], list[str]]] = [
 
 @pytest.mark.usefixtures("several")
 def test_the_filter_takes_files_and_letters_alike(redis: Any, database: Database) -> None:
-    for wanted, files, letters in WANTED:
-        assert names(read(redis, database, **wanted)) == (files, letters), wanted
+    for wanted, files, dead_letters in WANTED:
+        assert names(read(redis, database, **wanted)) == (files, dead_letters), wanted
 
 
 @pytest.mark.usefixtures("several")
-def test_reasons_are_counted_over_files_and_letters(fleet: Fleet, redis: Any, database: Database) -> None:
+def test_reasons_are_counted_over_files_and_dead_letters(fleet: Fleet, redis: Any, database: Database) -> None:
     add_file(fleet, "c.mp3", "failed", "FFMPEG is gone")
     reasons = read(redis, database).reasons()
     assert reasons[0] == ("FFMPEG is gone", 2)
@@ -197,17 +199,18 @@ def test_reasons_are_counted_over_files_and_letters(fleet: Fleet, redis: Any, da
 
 @pytest.mark.usefixtures("several")
 def test_as_json_a_letter_has_its_job_and_not_its_own_text(redis: Any, database: Database) -> None:
-    told = read(redis, database, batch_id=BATCH).as_dict()
-    assert told["files"] == [
+    found = read(redis, database, batch_id=BATCH).as_dict()
+    assert found["files"] == [
         {
             "batch_id": BATCH,
             "original_filename": "a.mp3",
             "error": "ffmpeg: No Audio",
             "failed_at": "2025-06-22T00:00:00Z",
             "audio_id": 1,
+            "archive": "",
         }
     ]
-    assert set(told["jobs"][0]) == {"id", "queue", "job", "error", "attempts", "worker", "time"}
+    assert set(found["jobs"][0]) == {"id", "queue", "job", "error", "attempts", "worker", "time"}
 
 
 def test_the_queues_of_hosts_are_among_all_queues(redis: Any) -> None:

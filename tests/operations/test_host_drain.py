@@ -74,7 +74,7 @@ def test_a_worker_of_a_draining_host_claims_nothing_and_says_why(redis: Any, wor
     redis.rpush(QUEUE, "a")
     assert jobs_until(worker, turns(2)) == []
     assert redis.lrange(QUEUE, 0, -1) == ["a"]
-    assert worker._doing == "draining: takes no new work"
+    assert worker.heartbeat._doing == "draining: takes no new work"
 
 
 def test_another_hosts_worker_claims(redis: Any, worker: Worker) -> None:
@@ -119,7 +119,7 @@ def test_a_kept_job_that_has_used_up_its_attempts_is_not_failed_permanently_by_a
     redis.rpush(f"{QUEUE}:working:w", "kept")
     redis.hset(f"{QUEUE}:attempts", "kept", "3:x")
     assert jobs_until(worker, lambda: redis.llen(QUEUE)) == []
-    assert redis.hget(f"{QUEUE}:attempts", "kept") == "3:"
+    assert redis.hget(f"{QUEUE}:attempts", "kept") == "3:x"
     assert not redis.exists(f"{QUEUE}:dead")
 
 

@@ -10,10 +10,23 @@ import s3_utils
 from pipeline.jobs.batches import Batches
 from pipeline.jobs.job_queue import Job, JobQueue
 from pipeline.operations import reconcile
+from pipeline.operations.failures import read_dead_letters
 from pipeline.operations.reconcile import Finding, Reconciler
+from pipeline.operations.retry import Retry
+from pipeline.store.batch_states import Known, known_batches
 from pipeline.store.database import Database
 from tests.support.fleet import Fleet
-from tests.support.steps import BATCH, add_batch, add_file, add_letter, object_keys, put, rows, unpack_job, use_s3
+from tests.support.steps import (
+    BATCH,
+    add_batch,
+    add_dead_letter,
+    add_file,
+    object_keys,
+    put,
+    rows,
+    unpack_job,
+    use_s3,
+)
 
 ARCHIVE = f"archives/{BATCH}.tar"
 HOST = "here"
@@ -33,6 +46,7 @@ def compare(redis: Any, database: Database) -> Callable[[], list[Finding]]:
 def reconciler(redis: Any, database: Database, **changes: Any) -> Reconciler:
     s3: dict[str, Any] = {
         "archives": s3_utils.archives,
+        "sources": s3_utils.sources,
         "opus": s3_utils.opus_keys,
         "exists": s3_utils.exists,
         "delete_opus": s3_utils.delete_opus,
@@ -45,7 +59,7 @@ def only(found: list[Finding], kind: str, subject: str = BATCH) -> Finding:
     return found[0]
 
 
-def mend(finding: Finding) -> object:
+def repair(finding: Finding) -> object:
     assert finding.repair is not None, finding
     return finding.repair()
 
@@ -86,6 +100,10 @@ def finish(fleet: Fleet, redis: Any, batches: Batches, total: int = 2) -> None:
     redis.delete("queue:unpack", "queue:transcribe:here")
 
 
+def delete(fleet: Fleet, key: str) -> None:
+    s3_utils.get_s3_client().delete_object(Bucket=fleet.bucket, Key=key)
+
+
 def finished(fleet: Fleet) -> bool:
     ((known,),) = fleet.query("SELECT finished_at IS NOT NULL FROM batches WHERE batch_id = %s", BATCH)
     return bool(known)
@@ -113,7 +131,7 @@ def test_an_archive_that_was_never_unpacked_is_queued(
     found = only(compare(), "unqueued")
     assert "never unpacked" in found.what
     assert not found.destroys
-    assert mend(found)
+    assert repair(found)
     assert queued(redis) == [ARCHIVE_JOB]
     assert compare() == []
 
@@ -128,7 +146,7 @@ def test_a_batch_with_files_to_do_is_queued(
     add_file(fleet, "b.mp3", "failed", "broken")
     found = only(compare(), "unqueued")
     assert "1 file neither" in found.what
-    assert mend(found)
+    assert repair(found)
     assert queued(redis) == [ARCHIVE_JOB]
     assert not finished(fleet)
     assert compare() == []
@@ -140,7 +158,7 @@ def test_a_batch_whose_rows_are_fewer_than_its_files_is_queued(
     put(fleet, ARCHIVE)
     add_batch(fleet, files=2, finished=False)
     add_file(fleet, "a.mp3", "failed", "broken")
-    assert mend(only(compare(), "unqueued"))
+    assert repair(only(compare(), "unqueued"))
     assert queued(redis) == [ARCHIVE_JOB]
 
 
@@ -149,11 +167,14 @@ def test_an_archive_from_elsewhere_is_queued_from_there(
 ) -> None:
     add_batch(fleet, finished=False, s3_key="imports/x.tar")
     add_file(fleet, "a.mp3", "processing")
-    assert mend(only(compare(), "unqueued"))
+    put(fleet, "imports/x.tar")
+    assert repair(only(compare(), "unqueued"))
     assert queued(redis) == [(BATCH, "imports/x.tar", None)]
 
 
-@pytest.mark.parametrize("place", ["waiting", "delayed", "in progress", "buried", "in transfer", "finishing"])
+@pytest.mark.parametrize(
+    "place", ["waiting", "delayed", "in progress", "dead_lettered", "in transfer", "finishing"]
+)
 def test_a_batch_that_is_somewhere_is_left_alone(
     fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]], place: str
 ) -> None:
@@ -166,13 +187,13 @@ def test_a_batch_that_is_somewhere_is_left_alone(
         redis.hset("batches:finishing", BATCH, HOST)
     else:
         redis.rpush(queue.name, unpack_job())
-    if place in ("delayed", "in progress", "in transfer", "buried"):
+    if place in ("delayed", "in progress", "in transfer", "dead_lettered"):
         job = queue.claim(1)
         assert job is not None
         if place == "delayed":
             queue.retry(job, 600)
-        elif place == "buried":
-            queue.bury(job, "broken")
+        elif place == "dead_lettered":
+            queue.dead_letter(job, "broken")
         elif place == "in transfer":
             redis.hset(queue.batch_ids, job.payload, BATCH)
     assert compare() == []
@@ -202,7 +223,7 @@ def test_a_batch_that_somebody_works_on_meanwhile_is_not_queued_beside_it(
         redis.delete(f"batch:{BATCH}:host")  # so that only this says so
     elif step == "finished":
         finish(fleet, redis, batches)
-    assert mend(found) is False
+    assert repair(found) is False
     assert queued(redis) == []
     assert finished(fleet) is (step == "finished")
 
@@ -213,7 +234,7 @@ def test_a_batch_that_is_settled_and_not_marked_is_marked(
     put(fleet, ARCHIVE)
     add_batch(fleet, files=1, finished=False)
     add_file(fleet, "a.mp3", "failed", "broken")
-    assert mend(only(compare(), "unmarked"))
+    assert repair(only(compare(), "unmarked"))
     assert finished(fleet)
     assert (compare(), queued(redis)) == ([], [])
 
@@ -224,25 +245,29 @@ def test_a_batch_that_moves_on_meanwhile_is_not_marked(fleet: Fleet, compare: Ca
     add_file(fleet, "a.mp3", "failed", "broken")
     found = only(compare(), "unmarked")
     fleet.query("UPDATE audio_files SET status = 'processing'")  # somebody tries it again
-    assert mend(found) is False
+    assert repair(found) is False
     assert not finished(fleet)
     fleet.query("UPDATE audio_files SET status = 'done'")
-    assert mend(found)
-    assert mend(found) is False
+    assert repair(found)
+    assert repair(found) is False
 
 
-def test_an_archive_that_is_gone_is_told(fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]]) -> None:
+def test_an_archive_that_is_gone_is_reported(
+    fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]]
+) -> None:
     add_batch(fleet, finished=False)
     add_file(fleet, "a.mp3", "processing")
     found = only(compare(), "archive gone")
     assert f"{ARCHIVE} is not in S3" in found.what
     assert found.repair is None
     put(fleet, ARCHIVE)
-    assert mend(only(compare(), "unqueued"))
+    assert repair(only(compare(), "unqueued"))
     assert queued(redis) == [ARCHIVE_JOB]
 
 
-def test_rows_of_a_batch_that_nobody_knows_are_told(fleet: Fleet, compare: Callable[[], list[Finding]]) -> None:
+def test_rows_of_a_batch_that_nobody_knows_are_reported(
+    fleet: Fleet, compare: Callable[[], list[Finding]]
+) -> None:
     add_file(fleet, "a.mp3", "processing")
     assert ARCHIVE in only(compare(), "archive gone").what
 
@@ -289,10 +314,10 @@ def test_a_batch_whose_jobs_are_gone_is_taken_from_its_host_and_queued(
         redis.delete(f"batch:{BATCH}:job")
     found = only(compare(), "stranded")
     assert f"open on {HOST}, 0 of 2" in found.what
-    assert mend(found)
+    assert repair(found)
     assert queued(redis) == [ARCHIVE_JOB]
     assert redis.get(f"batch:{BATCH}:host") == ""
-    assert (compare(), mend(found)) == ([], False)
+    assert (compare(), repair(found)) == ([], False)
     other = open_batch(redis, 2, host="other")  # whoever takes it begins anew
     assert other.queued(BATCH) == {"0.mp3", "1.mp3"}
 
@@ -309,7 +334,7 @@ def test_a_batch_that_was_adopted_and_forgotten_is_queued(
 ) -> None:
     put(fleet, ARCHIVE)
     open_batch(redis, None)
-    assert mend(only(compare(), "stranded"))
+    assert repair(only(compare(), "stranded"))
     assert (queued(redis), compare()) == ([ARCHIVE_JOB], [])
 
 
@@ -342,25 +367,39 @@ def test_a_stranded_batch_that_moves_on_meanwhile_is_left_alone(
     found = only(compare(), "stranded")
     move(batches)
     host = redis.get(f"batch:{BATCH}:host")
-    assert mend(found) is False
+    assert repair(found) is False
     assert queued(redis) == []
     assert redis.get(f"batch:{BATCH}:host") == host
 
 
-def test_a_stranded_batch_whose_archive_is_gone_is_told(redis: Any, compare: Callable[[], list[Finding]]) -> None:
+def test_a_stranded_batch_whose_archive_is_gone_is_reported(
+    redis: Any, compare: Callable[[], list[Finding]]
+) -> None:
     open_batch(redis, 2, pushed=0)
     assert only(compare(), "archive gone").repair is None
 
 
-def test_a_batch_without_a_host_whose_job_was_buried_is_for_a_person(
+def test_a_batch_without_a_host_whose_job_was_dead_lettered_is_for_a_person(
     fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]]
 ) -> None:
     put(fleet, ARCHIVE)
     open_batch(redis, 2, pushed=0)
-    mend(only(compare(), "stranded"))
+    repair(only(compare(), "stranded"))
     redis.delete("queue:unpack")
     only(compare(), "stranded")
-    add_letter(redis, "queue:unpack", unpack_job())
+    add_dead_letter(redis, "queue:unpack", unpack_job())
+    assert compare() == []
+
+
+def test_an_archive_whose_dead_letter_was_taken_away_is_done_with(
+    fleet: Fleet, redis: Any, database: Database, compare: Callable[[], list[Finding]]
+) -> None:
+    put(fleet, ARCHIVE)
+    add_dead_letter(redis, "queue:unpack", unpack_job())
+    dead_letters = read_dead_letters(redis, ["queue:unpack"])
+    s3 = (s3_utils.archive_bytes, s3_utils.archive_key)
+    Retry(redis, database, "queue:unpack", dead_letters, *s3).abandon(dead_letters[0])
+    assert redis.llen("queue:unpack:dead") == 0
     assert compare() == []
 
 
@@ -373,7 +412,7 @@ def test_a_batch_open_here_and_finished_in_postgresql_is_closed(
     batches = open_batch(redis, 1)
     if not known:
         redis.delete("hosts:seen")
-    assert mend(only(compare(), "left open"))
+    assert repair(only(compare(), "left open"))
     if known:  # its host finishes it: the scratch is there
         assert (batches.finishing(), compare()) == ([BATCH], [])
         batches.close(BATCH)
@@ -391,7 +430,7 @@ def test_a_batch_left_open_that_moves_on_meanwhile_is_not_closed(
     opened = redis.zscore("batches:open", BATCH)
 
     def is_left_alone() -> bool:
-        return mend(found) is False and not redis.exists("batches:finishing")
+        return repair(found) is False and not redis.exists("batches:finishing")
 
     redis.zadd("batches:open", {BATCH: opened + 1})  # opened again
     assert is_left_alone()
@@ -406,18 +445,71 @@ def test_a_batch_left_open_that_moves_on_meanwhile_is_not_closed(
     assert is_left_alone()
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_an_archive_that_goes_meanwhile_is_not_queued(
+    fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]], is_open: bool
+) -> None:
+    put(fleet, ARCHIVE)
+    if is_open:
+        open_batch(redis, 2, pushed=1)
+    found = only(compare(), "stranded" if is_open else "unqueued")
+    delete(fleet, ARCHIVE)
+    assert repair(found) is False
+    assert queued(redis) == []
+    assert redis.get(f"batch:{BATCH}:host") == (HOST if is_open else None)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_an_archive_from_elsewhere_that_is_gone_is_reported(
+    fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]], is_open: bool
+) -> None:
+    add_batch(fleet, files=2, finished=False, s3_key="imports/x.tar")
+    add_file(fleet, "a.mp3", "processing")
+    if is_open:
+        open_batch(redis, 2, pushed=1)
+    assert only(compare(), "archive gone").repair is None
+
+
+def test_a_queue_that_was_renamed_is_reported_where_nobody_takes_its_jobs_along(
+    fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]]
+) -> None:
+    put(fleet, ARCHIVE)
+    batches = open_batch(redis, 2)
+    assert compare() == []
+    batches.enter_queue("queue:transcribe:new")
+    assert only(compare(), "unread", f"queue:transcribe:{HOST}").what.startswith(f"2 files of {HOST} in a queue")
+    redis.zadd(f"queue:transcribe:{HOST}:workers", {"w": 1})
+    redis.set("worker:w", "{}")
+    assert compare() == []
+
+
+# --- two sources of one batch ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_s3")
+def test_two_sources_of_one_batch_are_reported(fleet: Fleet, compare: Callable[[], list[Finding]]) -> None:
+    add_batch(fleet)
+    s3_utils.note_source("/a.tar\n10240 1", BATCH, is_whole=True)
+    s3_utils.note_source("/b.tar\n10240 2", BATCH, is_whole=False)  # it never came to that
+    s3_utils.note_source("/b.tar\n10240 2", "20261124-115901", is_whole=True)
+    assert compare() == []
+    s3_utils.note_source("/c.tar\n10240 1", BATCH, is_whole=True)
+    found = only(compare(), "shared")
+    assert found.what.startswith("/a.tar and /c.tar were brought as one batch")
+    assert found.repair is None
+
+
 # --- while it looks ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
     """Have something happen between the look at Redis and the one at PostgreSQL."""
-    real = reconcile.known_batches
 
     def known_after(step: Callable[[], object]) -> None:
-        def known(database: Database) -> dict[str, reconcile.Known]:
+        def known(database: Database) -> dict[str, Known]:
             step()
-            return real(database)
+            return known_batches(database)
 
         monkeypatch.setattr(reconcile, "known_batches", known)
 
@@ -487,7 +579,7 @@ def test_a_listing_that_is_behind_makes_nothing_amiss(fleet: Fleet, redis: Any, 
     empty: Iterable[str] = ()
     behind = reconciler(redis, database, archives=dict, opus=lambda: empty)
     found = only(list(behind.findings()), "unqueued")
-    assert mend(found)
+    assert repair(found)
     assert queued(redis) == [ARCHIVE_JOB]
     redis.delete("queue:unpack")
     open_batch(redis, 2, pushed=0)
@@ -513,7 +605,7 @@ def test_a_file_whose_opus_is_gone_is_worked_on_again(
 ) -> None:
     found = only(compare(), "opus gone")
     assert "1 file " in found.what
-    assert mend(found)
+    assert repair(found)
     assert {name: row[0] for (_, name), row in rows(fleet).items()} == {"0.mp3": "done", "1.mp3": "processing"}
     assert not finished(fleet)
     assert queued(redis) == [ARCHIVE_JOB]
@@ -527,7 +619,7 @@ def test_a_batch_with_two_things_amiss_is_queued_once(
     add_file(fleet, "2.mp3", "processing")
     found = compare()
     assert [finding.kind for finding in found] == ["unqueued", "opus gone"]
-    assert [mend(finding) for finding in found] == [True, True]
+    assert [repair(finding) for finding in found] == [True, True]
     assert {name: row[0] for (_, name), row in rows(fleet).items() if row[0] == "processing"} == {
         "1.mp3": "processing",
         "2.mp3": "processing",
@@ -537,12 +629,41 @@ def test_a_batch_with_two_things_amiss_is_queued_once(
 
 
 @pytest.mark.usefixtures("lost")
-def test_a_file_whose_opus_and_archive_are_gone_is_told(
+def test_a_file_whose_opus_and_archive_are_gone_is_reported(
     fleet: Fleet, compare: Callable[[], list[Finding]]
 ) -> None:
     fleet.query("UPDATE batches SET s3_key = 'archives/none.tar'")
     s3_utils.get_s3_client().delete_object(Bucket=fleet.bucket, Key=ARCHIVE)
     assert only(compare(), "opus gone").repair is None
+
+
+@pytest.mark.usefixtures("lost")
+@pytest.mark.parametrize("from_elsewhere", [False, True])
+def test_a_file_is_not_worked_on_again_when_its_archive_has_gone_meanwhile(
+    fleet: Fleet, redis: Any, compare: Callable[[], list[Finding]], from_elsewhere: bool
+) -> None:
+    key = "imports/x.tar" if from_elsewhere else ARCHIVE
+    if from_elsewhere:
+        put(fleet, key)
+        fleet.query("UPDATE batches SET s3_key = %s", key)
+        delete(fleet, ARCHIVE)
+    found = only(compare(), "opus gone")
+    delete(fleet, key)
+    assert repair(found) is False
+    assert {row[0] for row in rows(fleet).values()} == {"done"}
+    assert queued(redis) == []
+    assert only(compare(), "opus gone").repair is None
+
+
+@pytest.mark.usefixtures("lost")
+def test_a_file_that_was_done_does_not_fail_when_it_is_worked_on_again(
+    fleet: Fleet, database: Database, compare: Callable[[], list[Finding]]
+) -> None:
+    repair(only(compare(), "opus gone"))
+    before = fleet.query("SELECT s3_opus_path FROM audio_files ORDER BY original_filename")
+    database.fail_file(BATCH, "1.mp3", "its archive was failed permanently")
+    assert fleet.query("SELECT status, error FROM audio_files") == [("done", None)] * 2
+    assert fleet.query("SELECT s3_opus_path FROM audio_files ORDER BY original_filename") == before
 
 
 @pytest.mark.usefixtures("lost")
@@ -566,7 +687,7 @@ def test_a_file_whose_opus_is_gone_is_left_alone_when_its_batch_comes_into_work(
 ) -> None:
     found = only(compare(), "opus gone")
     open_batch(redis)
-    assert mend(found) is False
+    assert repair(found) is False
     assert {row[0] for row in rows(fleet).values()} == {"done"}
     assert (finished(fleet), queued(redis)) == (True, [])
 
@@ -588,7 +709,7 @@ def test_orphans_and_doubles_are_deleted(fleet: Fleet, compare: Callable[[], lis
     found = compare()
     assert {finding.subject: finding.kind for finding in found} == strays
     assert all(finding.destroys for finding in found)
-    assert all(mend(finding) for finding in found)
+    assert all(repair(finding) for finding in found)
     assert object_keys(fleet, "processed/") == sorted([kept, *foreign])
     assert compare() == []
 
@@ -603,7 +724,7 @@ def test_an_orphan_that_its_file_comes_to_need_is_kept(
     put(fleet, key)
     found = only(compare(), "orphan", key)
     fleet.query("UPDATE audio_files SET status = %s, s3_opus_path = %s", status, key if status == "done" else None)
-    assert mend(found) is False
+    assert repair(found) is False
     assert object_keys(fleet, "processed/") == [key]
 
 

@@ -10,15 +10,23 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis as redis_py
+from rich.console import Console
 
-from pipeline.jobs.batches import HOSTS, Batches
+from pipeline.commands.status import fitting
+from pipeline.jobs.batches import HOSTS, STRANDED, Batches
 from pipeline.jobs.job_queue import JobQueue, heartbeat_key
+from pipeline.operations import snapshot
+from pipeline.operations.snapshot import SeldomCompared
+from pipeline.operations.status import read_status
+from pipeline.store.database import Database
 from tests.support.child import free_port, wait_until
 from tests.support.fleet import PROJECT, Fleet
+from tests.support.steps import add_dead_letter, add_file, unpack_job
 
 COLUMNS = 80
 BATCH = "20261124-115900"
@@ -75,7 +83,11 @@ def busy(redis: Any) -> None:
     )  # fmt: skip
     for number in range(5):
         transfer.add({"remote_path": f"/{number}.tar"})
-    for step in (lambda job: transfer.retry(job, 600), lambda job: transfer.bury(job, "down"), lambda _: None):
+    for step in (
+        lambda job: transfer.retry(job, 600),
+        lambda job: transfer.dead_letter(job, "down"),
+        lambda _: None,
+    ):
         job = transfer.claim(0.1)
         assert job is not None
         step(job)
@@ -130,7 +142,7 @@ def test_it_fits_into_80_columns_and_says_all(fleet: Fleet) -> None:
     assert max(len(line) for line in lines) <= COLUMNS
     assert "\x1b" not in text
     assert lines[0].startswith("healthy, ")
-    assert lines[0].endswith("in the last hour: 0 files, 0 s of audio")
+    assert lines[0].endswith("; last hour: 0 files, 0 failed, 0 s of audio")
     assert lines[1] == "  1 dead letter: see `failures` [AudioPipelineDeadLetters]"
     assert line_of(lines, "queue:transfer ")[1:] == ["2", "1", "1", "1", "0.0"]
     assert line_of(lines, "queue:transcribe:gpu-01")[1:5] == ["3", "0", "0", "0"]
@@ -155,7 +167,7 @@ def test_an_empty_redis_is_well(fleet: Fleet) -> None:
 
 
 def test_it_does_without_postgresql(fleet: Fleet) -> None:
-    assert "in the last hour" not in status(fleet, code=0, DATABASE_URL="")
+    assert "last hour" not in status(fleet, code=0, DATABASE_URL="")
 
 
 @pytest.mark.usefixtures("busy")
@@ -199,7 +211,7 @@ def test_what_was_done_and_what_failed(fleet: Fleet, redis: Any) -> None:
     assert now["done"] == {"files": 3, "failed": 1, "audio_seconds": 3600}
     assert now["reasons"] == [{"reason": "no audio", "files": 2}, {"reason": "cut", "files": 1}]
     text = status(fleet, code=0)
-    assert "3 files, 1 h 0 min of audio" in text
+    assert "last hour: 3 files, 1 failed, 1 h 0 min of audio" in " ".join(text.split())
     assert line_of(text.splitlines(), "2 ") == ["2", "no", "audio"]
 
 
@@ -235,6 +247,77 @@ def troubles(fleet: Fleet, code: int) -> list[tuple[str, str]]:
 def without_numbers(text: str) -> str:
     """Between two looks a second may pass."""
     return re.sub(r"[0-9]+", "0", text)
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_batch_without_a_job_for_the_rest_is_stranded(fleet: Fleet, redis: Any) -> None:
+    assert troubles(fleet, 0) == []  # it has just moved: a worker may be about to queue the rest
+    redis.set(f"batch:{BATCH}:moved", redis.time()[0] - 301)
+    what = f"1 open batch without a job for the rest of the files: {BATCH}"
+    assert troubles(fleet, 1) == [("batch-stranded", what)]
+    assert line_of(status(fleet, code=1).splitlines(), BATCH)[-1] == "stranded"
+    redis.rpush("queue:unpack", json.dumps({"batch_id": BATCH, "s3_key": "x"}))
+    assert troubles(fleet, 0) == []
+
+
+@pytest.mark.usefixtures("busy")
+def test_what_the_unpack_workers_have_compared_is_not_compared_again(fleet: Fleet, redis: Any) -> None:
+    redis.set(f"batch:{BATCH}:moved", redis.time()[0] - 301)
+    redis.set(STRANDED, "[]")
+    assert troubles(fleet, 0) == []
+    redis.set(STRANDED, json.dumps([BATCH, "finished-meanwhile"]))
+    what = f"1 open batch without a job for the rest of the files: {BATCH}"
+    assert troubles(fleet, 1) == [("batch-stranded", what)]
+
+
+@pytest.mark.usefixtures("busy")
+def test_who_asks_often_reads_every_job_seldom(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(snapshot, "time", SimpleNamespace(monotonic=lambda: now))
+    compare = SeldomCompared()
+
+    def stranded() -> list[str]:
+        seen = read_status(redis, ["queue:transfer", "queue:unpack", "queue:transcribe"], compare=compare)
+        return sorted(row["id"] for row in seen.batches if row["state"] == "stranded")
+
+    redis.set(f"batch:{BATCH}:moved", redis.time()[0] - 301)
+    assert stranded() == [BATCH]
+    redis.zadd("batches:open", {"another": redis.time()[0] - 86400})
+    now += 299
+    assert stranded() == [BATCH]
+    now += 1
+    assert stranded() == [BATCH, "another"]
+
+
+@pytest.mark.usefixtures("busy")
+def test_many_stranded_batches_are_one_trouble(fleet: Fleet, redis: Any) -> None:
+    for number in range(5):
+        redis.zadd("batches:open", {f"b{number}": redis.time()[0] - 86400})
+    ((see, what), *_) = troubles(fleet, 1)
+    assert (see, what) == (
+        "batch-stranded", "5 open batches without a job for the rest of the files: b0, b1, b2, ..."
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_host_whose_batches_do_not_move_is_reported(fleet: Fleet, redis: Any) -> None:
+    long_ago = redis.time()[0] - 7 * 3600
+    redis.rpush("queue:unpack", *(json.dumps({"batch_id": name, "s3_key": "x"}) for name in (BATCH, "other")))
+    redis.set(f"batch:{BATCH}:moved", long_ago)
+    redis.hset("batches:finishing", "other", "gpu-01")
+    redis.set("batch:other:moved", redis.time()[0])
+    assert troubles(fleet, 0) == []  # another one of its batches moves
+    redis.set("batch:other:moved", long_ago)
+    assert troubles(fleet, 1) == [("batch-still", "no open batch of gpu-01 has moved for 7 h 0 min")]
+
+
+@pytest.mark.usefixtures("busy")
+def test_what_the_fleet_cannot_repair_is_reported(fleet: Fleet, redis: Any) -> None:
+    rows = [{"kind": "archive gone", "subject": f"b{number}", "what": "it is not in S3"} for number in range(9)]
+    redis.set("batches:amiss", json.dumps(rows))
+    found = troubles(fleet, 1)
+    assert found == [("needs-a-person", f"b{number}, archive gone: it is not in S3") for number in range(3)]
+    assert len(as_json(fleet, 1)["amiss"]) == 9
 
 
 @pytest.mark.usefixtures("busy")
@@ -324,6 +407,40 @@ def test_a_redis_that_is_unavailable_is_broken(fleet: Fleet, arguments: tuple[st
     text = status(fleet, *arguments, code=2, REDIS_URL=url)
     assert "Redis is unavailable" in text
     assert "hunter2" not in text
+    assert "queues:" not in text  # nothing is known of them, which is not that there are none
+    assert "workers:" not in text
+
+
+@pytest.mark.usefixtures("busy")
+def test_the_most_urgent_comes_first(fleet: Fleet) -> None:
+    add_file(fleet, "x.mp3", "failed", "no audio")
+    text = status(fleet, code=0)
+    titles = ("dead letter", "open batches", "failed in", "queues", "workers", "hosts")
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("height", [24, 50])
+def test_a_watch_fits_on_the_screen(fleet: Fleet, redis: Any, height: int) -> None:
+    for number in range(30):
+        live(redis, f"w{number:02}", f"gpu-{number:02}", "unpack", "queue:unpack")
+        batch = f"20261124-1159{number:02}"
+        redis.zadd("batches:open", {batch: redis.time()[0]})
+        redis.set(f"batch:{batch}:total", 9)
+        add_file(fleet, f"{number}.mp3", "failed", f"reason {number % 8}")
+    screen = Console(width=COLUMNS, height=height, force_terminal=True)
+    now = read_status(redis, ["queue:transfer", "queue:unpack"], Database(fleet.postgres.worker_url))
+    lines = screen.render_lines(fitting(now, 40, screen))
+    text = ["".join(part.text for part in line) for line in lines]
+    assert height - 6 <= len(lines) <= height
+    assert any(line.startswith("open batches: 30, the first ") for line in text)
+    assert any(line.startswith("failed in the last day: 8") for line in text)
+
+
+def test_an_open_batch_without_an_estimate_says_so(fleet: Fleet, redis: Any) -> None:
+    open_a_batch(redis, settled=0)
+    live(redis, "gpu-01-unpack", "gpu-01", "unpack", "queue:unpack")
+    assert line_of(status(fleet, code=0).splitlines(), BATCH)[-2:] == ["0", "-"]
 
 
 @pytest.mark.usefixtures("busy")
@@ -392,3 +509,20 @@ def test_an_outage_while_it_watches_is_shown_and_over(fleet: Fleet) -> None:
     os.close(there)
     os.close(here)
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("age", [3500, 3700])
+def test_a_dead_letter_that_nobody_looks_at_for_an_hour(fleet: Fleet, redis: Any, age: int) -> None:
+    for seconds in (age, 5):
+        at = datetime.datetime.fromtimestamp(redis.time()[0] - seconds, datetime.UTC)
+        error = '"time": "1999-01-01T00:00:00Z"}'
+        add_dead_letter(redis, "queue:unpack", unpack_job(), error, f"{at:%Y-%m-%dT%H:%M:%SZ}")
+    found = troubles(fleet, 1 if age > 3600 else 0)
+    what = "queue:unpack: 2 dead letters, the oldest for 1 h 1 min"
+    assert found == ([("AudioPipelineDeadLetters", what)] if age > 3600 else [])
+
+
+@pytest.mark.parametrize("garbage", [b"{}", b"\xff", b'"time": "9999"}', b'"time": "2026-13-45T99:99:99Z"}'])
+def test_a_dead_letter_without_a_time_is_old(fleet: Fleet, redis: Any, garbage: bytes) -> None:
+    redis.rpush("queue:unpack:dead", garbage)
+    assert troubles(fleet, 1) == [("AudioPipelineDeadLetters", "queue:unpack: 1 dead letter")]

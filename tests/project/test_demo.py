@@ -1,8 +1,10 @@
 """The command line of ./demo. tests/project/test_places.py runs it."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,8 @@ from rich.console import Console
 import config
 from tests import demo, downloads
 from tests.downloads import DownloadError, Say
+from tests.support import demo_report
+from tests.support.fleet import Fleet
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def test_a_whisper_model_is_fetched_and_taken(
     assert capsys.readouterr().out == "fetching base\n"
 
 
-def test_an_ffmpeg_that_is_not_there_is_told_before_anything_starts(
+def test_a_missing_ffmpeg_is_reported_before_anything_starts(
     archive: str,
     ran: list[argparse.Namespace],
     monkeypatch: pytest.MonkeyPatch,
@@ -85,6 +89,17 @@ def test_an_archive_without_a_model_is_run_with_the_toy_and_a_word_of_warning(
     (line,) = capsys.readouterr().out.splitlines()
     assert "36 words" in line
     assert "--whisper base (multilingual, 133 MB to fetch) or --whisper tiny.en (English, 71 MB)" in line
+
+
+def test_a_path_that_somebody_else_queues_is_no_archive_of_the_demo(fleet: Fleet, redis: Any) -> None:
+    ours = Path("/recordings/1-monday.tar")
+    for job in ('{"remote_path": "/wrong.tar"}', f'{{"remote_path": "{ours}"}}', '{"batch_id": "b"}', "junk"):
+        queue = "queue:transfer" if "path" in job else "queue:unpack"
+        redis.rpush(f"{queue}:dead", json.dumps({"job": job, "error": "why"}))
+    found = demo_report.dead_letters(fleet, [ours])
+    assert [line.partition(": ")[2] for line in found] == [
+        f'{{"remote_path": "{ours}"}}: why', '{"batch_id": "b"}: why', "junk: why",
+    ]  # fmt: skip
 
 
 def test_the_samples_come_without_a_warning(

@@ -23,7 +23,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert docs.broken_links(page, page.read_text()) == []
 
 
-def test_links_that_lead_nowhere_are_told(tmp_path: Path) -> None:
+def test_links_that_lead_nowhere_are_reported(tmp_path: Path) -> None:
     page, other = tmp_path / "page.md", tmp_path / "other.md"
     other.write_text("# One: two `three`\n\n# Same\n\n# Same\n\n```sh\n# a comment\n```\n")
     text = """# Here

@@ -1,22 +1,28 @@
 """The files of monitoring/: checked by promtool, and seen working with a real Prometheus beside real workers."""
 
+import contextlib
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipeline.commands.exporter import ANSWER_SECONDS
 from tests.support.child import Child, Server, free_port, wait_until
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.recordings import DAMAGED, SPEECH, make_tar
-from tests.support.steps import add_letter, log_of, wait_for
+from tests.support.steps import add_dead_letter, log_of, wait_for
 
 MONITORING = PROJECT / "monitoring"
 ALERTS = MONITORING / "alerts.yml"
@@ -110,10 +116,26 @@ def test_the_dashboard_is_whole() -> None:
 @pytest.fixture
 def exporter(fleet: Fleet) -> int:
     """The port of a running `pipelinectl exporter`."""
+    return start_exporter(fleet)
+
+
+def start_exporter(fleet: Fleet, host: str = "127.0.0.1") -> int:
     port = free_port()
-    child = fleet.run([str(PROJECT / "pipelinectl.py"), "exporter", "--listen", f"127.0.0.1:{port}"], "exporter")
-    wait_for(lambda: f"http://127.0.0.1:{port}/metrics" in log_of(child), fleet, "the exporter")
+    child = fleet.run([str(PROJECT / "pipelinectl.py"), "exporter", "--listen", f"{host}:{port}"], "exporter")
+    wait_for(lambda: f"http://{host}:{port}/metrics" in log_of(child), fleet, "the exporter")
     return port
+
+
+@contextlib.contextmanager
+def standing_still(server: Server) -> Iterator[None]:
+    """The server takes connections, since the kernel does, and answers nothing."""
+    (process,) = (child.process for child in server.children)
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def page(port: int) -> str:
@@ -123,7 +145,7 @@ def page(port: int) -> str:
 
 def test_the_exporter_tells_of_queues_workers_and_batches(fleet: Fleet, redis: Any, exporter: int) -> None:
     redis.rpush("queue:unpack", "a", "b")
-    add_letter(redis, "queue:transfer", "{}")
+    add_dead_letter(redis, "queue:transfer", "{}")
     assert 'audio_pipeline_queue_jobs{queue="queue:unpack",state="waiting"} 2.0' in page(exporter)
     assert 'audio_pipeline_dead_letters{queue="queue:transfer"} 1.0' in page(exporter)
     assert 'audio_pipeline_workers{role="gpu",state="alive"} 0.0' in page(exporter)
@@ -153,6 +175,29 @@ def test_the_exporter_says_when_redis_is_unavailable_and_goes_on(fleet: Fleet, e
     wait_until(lambda: "audio_pipeline_redis_up 1.0" in page(exporter), "its return")
 
 
+def test_a_redis_that_hangs_is_reported_within_5_seconds_however_many_ask(fleet: Fleet, exporter: int) -> None:
+    with standing_still(fleet.valkey), ThreadPoolExecutor(3) as scrapers:
+        began = time.monotonic()
+        pages = list(scrapers.map(page, [exporter] * 3))
+        assert time.monotonic() - began < 5
+    assert all("audio_pipeline_redis_up 0.0" in text for text in pages)
+    wait_until(lambda: "audio_pipeline_redis_up 1.0" in page(exporter), "its return")
+
+
+def test_the_exporter_starts_while_redis_is_unavailable_and_says_so(fleet: Fleet) -> None:
+    """Where it did not, a reboot during an outage would look like a lost exporter."""
+    with standing_still(fleet.valkey):
+        port = start_exporter(fleet)
+        assert "audio_pipeline_redis_up 0.0" in page(port)
+    wait_until(lambda: "audio_pipeline_redis_up 1.0" in page(port), "its return")
+
+
+def test_the_exporter_listens_on_ipv6(fleet: Fleet) -> None:
+    port = start_exporter(fleet, "[::1]")
+    with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=30) as answer:
+        assert b"audio_pipeline_redis_up 1.0" in answer.read()
+
+
 @pytest.mark.parametrize(
     ("listen", "reason"),
     [("nonsense", "'nonsense' is no address and port"), ("127.0.0.1:0", "is no address and port")],
@@ -172,6 +217,12 @@ def test_the_exporter_refuses_a_port_in_use(fleet: Fleet) -> None:
     assert done.returncode == 2
     assert "Address already in use" in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
+
+
+def test_prometheus_waits_longer_than_the_exporter_takes() -> None:
+    example = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["global"]
+    interval, timeout = (int(example[name].removesuffix("s")) for name in ("scrape_interval", "scrape_timeout"))
+    assert ANSWER_SECONDS < 5 < timeout <= interval
 
 
 @needs_prometheus

@@ -49,7 +49,7 @@ def test_it_ends_as_python_does(nursery: Nursery, tmp_path: Path) -> None:
     nursery.close()
 
 
-def test_it_is_waited_for_and_told(nursery: Nursery, tmp_path: Path) -> None:
+def test_it_is_waited_for_and_reported(nursery: Nursery, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys, time\nprint(sys.argv[1], os.environ['X'], os.getcwd(), flush=True)\ntime.sleep(60)\n"
@@ -65,7 +65,7 @@ def test_it_is_waited_for_and_told(nursery: Nursery, tmp_path: Path) -> None:
     nursery.close()
 
 
-def test_the_end_of_the_nursery_is_told_and_ends_what_it_forked(nursery: Nursery, tmp_path: Path) -> None:
+def test_the_end_of_the_nursery_is_reported_and_ends_what_it_forked(nursery: Nursery, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import time\ntime.sleep(60)\n")
     process = nursery.start([str(script)], tmp_path, {}, tmp_path / "out")

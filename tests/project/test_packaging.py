@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def run(*command: str | Path, **changes: str) -> Done:
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
 
 
-def told(done: Done) -> str:
+def refused_with(done: Done) -> str:
     """The one line that a script refuses with."""
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     (line,) = done.stderr.splitlines()
@@ -76,13 +77,13 @@ AS_IF_OLD = (
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_python_that_is_too_old_is_one_line(script: str) -> None:
-    line = told(run(sys.executable, "-c", AS_IF_OLD, script, "--help"))
+    line = refused_with(run(sys.executable, "-c", AS_IF_OLD, script, "--help"))
     assert line.startswith(f"{script}: Python 3.11 or later is required; {sys.executable} is 3.8.10")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_missing_environment_is_one_line(script: str) -> None:
-    line = told(run(sys.executable, "-S", script, "--help"))
+    line = refused_with(run(sys.executable, "-S", script, "--help"))
     assert re.match(rf"{script}: {re.escape(sys.executable)} has no package '\w+'", line)
 
 
@@ -94,7 +95,7 @@ def test_the_line_says_what_to_run_instead(tmp_path: Path, has_environment: bool
     if has_environment:
         python.parent.mkdir(parents=True)
         python.symlink_to(sys.executable)
-    line = told(run(sys.executable, "-S", tmp_path / "pipelinectl.py", "--help"))
+    line = refused_with(run(sys.executable, "-S", tmp_path / "pipelinectl.py", "--help"))
     assert line.endswith(f"run it with {python}" if has_environment else "pip install -r requirements.txt")
 
 
@@ -126,8 +127,9 @@ def bootstrap(folder: Path, python: str) -> str:
     if python:
         (folder / "python3").write_text(f"#!/bin/sh\n{python}\n")
         (folder / "python3").chmod(0o755)
-    done = run(str(shutil.which("sh")), "-c", f"here={PROJECT}; . ./tests/bootstrap.sh", PATH=str(folder))
-    return told(done)
+    script = f"here={shlex.quote(str(PROJECT))}; . ./tests/bootstrap.sh"
+    done = run(str(shutil.which("sh")), "-c", script, PATH=str(folder))
+    return refused_with(done)
 
 
 def test_bootstrap_says_which_python_it_found(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_ctl_is_enough_for_every_command(tmp_path: Path) -> None:
 
 
 def test_web_is_enough_for_the_page(tmp_path: Path) -> None:
-    done = extra_only(tmp_path, "web", "import pipelinectl, waitress, pipeline.web.site; pipelinectl.parser([])")
+    done = extra_only(tmp_path, "web", "import pipelinectl, waitress, pipeline.web.pages; pipelinectl.parser([])")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -196,7 +198,7 @@ def test_worker_is_enough_for_the_workers(tmp_path: Path) -> None:
 
 def test_the_page_without_its_extra_is_one_line(tmp_path: Path) -> None:
     code = "import sys, pipelinectl; sys.argv = ['pipelinectl', 'web']; sys.exit(pipelinectl.main())"
-    assert "has no package" in told(extra_only(tmp_path, "ctl", code))
+    assert "has no package" in refused_with(extra_only(tmp_path, "ctl", code))
 
 
 def test_pip_installs_a_command_that_finds_its_files(tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_the_hooks_run_what_test_checks_first() -> None:
         assert arguments
 
 
-def test_stale_requirements_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_requirements_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "PROJECT", tmp_path)
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
     for name in requirements.texts():

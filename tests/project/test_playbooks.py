@@ -100,6 +100,20 @@ def test_a_setting_that_is_wrong_stops_one_host() -> None:
         assert [play["serial"] for play in switches] == [1] * len(switches), playbook
 
 
+def test_a_deploy_waits_for_the_schema_and_not_for_old_transcripts() -> None:
+    """It has to work with an earlier release too, which cannot apply the schema alone."""
+    look, apply = yaml.safe_load((ANSIBLE / "roles/deployment/tasks/migrate.yml").read_text())
+    asked = look["ansible.builtin.command"]["argv"]
+    assert asked[-2] in (PROJECT / asked[-1].removeprefix("{{ deployment_release }}/")).read_text()
+    for status, arguments in ((0, ["migrate", "--schema-only"]), (1, ["migrate"]), (2, ["migrate"])):
+        argv = jinja2.Environment().from_string(apply["ansible.builtin.command"]["argv"])
+        given = yaml.safe_load(argv.render(deployment_schema_only={"rc": status}, **apply["vars"]))
+        assert given[given.index("pipelinectl.py") + 1 :] == arguments
+    changed = jinja2.Environment().compile_expression(apply["changed_when"])
+    for said, is_change in (("an index\napplied 012.sql\n", True), ("the schema is up to date\n", False)):
+        assert changed(deployment_migrated={"stdout": said}) is is_change
+
+
 def driver_file(name: str) -> str:
     """What the role nvidia writes into the file of this name, on a host of two GPUs."""
     tasks = yaml.safe_load((ANSIBLE / "roles/nvidia/tasks/driver.yml").read_text())

@@ -45,7 +45,7 @@ def watched(workers: list[Child]) -> Iterator[dict[str, str]]:
 
 def _read(pid: int, name: str) -> str:
     try:
-        return Path(f"/proc/{pid}/{name}").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
     except OSError:  # it has ended
         return ""
 
@@ -135,7 +135,7 @@ def test_no_secret_shows_in_good_work_outages_refusals_and_tracebacks(fleet: Fle
         for worker in fleet.workers:
             assert worker.process is not None
             assert Path(f"/proc/{worker.process.pid}/environ").stat().st_mode & 0o077 == 0
-    programs = {Path(command.split()[0]).name for command in seen if command}
+    programs = {Path(command.partition("\0")[0]).name for command in seen if command}
     assert {"scp", "ssh"} <= programs
     assert any("ffmpeg" in name for name in programs), programs
     for command, environment in seen.items():

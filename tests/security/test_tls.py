@@ -126,7 +126,7 @@ def test_a_certificate_that_turns_wrong_meanwhile_is_waited_for(
     wait_for_log(worker, " ready, ")
     secured.use(wrong, "PostgreSQL", "S3")
     redis.rpush("queue:transcribe", *jobs)
-    wait_for_log(worker, " s: SSL error: certificate verify failed")
+    wait_for_log(worker, ": SSL error: certificate verify failed")
     secured.use(right, "PostgreSQL")
     wait_for_log(worker, " s: SSL validation failed for ")
     secured.use(right, "S3")
@@ -170,7 +170,7 @@ def of_tls(reason: str) -> ssl.SSLError:
         (None, False),
     ],
 )
-def test_certificates_are_told_from_outages_by_what_tls_has_raised(
+def test_certificates_are_distinguished_from_outages_by_what_tls_has_raised(
     cause: Exception | None, is_certificate: bool
 ) -> None:
     error = ConnectionError("Error 1 connecting to r:6380.\ncertificate verify failed")

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.speech.guarded_decoding import _once, listen
 from pipeline.speech.segments import Heard
 from pipeline.speech.transcript import REPEATED, UNINTELLIGIBLE
-from pipeline.speech.voice_windows import Span, Window
+from pipeline.speech.voice_gate import Span
+from pipeline.speech.voice_windows import Window
 from pipeline.speech.whisper import Options, SpokenWord, Try
 
 GOOD, UNSURE = (-0.2, 0.1), (-1.4, 0.1)  # average log-probability, no-speech probability

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.speech import languages
 from pipeline.speech.languages import CONTEXT, Guesses, Piece, decide, pieces
-from pipeline.speech.voice_windows import Span, Window
+from pipeline.speech.voice_gate import Span
+from pipeline.speech.voice_windows import Window
 
 EN, ES, DOUBT = {"en": 0.98, "es": 0.02}, {"en": 0.02, "es": 0.98}, {"en": 0.4, "es": 0.6}
 

@@ -22,12 +22,12 @@ TRANSCRIBE = """
 import sys
 sys.path.insert(0, {project!r})
 from pathlib import Path
-from pipeline.speech import voice_windows
+from pipeline.speech import voice_gate
 from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.whisper import Options, Whisper
 if {endless}:
     from tests.speech.test_voice_windows import endless_speech
-    voice_windows.get_speech_timestamps = endless_speech
+    voice_gate.get_speech_timestamps = endless_speech
 options = Options(beam_size=1, languages=("en",), guards=False, max_new_tokens=1)
 whisper = Whisper(Path({model!r}), "cpu", 0, "float32", 2, options)
 resident = []

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
 
-from pipeline.audio.converter import SAMPLE_RATE, Converter
-from pipeline.speech import voice_windows
+from pipeline.audio.converter import Converter
+from pipeline.audio.pcm import SAMPLE_RATE
+from pipeline.speech import voice_gate
 from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.transcript import Segment, Transcript
 from pipeline.speech.whisper import Options, Whisper
@@ -240,7 +241,7 @@ def test_a_cut_inside_speech_is_written_once(
     english: Whisper, speech: Speech, hear: Hear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gate that hears no pause: the windows are cut wherever they are full."""
-    monkeypatch.setattr(voice_windows, "get_speech_timestamps", endless_speech)
+    monkeypatch.setattr(voice_gate, "get_speech_timestamps", endless_speech)
     names = ["0870", "0890", "0920", "0930", "0870", "0920", "0890", "0880", "0920"]
     sound, said = speech.join(names, [0.3] * len(names))
     (heard,) = hear(english, sound)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.converter import SAMPLE_RATE
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.speech.segments import (
     MOST_CHARACTERS,
     MOST_SECONDS,
@@ -19,7 +19,8 @@ from pipeline.speech.segments import (
     text_of,
 )
 from pipeline.speech.transcript import REPEATED, UNINTELLIGIBLE, Segment
-from pipeline.speech.voice_windows import Span, Window
+from pipeline.speech.voice_gate import Span
+from pipeline.speech.voice_windows import Window
 from pipeline.speech.whisper import SpokenWord
 
 PAD = 0.4

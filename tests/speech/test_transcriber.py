@@ -16,15 +16,16 @@ import pytest
 from faster_whisper import decode_audio
 
 from pipeline.audio import sandbox
-from pipeline.audio.converter import SAMPLE_RATE, Converter, UnreadableAudio
+from pipeline.audio.converter import Converter, UnreadableAudio
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.foundation.errors import Stopping
 from pipeline.labels.classifiers import Classifiers, content
-from pipeline.speech import languages
+from pipeline.speech import files_in_progress, languages
 from pipeline.speech import transcriber as module
 from pipeline.speech.guarded_decoding import listen
-from pipeline.speech.transcriber import Transcriber, _File, _Row, _Whole
+from pipeline.speech.transcriber import Transcriber
 from pipeline.speech.transcript import Label, Transcript
-from pipeline.speech.voice_windows import Recording, Span, Window
+from pipeline.speech.voice_windows import Recording, Window
 from pipeline.speech.whisper import MODEL_FILES, Options, Whisper, model_problem
 from tests.support import random_whisper
 from tests.support.child import wait_until
@@ -349,31 +350,6 @@ def test_a_file_is_delivered_when_its_own_last_window_is_heard(
     assert keys == ["short", "long"]
 
 
-def test_rows_of_similar_length_share_a_batch(whisper: Whisper) -> None:
-    lengths = [3.0, 29.0, 2.0, 28.0, 4.0, 30.0]
-    running = engine(whisper, lambda *_: None, batch_size=3)
-    for number, seconds in enumerate(lengths):
-        file, samples = _File(_Whole(number), 0, Recording(Path("x"))), int(seconds * SAMPLE_RATE)
-        window = Window([Span(0, samples, 0, samples)], np.zeros(samples, np.float32))
-        running._ready.append(_Row(file, 0, window, np.zeros((80, 1), np.float32), "en"))
-    batches = [sorted(row.window.seconds for row in running._next_rows()) for _ in range(2)]
-    assert batches == [[2.0, 3.0, 4.0], [28.0, 29.0, 30.0]]
-
-
-@pytest.mark.parametrize(
-    ("threads", "computing", "taken"), [(1, 0, 6), (2, 0, 3), (2, 1, 6), (4, 2, 3), (8, 0, 1)]
-)
-def test_the_last_rows_are_shared_with_threads_that_have_none(
-    whisper: Whisper, monkeypatch: pytest.MonkeyPatch, threads: int, computing: int, taken: int
-) -> None:
-    monkeypatch.setattr(whisper, "batches_at_once", threads)
-    running = engine(whisper, lambda *_: None, batch_size=8)
-    running._computing = computing
-    assert running._share(6) == taken
-    running._preparing = 1  # more is coming: a full batch is better
-    assert running._share(6) == 8
-
-
 def test_a_full_engine_makes_its_caller_wait(whisper: Whisper, opus: dict[str, Path]) -> None:
     """Finished files that nobody takes hold back everything before them, at a bounded number."""
     go_on, taken = threading.Event(), []
@@ -444,7 +420,7 @@ def test_closing_does_not_wait_for_hours_of_silence(whisper: Whisper, tmp_path: 
     running = engine(whisper, lambda *result: results.append(result))
     with running:
         running.submit("silence", silence)
-        wait_until(lambda: running._preparing == 1, "its begin", 10)
+        wait_until(lambda: running._scheduler._preparing == 1, "its begin", 10)
         begun = time.monotonic()
         running.close()
     assert time.monotonic() - begun < 5  # all of it takes half a minute
@@ -488,7 +464,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
         for name in SPOKEN:
             running.submit(name, opus[name])
         running.drain()
-        assert running.batch_size <= 2
+        assert running._scheduler.batch_size <= 2
     assert {name: result.text for name, result in results.items()} == {name: WORDS[name] for name in SPOKEN}
 
 
@@ -657,14 +633,14 @@ def test_a_window_that_was_cut_or_waits_is_not_taken_again_when_the_rest_of_its_
 def test_a_file_whose_words_make_no_transcript_fails_alone(
     whisper: Whisper, opus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Transcriber._transcript
+    original = files_in_progress.transcript_of
 
-    def odd(running: Any, file: Any) -> Transcript:
-        if file.whole.key == SPOKEN[2]:
+    def odd(channel: Any, model: str) -> Transcript:
+        if channel.file.key == SPOKEN[2]:
             raise IndexError("nobody foresaw this")
-        return original(running, file)
+        return original(channel, model)
 
-    monkeypatch.setattr(Transcriber, "_transcript", odd)
+    monkeypatch.setattr(module, "transcript_of", odd)
     results = transcribe(whisper, [(name, opus[name]) for name in SPOKEN])
     assert isinstance(results.pop(SPOKEN[2]), IndexError)
     assert {name: getattr(result, "text", result) for name, result in results.items()} == {

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from faster_whisper import BatchedInferencePipeline
 
-from pipeline.audio.converter import SAMPLE_RATE, Converter
+from pipeline.audio.converter import Converter
+from pipeline.audio.pcm import SAMPLE_RATE
 from pipeline.speech import whisper as module
 from pipeline.speech.voice_windows import Recording, Window
 from pipeline.speech.whisper import Options, SpokenWord, Try, Whisper

@@ -1,6 +1,10 @@
 """The rows: one for each file however often delivered, the day in UTC, and a schema that may be applied again."""
 
+import itertools
+import json
 import os
+import random
+import shutil
 import signal
 import socket
 import threading
@@ -8,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -16,11 +21,14 @@ import pytest
 from pipeline.foundation.errors import Outage, unavailable_service
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.speech.transcript import Label, Segment, Transcript, Word
+from pipeline.store import connection_pool
 from pipeline.store import database as database_module
 from pipeline.store.database import Database
+from pipeline.store.search import is_indexed, search
+from pipeline.store.search_query import Query
 from pipeline.store.transcripts import find_files
 from tests.store.test_transcripts import CUT, TURNED
-from tests.support.child import wait_until
+from tests.support.child import free_port, wait_until
 from tests.support.fleet import Fleet
 
 BATCH = "20250622-143052"
@@ -86,7 +94,7 @@ def test_it_applies_the_schema_once_when_two_apply_it(empty_url: str) -> None:
         finally:
             database.close()
 
-    assert sorted(at_once(4, migrate)) == [[], [], [], OURS]
+    assert sorted(itertools.chain(*at_once(4, migrate))) == OURS
 
 
 def test_it_applies_the_schema_over_tables_that_were_made_by_hand(empty_url: str, empty: Database) -> None:
@@ -129,6 +137,98 @@ def test_code_from_before_the_channels_works_on_beside_them(empty_url: str, empt
     assert file.segments == [{"start": 0, "end": 1, "text": "hello"}]
 
 
+OLD_TRANSCRIPT = """INSERT INTO transcripts (audio_id, text, segments, model) VALUES (%s, %s, %s, 'tiny')
+ON CONFLICT (audio_id) DO UPDATE SET text = excluded.text, segments = excluded.segments, created_at = now()"""
+
+
+def write_as_before(url: str, database: Database, name: str, text: str) -> None:
+    """A transcript as code from before the passages writes it."""
+    audio_id = database.start_file("b", name).audio_id
+    run(url, OLD_TRANSCRIPT, audio_id, text, json.dumps([{"start": 0, "end": 1, "text": text}]))
+
+
+def test_transcripts_of_an_older_release_are_indexed_later(
+    empty_url: str, empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in sorted(database_module.SCHEMA.glob("00[1-7]*.sql")):
+        run(empty_url, path.read_text())
+    for number in range(5):
+        write_as_before(empty_url, empty, f"{number}.mp3", f"fire {number}")
+    assert OURS[-1] in empty.migrate()
+    monkeypatch.setattr(database_module, "TRANSCRIPTS_AT_A_TIME", 2)
+    assert not is_indexed(empty)
+    steps = []
+    while done := empty.index_transcripts():
+        steps.append((done, [hit.original_filename for hit in search(empty, Query("fire"))]))
+    assert steps == [
+        (2, ["4.mp3", "3.mp3"]),
+        (2, ["4.mp3", "3.mp3", "2.mp3", "1.mp3"]),
+        (1, ["4.mp3", "3.mp3", "2.mp3", "1.mp3", "0.mp3"]),
+    ]
+    assert is_indexed(empty)
+
+
+def test_code_from_before_the_passages_works_on_beside_them(empty_url: str, empty: Database) -> None:
+    empty.migrate()
+    write_as_before(empty_url, empty, "a.mp3", "fire")
+    assert run(empty_url, "SELECT count(*) FROM transcripts WHERE words @@ 'fire'") == [(1,)]
+    assert empty.index_transcripts() == 1
+    write_as_before(empty_url, empty, "a.mp3", "a flood")  # delivered again
+    assert run(empty_url, "SELECT words::text FROM transcripts") == [("'a':1 'flood':2",)]
+    assert not is_indexed(empty)
+    assert empty.index_transcripts() == 1
+    assert (search(empty, Query("fire")), len(search(empty, Query("flood")))) == ([], 1)
+    write_as_before(empty_url, empty, "long.mp3", "".join(map(chr, range(0x4E00, 0x9E00))) * 50)
+    assert empty.index_transcripts() == 1
+
+
+def write_with_accents(url: str, database: Database, name: str, text: str) -> int:
+    """A transcript and its passage as code from before the accents were left out writes them; gives its id."""
+    audio_id = database.start_file("b", name).audio_id
+    run(url, OLD_TRANSCRIPT, audio_id, text, json.dumps([{"start": 0, "end": 1, "text": text}]))
+    run(url, "UPDATE transcripts SET indexed_at = created_at WHERE audio_id = %s", audio_id)
+    run(url, "DELETE FROM passages WHERE audio_id = %s", audio_id)
+    run(url, "INSERT INTO passages VALUES (%s, 0, 0, to_tsvector('simple', %s))", audio_id, text)
+    return audio_id
+
+
+def test_words_with_accents_of_the_previous_release_are_indexed_again(empty_url: str, empty: Database) -> None:
+    empty.migrate()
+    plain = write_with_accents(empty_url, empty, "plain.mp3", "a fire")
+    accent = write_with_accents(empty_url, empty, "accent.mp3", "un café")
+    where = "SELECT ctid::text FROM passages WHERE audio_id = %s"
+    before = run(empty_url, where, plain)
+    assert not is_indexed(empty)
+    assert search(empty, Query("cafe")) == []
+    assert empty.index_transcripts() == 2
+    assert is_indexed(empty)
+    assert [hit.audio_id for hit in search(empty, Query("cafe"))] == [accent]
+    assert [hit.audio_id for hit in search(empty, Query("fire"))] == [plain]
+    assert run(empty_url, where, plain) == before  # nothing to do
+    write_with_accents(empty_url, empty, "accent.mp3", "une forêt")  # delivered again, to a worker of that release
+    assert not is_indexed(empty)
+    assert empty.index_transcripts() == 1
+    assert [hit.audio_id for hit in search(empty, Query("foret"))] == [accent]
+    assert empty.index_transcripts() == 0
+
+
+def test_several_index_the_same_transcripts_once(empty_url: str, empty: Database) -> None:
+    empty.migrate()
+    for number in range(60):
+        write_as_before(empty_url, empty, f"{number}.mp3", "fire")
+
+    def index(_: int) -> int:
+        database = Database(empty_url)
+        try:
+            return sum(iter(database.index_transcripts, 0))
+        finally:
+            database.close()
+
+    assert sum(at_once(4, index)) == 60
+    assert is_indexed(empty)
+    assert run(empty_url, "SELECT count(*), count(DISTINCT audio_id) FROM passages") == [(60, 60)]
+
+
 def test_it_does_not_keep_the_workers_waiting_behind_a_long_reader(
     empty_url: str, empty: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +247,104 @@ def test_it_does_not_keep_the_workers_waiting_behind_a_long_reader(
     assert isinstance(error, Outage)
     assert str(error).startswith("nothing was changed by 005_search.sql: a table is in use")
     assert empty.migrate() == ["005_search.sql"]
+
+
+SAVE_AS_BEFORE = "UPDATE audio_files SET duration_seconds = 1 WHERE audio_id = %s;" + OLD_TRANSCRIPT
+
+
+def test_it_is_applied_while_workers_of_the_previous_release_save_results(
+    empty_url: str, empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in OURS[:7]:
+        shutil.copy(database_module.SCHEMA / name, tmp_path)
+    with monkeypatch.context() as previous:
+        previous.setattr(database_module, "SCHEMA", tmp_path)
+        assert empty.migrate() == OURS[:7]
+    audio_ids = [empty.start_file("b", f"{number}.mp3").audio_id for number in range(8)]
+    done, started = threading.Event(), threading.Barrier(len(audio_ids) + 1)
+
+    def save_results(audio_id: int) -> None:
+        connection = psycopg2.connect(empty_url)
+        try:
+            with connection.cursor() as cursor:
+                for number in itertools.count():
+                    cursor.execute(SAVE_AS_BEFORE, (audio_id, audio_id, f"fire {number}", "[]"))
+                    connection.commit()
+                    if number == 0:
+                        started.wait()
+                    if done.is_set():
+                        return
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(audio_ids)) as pool:
+        saving = [pool.submit(save_results, audio_id) for audio_id in audio_ids]
+        try:
+            started.wait()
+            assert empty.migrate() == OURS[7:]
+        finally:
+            done.set()
+    assert [future.exception() for future in saving] == [None] * len(audio_ids)
+
+
+LOCKS = """LOCK TABLE transcripts IN ACCESS EXCLUSIVE MODE; SELECT pg_advisory_xact_lock(7);
+LOCK TABLE audio_files IN SHARE MODE"""
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_deadlock_changes_nothing_and_is_tried_again(
+    empty_url: str, empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    empty.migrate()
+    audio_id = empty.start_file("b", "a.mp3").audio_id
+    (tmp_path / "999_locks.sql").write_text(LOCKS)
+    monkeypatch.setattr(database_module, "SCHEMA", tmp_path)
+    monkeypatch.setattr(database_module, "DEADLOCK_ATTEMPTS", attempts)
+    writer = psycopg2.connect(empty_url, options="-c deadlock_timeout=1h")  # it is not the one to fail
+    gate = psycopg2.connect(empty_url)
+
+    def waits(kind: str) -> None:
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = %s AND database ="
+        database = " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        wait_until(lambda: run(empty_url, waiting + database, kind) == [(1,)], f"someone who waits for {kind}")
+
+    def save() -> None:
+        with writer, writer.cursor() as cursor:
+            cursor.execute("UPDATE audio_files SET duration_seconds = 1")
+            cursor.execute(OLD_TRANSCRIPT, (audio_id, "fire", "[]"))
+
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            with gate.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(7)")
+            migrating = pool.submit(empty.migrate)
+            waits("advisory")
+            saving = pool.submit(save)
+            waits("relation")
+        finally:
+            gate.close()
+        error = migrating.exception(20)
+        saving.result(20)
+    writer.close()
+    if attempts == 1:
+        assert isinstance(error, Outage)
+        assert str(error).startswith("nothing was changed by 999_locks.sql: a table is in use")
+        assert empty.migrate() == ["999_locks.sql"]
+    else:
+        assert migrating.result() == ["999_locks.sql"]
+
+
+def test_it_goes_on_behind_the_files_that_were_applied(
+    empty_url: str, empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.sql").write_text("CREATE TABLE one ()")
+    (tmp_path / "2.sql").write_text("CREATE TABLE two (); SELECT 1 / 0")
+    monkeypatch.setattr(database_module, "SCHEMA", tmp_path)
+    with pytest.raises(psycopg2.DataError):
+        empty.migrate()
+    assert run(empty_url, "SELECT to_regclass('one')::text, to_regclass('two')::text") == [("one", None)]
+    (tmp_path / "2.sql").write_text("CREATE TABLE two ()")
+    assert empty.migrate() == ["2.sql"]
 
 
 def test_it_says_what_is_wrong_with_the_schema(empty_url: str, empty: Database) -> None:
@@ -177,7 +375,7 @@ def test_a_large_archive_is_opened_by_a_slow_server_too(
     run(empty_url, "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
                    " $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$")  # fmt: skip
     run(empty_url, "CREATE TRIGGER slow BEFORE INSERT ON audio_files FOR EACH ROW EXECUTE FUNCTION slow()")
-    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(connection_pool, "STATEMENT_SECONDS", 1)
     monkeypatch.setattr(database_module, "NAMES_AT_A_TIME", 100, raising=False)
     slow = Database(empty_url)
     slow.open_batch(BATCH, "archives/x.tar", [f"{number}.mp3" for number in range(1000)], "here")
@@ -393,6 +591,48 @@ def test_it_drops_nul_characters(fleet: Fleet, database: Database) -> None:
     assert fleet.query("SELECT text FROM transcripts") == [("ab",)]
 
 
+def spoken(count: int, alphabet: range, length: int) -> list[Segment]:
+    """Segments of as many texts of such characters, no two alike."""
+    drawn = random.Random(19)
+    return [
+        Segment(number, number + 1, "".join(chr(drawn.choice(alphabet)) for _ in range(length)), -0.2, 0.01)
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        spoken(5000, range(0x4E00, 0x4F00), 80),  # a day of random Chinese
+        spoken(5000, range(0xE01, 0xE2F), 80),  # of Thai
+        spoken(1, range(0x20000, 0x2A6DF), 300_000),  # nothing that was ever said so
+        [Segment(0, 1, " ".join(f"w{number}" for number in range(120_000)), None, None)],
+    ],
+    ids=["chinese", "thai", "one segment", "one segment of many words"],
+)
+def test_no_transcript_is_too_long_to_be_kept(fleet: Fleet, database: Database, segments: list[Segment]) -> None:
+    text = " ".join(segment.text for segment in segments)
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript(text, segments), [])
+    assert fleet.query("SELECT text = %s, jsonb_array_length(segments) FROM transcripts", text) == [
+        (True, len(segments))
+    ]
+    last = segments[-1].text[:80].split()[0]
+    assert [hit.start for hit in search(database, Query(last))] == [segments[-1].start]
+
+
+def test_a_new_result_takes_the_place_of_the_old_in_the_index(fleet: Fleet, database: Database) -> None:
+    audio_id = database.start_file(BATCH, "a.mp3").audio_id
+    database.save_result(audio_id, transcript("long ago", spoken(100, range(0x61, 0x6A), 80)), [])
+    database.save_result(audio_id, transcript("a fire"), [])
+    assert fleet.query("SELECT audio_id, position, start, words::text FROM passages") == [
+        (audio_id, 0, 0.0, "'a':1 'fire':2")
+    ]
+    assert is_indexed(database)
+    database.save_result(audio_id, transcript("", []), [])
+    assert fleet.query("SELECT count(*) FROM passages") == [(0,)]
+
+
 @pytest.mark.parametrize(("odd", "kept"), [("a\0b", "ab"), ("a\ud800", "a\\ud800")])
 def test_every_text_of_a_segment_can_be_stored(fleet: Fleet, database: Database, odd: str, kept: str) -> None:
     segment = Segment(0.0, 1.5, odd, None, None, [Word(0.0, 1.0, odd, 0.5)], odd, 0.5, odd, odd)
@@ -480,7 +720,7 @@ def test_many_threads_share_few_connections(fleet: Fleet) -> None:
 
 def test_a_silent_server_is_unavailable_and_signals_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing; libpq by itself would wait for ever."""
-    monkeypatch.setattr("pipeline.store.database._Connection.answer_seconds", 0.5)
+    monkeypatch.setattr("pipeline.store.connection_pool._Connection.answer_seconds", 0.5)
     heard: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -495,11 +735,31 @@ def test_a_silent_server_is_unavailable_and_signals_are_heard(monkeypatch: pytes
 
 
 def test_the_next_host_is_tried_where_the_first_is_silent(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.store.database._Connection.answer_seconds", 0.5)
+    monkeypatch.setattr("pipeline.store.connection_pool._Connection.answer_seconds", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{fleet.postgres.port}"
         database = Database(fleet.postgres.url.replace(f"127.0.0.1:{fleet.postgres.port}", hosts))
         assert database.start_file(BATCH, "a.mp3").status == "processing"
+    database.close()
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as there:
+        try:
+            there.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(
+    "hosts", ["[::1]:{port}", "[::1]:{closed},[::1]:{port}", "[::1]:{closed},127.0.0.1:{port}"]
+)
+def test_a_host_may_be_an_address_of_ipv6(fleet: Fleet, hosts: str) -> None:
+    there = hosts.format(port=fleet.postgres.port, closed=free_port())
+    database = Database(fleet.postgres.url.replace(f"127.0.0.1:{fleet.postgres.port}", there))
+    assert database.start_file(BATCH, "a.mp3").status == "processing"
     database.close()
 
 
@@ -512,7 +772,7 @@ def test_the_server_fails_before_we_do(database: Database) -> None:
 def test_where_no_connection_comes_free_postgresql_is_unavailable(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.store.database.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.store.connection_pool.ANSWER_SECONDS", 0.2)
     database = Database(fleet.postgres.url, connections=1)
     with database.transaction(), pytest.raises(psycopg2.OperationalError, match="came free") as caught:
         database.start_file(BATCH, "a.mp3")

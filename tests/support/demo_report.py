@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.jobs.job_queue import decode
 from pipeline.unpack.archive import AUDIO_SUFFIXES
-from tests.support.fleet import PROJECT, Fleet
+from tests.support.fleet import PROJECT, Fleet, batch_keys
 
 STAGES = ("archives in S3", "files unpacked", "files transcribed", "finished batches")
 _ROWS = """
@@ -50,18 +51,17 @@ def stages(fleet: Fleet, archives: int) -> dict[str, tuple[int, int]]:
     }
 
 
-def dead_letters(fleet: Fleet) -> int:
-    """How many jobs were failed permanently, in all queues."""
+def dead_letters(fleet: Fleet, archives: list[Path]) -> list[str]:
+    """The jobs that failed permanently, each with its reason; without those of other paths than the archives',
+    which somebody has queued meanwhile."""
+    paths = [None, *map(str, archives)]
     with _redis(fleet) as client:
-        return sum(client.llen(f"queue:{name}:dead") for name in ("transfer", "unpack", "transcribe"))
-
-
-def reasons(fleet: Fleet) -> Iterator[str]:
-    """Why jobs were failed permanently."""
-    with _redis(fleet) as client:
-        for name in ("transfer", "unpack", "transcribe"):
-            for letter in map(json.loads, client.lrange(f"queue:{name}:dead", 0, -1)):
-                yield f"{name}: {letter['job']}: {letter['error']}"
+        return [
+            f"{name}: {dead_letter['job']}: {dead_letter['error']}"
+            for name in ("transfer", "unpack", "transcribe")
+            for dead_letter in map(json.loads, client.lrange(f"queue:{name}:dead", 0, -1))
+            if decode(dead_letter["job"]).get("remote_path") in paths
+        ]
 
 
 def objects(fleet: Fleet, prefix: str) -> Iterator[str]:
@@ -99,7 +99,8 @@ def check(fleet: Fleet, archives: list[Path], given: argparse.Namespace, console
     kept = set(objects(fleet, "processed/"))
     files = sum(len(list(audio_members(path))) for path in archives)
     with _redis(fleet) as client:
-        batch_keys = list(client.scan_iter("batch*"))
+        left = batch_keys(client)
+    dead = dead_letters(fleet, archives)
     checks = [
         _same("rows in PostgreSQL", len(rows), "audio files in the archives", files),
         _same("rows done or failed", sum(row[5] in ("done", "failed") for row in rows), "rows", len(rows)),
@@ -107,14 +108,14 @@ def check(fleet: Fleet, archives: list[Path], given: argparse.Namespace, console
         _same("rows whose object is there", sum(row[7] in kept for row in done), "rows done", len(done)),
         _same("batches finished", stages(fleet, 0)["finished batches"][0], "archives", len(archives)),
         _same("entries left in scratch", len(list((fleet.folder / "scratch").glob("*"))), "none", 0),
-        _same("batch keys left in Redis", len(batch_keys), "none", 0),
-        _same("dead letters", dead_letters(fleet), "none", 0),
+        _same("batch keys left in Redis", len(left), "none", 0),
+        _same("dead letters", len(dead), "none", 0),
     ]
     if not given.archive and not given.model:
         checks += _check_words(rows)
     for passed, line in checks:
         console.print(f"{'ok    ' if passed else 'WRONG '} {line}", style=None if passed else "bold red")
-    for reason in reasons(fleet):
+    for reason in dead:
         console.print(Text(f"failed permanently by {reason}", style="bold red"))
     return all(passed for passed, _ in checks)
 
@@ -122,13 +123,15 @@ def check(fleet: Fleet, archives: list[Path], given: argparse.Namespace, console
 def _check_words(rows: Iterable[tuple[Any, ...]]) -> list[tuple[bool, str]]:
     """The samples' words, each in the row of its file; the damaged file failed with a reason.
 
-    The batches are in the order of the sample folders, because one worker transferred them in that order.
+    A batch came from the sample folder that holds files of the same names: no two folders hold the same ones.
     """
     words = json.loads((PROJECT / "tests" / "samples" / "words.json").read_text())
-    folders = sorted({name.partition("/")[0] for name in words})
-    batches = sorted({row[0] for row in rows})
-    folder_of = dict(zip(batches, folders, strict=False))
-    heard = {f"{folder_of[row[0]]}/{row[1]}": row for row in rows}
+    files_of = _names_by_group(name.partition("/")[::2] for name in words)
+    names_of = _names_by_group((row[0], row[1]) for row in rows)
+    folder_of = {
+        batch: folder for batch, names in names_of.items() for folder in files_of if files_of[folder] == names
+    }
+    heard = {f"{folder_of.get(row[0])}/{row[1]}": row for row in rows}
     right = sum(
         spoken is not None and name in heard and heard[name][6] == spoken for name, spoken in words.items()
     )
@@ -139,6 +142,13 @@ def _check_words(rows: Iterable[tuple[Any, ...]]) -> list[tuple[bool, str]]:
         _same("files failed with a reason", len(failed & damaged), "damaged samples", len(damaged)),
         _same("files failed in all", len(failed), "damaged samples", len(damaged)),
     ]
+
+
+def _names_by_group(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    groups: dict[str, set[str]] = {}
+    for group, name in pairs:
+        groups.setdefault(group, set()).add(name)
+    return groups
 
 
 def audio_members(path: Path) -> Iterator[str]:

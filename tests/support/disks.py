@@ -1,6 +1,7 @@
 """A small volume of a test's own."""
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,20 @@ def mounted(folder: Path, size: str, lazy: bool = False) -> Iterator[bool]:
         if is_mounted:
             how = "--lazy" if lazy else "--recursive"
             subprocess.run(["umount", how, str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """A file on a bad place of the disk: reading it ends with EIO, until the block ends. The test is skipped where
+    this user may not mount."""
+    memory = f"/proc/{os.getpid()}/mem"  # whose first page nobody has
+    mount = ["mount", "--bind", memory, str(path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,12 @@ UNFOLLOWED = {
 }
 MOST_NAMED = 3  # commands that use a setting; of more, pipelinectl is named
 SERVICES = {"REDIS": "Redis", "DATABASE": "PostgreSQL", "S3": "S3", "EC2": "EC2 host"}
-SOMETIMES = {("enqueue", "S3"): "with `--local`", ("show", "S3"): "with `--download` or `--play`"}
+SOMETIMES = {
+    ("enqueue", "S3"): "with `--local`",
+    ("enqueue", "DATABASE"): "with `--wait`",
+    ("migrate", "S3"): "for the names of old archives",
+    ("show", "S3"): "with `--download` or `--play`",
+}
 
 # For settings that have no comment in example.env.
 SHORT = {
@@ -48,6 +53,8 @@ SHORT = {
     "TOPICS_TOP": "Topics for each file.",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR.",
     "WEB_TOKEN": "16 characters at least: `openssl rand -hex 16`.",
+    "WEBHOOK_URL": "Where events go, `http` or `https`; empty: nowhere. [webhooks.md](webhooks.md).",
+    "WEBHOOK_SECRET": "16 characters at least: `openssl rand -hex 16`.",
     "METRICS_LISTEN": "Address and port: `127.0.0.1:9101`.",
     "CHANNEL_NAMES": "Names in the order of the channels: `caller,agent`.",
 }
@@ -211,13 +218,8 @@ def variables(uses: Iterable[tuple[str, str]]) -> set[str]:
 
 
 def _variable(node: ast.AST) -> str:
-    """The variable that a call such as `_text("EC2_HOST")` reads."""
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id.startswith("_")
-        and node.args
-    ):
+    """The variable that a call such as `_env.text("EC2_HOST")` or `_ffmpeg("FFMPEG")` reads."""
+    if isinstance(node, ast.Call) and node.args and re.match(r"_env\.|_[a-z]", ast.unparse(node.func)):
         name = node.args[0]
         return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else ""
     return ""

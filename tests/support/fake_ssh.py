@@ -1,4 +1,4 @@
-"""Programs named `ssh` and `scp` that end as they are told to, for what no real host can be made to do."""
+"""Programs named `ssh` and `scp` that end as they are configured to, for what no real host can be made to do."""
 
 import struct
 from pathlib import Path
@@ -20,7 +20,10 @@ case " $* " in *" -s "*)
     exit 255 ;;
 esac
 cat messages >&2
+mark=$(sed -n "s/^printf '<%s>' //p")
+[ {status} = 255 ] || printf '<%s>' "$mark"
 cat output
+[ {status} = 255 ] || printf '<%s {status}>' "$mark"
 exit {status}
 """
 _SCP = """#!/bin/sh

@@ -14,12 +14,14 @@ import psycopg2
 import redis
 
 import config
+from pipeline.jobs.batches import FINISHING, OPEN
 from tests.support.child import STOP_SECONDS, Child, end_all, free_port, wait_until
 from tests.support.nursery import Nursery
 from tests.support.servers import HUSH, MotoS3, Postgres, SshHost, Valkey
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODELS = PROJECT / "tests" / "models"
+TABLES = "audio_files, transcripts, passages, classifications, batches, alerts, saved_searches, webhook_outbox"
 SCRIPT_SECONDS = 60  # the longest that pipelinectl may take
 
 
@@ -32,6 +34,11 @@ def ffmpeg_program() -> str:
 def refuse_secrets(where: str, text: str) -> None:
     """AssertionError where the text holds a password or secret of the servers."""
     assert HUSH not in text, f"a secret in {where}: {text[max(0, text.index(HUSH) - 300) :][:600]}"
+
+
+def batch_keys(client: Any) -> list[str]:
+    """Every key of a batch, and every batch that is open or finishing."""
+    return [*client.scan_iter("batch:*"), *client.zrange(OPEN, 0, -1), *client.hkeys(FINISHING)]
 
 
 class Fleet:
@@ -75,7 +82,7 @@ class Fleet:
         with redis.Redis.from_url(self.valkey.url) as client:
             client.flushall()
             client.acl_log_reset()
-        self.query("TRUNCATE audio_files, transcripts, classifications, batches RESTART IDENTITY")
+        self.query(f"TRUNCATE {TABLES} RESTART IDENTITY")
         self.changes = {}
         self.folder, self.bucket = folder, f"test-{uuid.uuid4().hex[:12]}"
         self.s3.create_bucket(self.bucket)

@@ -66,8 +66,10 @@ class Handler(BaseHTTPRequestHandler):
             )
         elif self.server.refusing:
             self.answer(self.server.refusing)
+        elif not key:
+            self.answer(body="<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
         elif note := self.server.notes.get(key):
-            self.answer(body=note)
+            self.answer(body=note, headers={"ETag": '"x"'})
         elif key in self.server.objects:
             self.send_zeros(self.server.objects[key][0])
         else:

@@ -49,14 +49,14 @@ class Forked:
 
     def poll(self) -> int | None:
         """How it has ended (a negative signal, or its exit status), or None while it runs."""
-        with self._nursery.told:
+        with self._nursery.changed:
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; gives how it has ended. `subprocess.TimeoutExpired` after so many seconds."""
         nursery = self._nursery
-        with nursery.told:
-            if not nursery.told.wait_for(lambda: self.returncode is not None or nursery.has_ended, timeout):
+        with nursery.changed:
+            if not nursery.changed.wait_for(lambda: self.returncode is not None or nursery.has_ended, timeout):
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
             if self.returncode is None:
                 raise RuntimeError("the nursery has ended: its log says why")
@@ -99,7 +99,7 @@ class Nursery:
         self._numbers = itertools.count()
         self.has_ended = False
         self._asking = threading.Lock()
-        self.told = threading.Condition()
+        self.changed = threading.Condition()
         self._listening = threading.Thread(target=self._listen, name="nursery", daemon=True)
         self._listening.start()
 
@@ -113,8 +113,8 @@ class Nursery:
             request = {"number": number, "script": script, "environment": environment, **places}
             self._requests.write(f"{json.dumps(request)}\n".encode())
             self._requests.flush()
-            with self.told:
-                self.told.wait_for(lambda: number in self._started or self.has_ended)
+            with self.changed:
+                self.changed.wait_for(lambda: number in self._started or self.has_ended)
                 if number not in self._started:
                     raise RuntimeError("the nursery has ended: its log says why")
                 return self._started.pop(number)
@@ -122,18 +122,18 @@ class Nursery:
     def _listen(self) -> None:
         for line in self._answers:
             what, pid, number = line.split()
-            with self.told:
+            with self.changed:
                 if what == b"started":
                     self._running[int(pid)] = self._started[int(number)] = Forked(int(pid), self)
                 else:
                     self._running.pop(int(pid)).returncode = int(number)
-                self.told.notify_all()
-        with self.told:
+                self.changed.notify_all()
+        with self.changed:
             self.has_ended = True
-            self.told.notify_all()
+            self.changed.notify_all()
 
     def close(self) -> None:
-        """End the process; every script has to have ended."""
+        """End the process; every script must have ended."""
         self._requests.close()
         self._process.wait()
         self._listening.join()

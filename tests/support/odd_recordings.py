@@ -48,9 +48,9 @@ class Odd:
 
     `seconds` and `channels` of the Opus; `codes` of the warnings that must be there, `may` of those that can be;
     `lost`: the seconds said lost; `reason`: a part of why it is refused; `heard`: who, in each channel of the
-    Opus, empty where the sound has no speaker; `within`: how exact `seconds` and `lost` are; `told`: there must be
-    a warning; `or_mixed`: one channel is right too; `until`: when the damage begins, behind which nobody can say
-    who is heard when; `row`: of the table of faults.
+    Opus, empty where the sound has no speaker; `within`: how exact `seconds` and `lost` are; `warned`: there must
+    be a warning; `or_mixed`: one channel is right too; `until`: when the damage begins, behind which nobody can
+    say who is heard when; `row`: of the table of faults.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Odd:
     heard: tuple[tuple[Said, ...], ...] = ((Said(0),),)
     may: frozenset[str] = NONE
     within: float = 0.1
-    told: bool = False
+    warned: bool = False
     or_mixed: bool = False
     until: float = float("inf")
     row: bool = False
@@ -988,7 +988,7 @@ def damaged() -> Iterator[Odd]:
         seconds, within = (SECONDS, 0.1) if name in LOSSLESS else (2.7, 1.25 if name in STOPS else 0.7)
         yield Odd(
             f"{name}, with a hole of zeros", torn, seconds, until=1.0, may=every, within=within,
-            told=name not in (*LOSSLESS, "DTS"),  # whose decoder goes on behind it without a word
+            warned=name not in (*LOSSLESS, "DTS"),  # whose decoder goes on behind it without a word
         )  # fmt: skip
     for name in WITHOUT_LENGTH:
         leading = joined(noise(700, 3).replace(b"\xff", b"\xfe"), contained(name))

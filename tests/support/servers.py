@@ -141,7 +141,7 @@ class Postgres(Server):
 
     def _set_up(self) -> list[Child]:
         programs, data = postgres_programs(), self.folder / "data"
-        as_user = self._as_user()
+        as_user = self.as_user()
         # initdb refuses a locale that is not installed, as ssh brings them along.
         environment = {**os.environ, "LC_ALL": "C.UTF-8"}
         if not (data / "PG_VERSION").exists():
@@ -159,7 +159,7 @@ class Postgres(Server):
             rules = data / "pg_hba.conf"
             rules.write_text(f"host all audio_pipeline 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         settings = {"fsync": "off", "unix_socket_directories": "", "max_connections": "200"}
-        command = [str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(self.port)]
+        command = [str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1,::1", "-p", str(self.port)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         # SIGINT ends it without waiting for its clients to leave.
         server_log = self.folder / "postgres.log"
@@ -170,7 +170,8 @@ class Postgres(Server):
         user = pwd.getpwnam("nobody")
         return user.pw_uid, user.pw_gid
 
-    def _as_user(self) -> tuple[str, ...]:
+    @classmethod
+    def as_user(cls) -> tuple[str, ...]:
         """PostgreSQL refuses to run as root: be nobody then, who may enter root's folders all the same.
 
         PostgreSQL's programs ask access() whether they may read themselves. It ignores the capabilities of users
@@ -178,7 +179,7 @@ class Postgres(Server):
         """
         if os.geteuid() != 0:
             return ()
-        user, group = self._nobody()
+        user, group = cls._nobody()
         capability = "+dac_override"
         return (f"--reuid={user}", f"--regid={group}", "--clear-groups", "--securebits=+no_setuid_fixup",
                 f"--inh-caps={capability}", f"--ambient-caps={capability}")  # fmt: skip
@@ -247,7 +248,6 @@ class GuardedS3(MotoS3):
         )  # fmt: skip
         iam.create_user(UserName="worker")
         policy = json.loads((ACCESS / "s3-policy.json").read_text().replace("BUCKET", self.bucket))
-        policy["Statement"][0]["Action"].append("s3:HeadBucket")  # which is ListBucket's everywhere else
         iam.put_user_policy(UserName="worker", PolicyName="worker", PolicyDocument=json.dumps(policy))
         key = iam.create_access_key(UserName="worker")["AccessKey"]
         self.access_key, self.secret_key = key["AccessKeyId"], key["SecretAccessKey"]

@@ -5,12 +5,12 @@ from typing import Any
 
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.jobs.job_queue import JobQueue
-from pipeline.web.site import Sources
+from pipeline.web.pages import Sources
 from tests.operations.test_status import live, open_a_batch
 from tests.store.test_transcripts import CUT, TURNED, hear
 from tests.support.fleet import Fleet
 from tests.support.recordings import SPEECH, opus
-from tests.support.steps import BATCH, add_batch, add_file, add_letter, s3_client, warn
+from tests.support.steps import BATCH, add_batch, add_dead_letter, add_file, s3_client, warn
 
 TOKEN = "a-token-that-nobody-guesses"
 MARK = "alert(1)</script>"
@@ -58,8 +58,10 @@ def seed(fleet: Fleet, redis: Any) -> dict[str, int]:
     failed = add_file(fleet, "damaged.mp3", "failed", "ffmpeg: Invalid data found when processing input")
     add_file(fleet, "x" + STORED, "failed", STORED)
     add_file(fleet, "waiting.mp3", "processing")
-    add_letter(redis, "queue:unpack", json.dumps({"batch_id": BATCH, "s3_key": HOSTILE}), "the archive is cut")
-    add_letter(redis, "queue:unpack", TORN, TORN)
+    add_dead_letter(
+        redis, "queue:unpack", json.dumps({"batch_id": BATCH, "s3_key": HOSTILE}), "the archive is cut"
+    )
+    add_dead_letter(redis, "queue:unpack", TORN, TORN)
     open_a_batch(redis)
     live(redis, "gpu-01-unpack", "gpu-01", "unpack", "queue:unpack", disk={"free": 4 * 10**11, "size": 10**12})
     live(
@@ -76,6 +78,7 @@ def addresses(ids: dict[str, int]) -> list[str]:
     return [
         "/", "/batches", "/batches?before=20250601-000000", "/batches?batch=%3Cb%3E", f"/batches/{BATCH}",
         f"/batches/{BATCH}?status=failed", "/failures?age=", "/failures?age=&reason=%3Cscript%3E", "/search",
+        "/alerts",
         "/search?words=fire", "/search?words=nowhere", "/search?words=" + "w" * 1500, "/search?since=%3Cb%3E",
         *(f"/files/{audio_id}" for audio_id in ids.values()), "/files/999", "/nowhere", "/runbook",
     ]  # fmt: skip

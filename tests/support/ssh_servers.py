@@ -7,6 +7,7 @@ Both serve real, absolute paths to the holder of the client key. A relative path
 import os
 import pwd
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -59,7 +60,21 @@ def sshd_path() -> str | None:
 
 
 class Sshd(SshServer):
-    """OpenSSH's sshd, for the user who runs the tests. It shows `banner`, where that file is there."""
+    """OpenSSH's sshd, for the user who runs the tests. It shows `banner`, where that file is there.
+
+    `changes` are settings of its own (None: without that line), and `host` the address that it listens on.
+    """
+
+    def __init__(
+        self, folder: Path, changes: dict[str, str | None] | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        super().__init__(folder)
+        self.host, self.changes = host, changes or {}
+
+    def _ready(self) -> bool:
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as client:
+            client.settimeout(5)
+            return client.connect_ex((self.host, self.port)) == 0
 
     @property
     def banner(self) -> Path:
@@ -88,6 +103,7 @@ class Sshd(SshServer):
             "KexAlgorithms": "curve25519-sha256",  # the cheapest
             "Banner": self.banner,  # where there is one
             "SetEnv": f"HOME={self.private}",  # a shell that reads its start files finds none
+            **self.changes,
         }
-        config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        config.write_text("".join(f"{name} {value}\n" for name, value in settings.items() if value is not None))
         return [Child([program, "-D", "-e", "-f", str(config)], self.private / "sshd.log")]

@@ -1,4 +1,4 @@
-"""Makes tiny ONNX models with the inputs and outputs of the real ones, whose scores can be told beforehand.
+"""Makes tiny ONNX models with the inputs and outputs of the real ones, whose scores are known beforehand.
 
 YAMNet and CED answer to the level of the sound, the models of natural language inference to the label's words.
 """
@@ -178,8 +178,8 @@ def nli(
     words = len(vocabulary())
     bag = graph.add("Gather", graph.constant(np.eye(words)), given["input_ids"])
     premise, hypothesis = (_words_of(graph, bag, side) for side in (first, second))
-    told = graph.constant([_is_told(word) for word in vocabulary()])
-    asked = graph.add("Mul", hypothesis, told)
+    known = graph.constant([_is_known(word) for word in vocabulary()])
+    asked = graph.add("Mul", hypothesis, known)
     found = _total(graph, graph.add("Mul", premise, asked))
     wanted = graph.add("Max", _total(graph, asked), graph.constant(1))
     share = graph.add(
@@ -200,7 +200,7 @@ def nli(
     return folder
 
 
-def _is_told(word: str) -> float:
+def _is_known(word: str) -> float:
     return float(word in WORDS and word not in _NOTHING)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.foundation.errors import Stopping
 from pipeline.foundation.formatting import amount, duration
-from pipeline.foundation.metrics import Metrics
+from pipeline.foundation.worker_metrics import Metrics
 from pipeline.transfer.progress import Board, Progress
 
 

@@ -19,15 +19,16 @@ import asyncssh
 import pytest
 
 from pipeline.foundation.errors import Outage, Permanent, Stopping, unavailable_service
-from pipeline.transfer import sftp, ssh
+from pipeline.transfer import sftp, ssh, trial
 from pipeline.transfer.scp import Copy
-from pipeline.transfer.ssh import MALFORMED, FileState, RemoteHost, Unclear
+from pipeline.transfer.ssh import MALFORMED, FileState, RemoteHost, Unclear, Unfit
 from tests.support.child import descendants, free_port, is_alive, wait_until
 from tests.support.disks import small_disk
 from tests.support.fake_ssh import FAILURE, FILE, FOLDER, FakeSsh
 from tests.support.servers import Sshd, SshHost, sshd_path
 
 NEVER = threading.Event()
+GONE = ["gone.tar", "lost connection.tar", "x\nConnection closed\n.tar"]
 SERVERS: dict[str, type[SshHost] | type[Sshd]] = {"asyncssh": SshHost, "OpenSSH": Sshd}
 
 
@@ -136,13 +137,13 @@ def test_a_malformed_checksum_is_that_of_no_file(host: RemoteHost, there: Path, 
     assert host.stat(path).sha256 == MALFORMED
 
 
-@pytest.mark.parametrize("name", ["gone.tar", "lost connection.tar"])
+@pytest.mark.parametrize("name", GONE)
 def test_a_missing_file_is_permanent_whatever_it_is_called(host: RemoteHost, there: Path, name: str) -> None:
     with pytest.raises(Permanent, match=re.escape(str(there / name))):
         host.stat(str(there / name))
 
 
-@pytest.mark.parametrize("name", ["gone.tar", "lost connection.tar"])
+@pytest.mark.parametrize("name", GONE)
 def test_a_file_that_went_before_it_was_fetched_is_permanent(
     host: RemoteHost, there: Path, here: Path, name: str
 ) -> None:
@@ -301,7 +302,7 @@ def test_an_scp_that_somebody_else_ends_blames_no_file(
         fetch(host, path, here / "a.tar", stop, state=state)
 
 
-def test_progress_is_told_as_the_file_grows(host: RemoteHost, there: Path, here: Path) -> None:
+def test_progress_is_reported_as_the_file_grows(host: RemoteHost, there: Path, here: Path) -> None:
     path = put(there / "a.tar", os.urandom(300_000_000))
     moved: list[int] = []
     fetch(host, path, here / "a.tar", NEVER, moved.append)
@@ -375,7 +376,7 @@ def assert_away(host: RemoteHost, there: Path, here: Path) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSsh:
-    """ssh and scp that end as they are told to."""
+    """ssh and scp that end as they are configured to."""
     return FakeSsh(tmp_path / "bin", monkeypatch)
 
 
@@ -430,7 +431,8 @@ def test_a_server_that_speaks_no_sftp_is_an_outage(fake: FakeSsh) -> None:
     ):
         fake.will(1, b"", (sftp.OK, FILE))
         (fake.folder / "answers.1").write_bytes(spoken)
-        (fake.folder / "ssh").write_text(f"#!/bin/sh\ncat '{fake.folder}/answers.1'\nexit 1\n")
+        script = (fake.folder / "ssh").read_text()
+        (fake.folder / "ssh").write_text(script.replace("exec cat >/dev/null", "exit 1"))
         with pytest.raises(Outage, match="SFTP"):
             ANYWHERE.stat("/data/a.tar")
 
@@ -462,7 +464,7 @@ def test_an_scp_that_fails_where_the_disk_has_no_room_for_the_rest_is_the_disks_
 
 
 def test_what_sftp_finds_is_what_is_there(host: RemoteHost, there: Path) -> None:
-    command = ["ssh", "-s", *host.ssh("sftp")[1:]]
+    command = ["ssh", "-s", *host.shell()[2:-1], "sftp"]
     (there / "dangling.tar").symlink_to("nothing")
     os.mkfifo(there / "fifo.tar")
     assert sftp.find(command, put(there / "a.tar"), 20).is_file
@@ -529,20 +531,46 @@ def test_a_start_names_what_refuses_us_and_waits_for_what_is_unavailable(
     key.touch(mode=0o600)
     key.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key("openssh"))
     (tmp_path / "nobody").touch()
+
+    def refusal(host: RemoteHost) -> str | None:
+        return trial.refusal(host, tmp_path / "trial")
+
     at = f"EC2_HOST: ssh to {host.user}@{host.host}: "
     see = ": see EC2_USER, EC2_KEY_FILE and EC2_KNOWN_HOSTS"
     try:
-        assert host.refusal() is None
-        wrong_key = str(replace(host, key_file=str(key)).refusal())
+        assert refusal(host) is None
+        wrong_key = str(refusal(replace(host, key_file=str(key))))
         assert wrong_key.startswith(f"{at}{host.user}@{host.host}: Permission denied (")
         assert wrong_key.endswith(see)
-        unknown = replace(host, known_hosts=str(tmp_path / "nobody")).refusal()
-        assert unknown == f"{at}Host key verification failed.{see}"
+        unknown = str(refusal(replace(host, known_hosts=str(tmp_path / "nobody"))))
+        assert unknown.startswith(at)
+        assert unknown.endswith(f"Host key verification failed.{see}")
         with pytest.raises(Outage, match="refused"):
-            replace(host, port=free_port()).refusal()
+            refusal(replace(host, port=free_port()))
     finally:
         if isinstance(server, Sshd):
             server.banner.unlink()
+
+
+def test_a_shell_that_ends_within_a_command_is_in_need(fake: FakeSsh) -> None:
+    fake.will(1, b"fork: Resource temporarily unavailable")
+    script = (fake.folder / "ssh").read_text()
+    (fake.folder / "ssh").write_text(script.replace("cat output", "exit 254"))
+    with pytest.raises(Outage, match="u@h cannot work now: fork: Resource temporarily unavailable") as caught:
+        ANYWHERE.stat("/data/a.tar")
+    assert not isinstance(caught.value, Unfit)
+
+
+def test_a_stop_does_not_wait_for_an_answer(fake: FakeSsh) -> None:
+    fake.will(0)
+    (fake.folder / "ssh").write_text("#!/bin/sh\nexec sleep 30\n")
+    stop = threading.Event()
+    stop.set()
+    began = time.monotonic()
+    for ask in (lambda host: host.look("/data"), lambda host: host.stat("/data/a.tar")):
+        with pytest.raises(Stopping):
+            ask(replace(ANYWHERE, stop=stop))
+    assert time.monotonic() - began < 5
 
 
 def test_files_of_the_settings_may_have_spaces_in_their_names(

@@ -132,7 +132,7 @@ def test_a_leading_dot_slash_is_no_part_of_the_name(tmp_path: Path) -> None:
         assert [member.original_filename for member in names(tmp_path, name)] == ["x.mp3"]
 
 
-def test_bytes_that_are_not_utf8_can_still_be_told_apart(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_can_still_be_distinguished(tmp_path: Path) -> None:
     for form in ("gnu", "pax", "ustar"):
         (member,) = names(tmp_path, NON_UTF8, form=form)
         assert member.original_filename == "caf\\xe9/\\xff.mp3"
@@ -521,3 +521,56 @@ def test_any_archive_reads_back_with_exactly_its_audio(
     ]
     assert [content for _, content in found] == audio
     assert len({name for name, _ in found}) == len(found)
+
+
+def test_the_sidecar_of_a_recording_is_found_beside_it(tmp_path: Path) -> None:
+    data = tar_bytes(
+        ("day/call.json", b'{"a": 1}'), ("./day/call.wav", b"x"), ("day/call.wav.json", b'{"b": 2}'),
+        ("call.wav", b"x"),
+        ("other/call.json", b"{}"), ("two.mp3", b"x"), ("./two.JSON", b"{}"), ("two.json", b"{ }"),
+        ("big.mp3", b"x"), ("big.json", b" " * 2**17), ("empty.mp3", b"x"), ("empty.json", b""),
+    )  # fmt: skip
+    found = index(tmp_path, data)
+    sidecars = {member.original_filename: member.sidecar for member in found.members}
+    content = {name: data[place[0] : sum(place)] for name, place in sidecars.items() if place}
+    assert content == {"day/call.wav": b'{"b": 2}', "two.mp3": b"{ }"}
+    assert found.others() == "5 others ignored: 5 .json"  # those that describe nothing, or are none
+
+
+def test_sidecars_with_long_names_cost_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes(*((f"{number}-{'𝄞' * 2**16}.json", b"{}") for number in range(40))))
+    tracemalloc.start()
+    found = archive.index(tmp_path / "a.tar", 100, 2**20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.others() == "40 others ignored: 40 .json"
+    assert peak < 4 * 2**20
+
+
+def test_a_folder_or_a_link_is_no_sidecar(tmp_path: Path) -> None:
+    link = entry("b.json", kind=tarfile.SYMTYPE)
+    link.linkname = "/etc/passwd"
+    data = tar_bytes(("a.wav", b"x"), entry("a.json", kind=tarfile.DIRTYPE), ("b.wav", b"x"), link)
+    assert [member.sidecar for member in index(tmp_path, data).members] == [None, None]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_when_a_member_was_changed_is_read(tmp_path: Path, form: str) -> None:
+    info = entry("a.wav")
+    info.mtime = 1710512553
+    assert index(tmp_path, tar_bytes(info, form=form)).members[0].changed == 1710512553
+
+
+@pytest.mark.parametrize(
+    ("digits", "changed"),
+    [
+        (b"\0" * 12, None), (b" " * 12, None), (b"x" * 12, None), (b"\xff" * 12, None), (b"00000000000\0", 0),
+        (b"\x80" + b"\xff" * 11, 2**88 - 1),
+    ],
+)  # fmt: skip
+def test_a_wrong_time_of_a_member_harms_nothing(tmp_path: Path, digits: bytes, changed: int | None) -> None:
+    header = bytearray(header_bytes(entry("a.wav"), "ustar"))
+    header[136:148] = digits
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    assert index(tmp_path, bytes(header) + b"\0" * 1024).members[0].changed == changed

@@ -275,7 +275,7 @@ except compression.BadArchive as error:
         assert "ARCHIVE_MAX_MB" in done.stdout
 
 
-def test_the_kind_is_told_by_content(tmp_path: Path) -> None:
+def test_the_kind_is_detected_from_the_content(tmp_path: Path) -> None:
     for kind, compress in COMPRESSORS.items():
         assert compression.kind_of(put(tmp_path, compress(b"x"))) == kind
     assert compression.kind_of(put(tmp_path, member(b"x.mp3") + END)) is None

@@ -24,7 +24,7 @@ def claim_a_gpu(world: World) -> None:
         world.machine.ssh(f"echo {value} > /run/{name} && mount --bind /run/{name} {DEVICE}/{name}")
 
 
-def test_the_driver_is_installed_for_the_kernel_that_runs_and_its_refusal_is_told(world: World) -> None:
+def test_the_driver_is_installed_for_the_kernel_that_runs_and_its_refusal_is_reported(world: World) -> None:
     claim_a_gpu(world)
     before = world.machine.ssh("cat /proc/sys/kernel/random/boot_id")
     result = world.playbooks.play("setup-new-worker", "--tags", "base,nvidia")

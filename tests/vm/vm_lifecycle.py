@@ -164,7 +164,7 @@ def test_a_sync_that_was_cut_off_goes_on_and_switches_once(world: World) -> None
     world.machine.ssh("pkill -x rsync")
 
     def kept() -> int:
-        """What it keeps when it is told to end."""
+        """What it keeps when it is stopped."""
         return int(world.machine.try_ssh(f"stat --format %s {folder}/.rsync-partial/large").stdout or 0)
 
     wait_until(lambda: kept() > 2**20, "the part that is kept", PATIENCE_SECONDS)

@@ -136,7 +136,9 @@ def test_a_hit_leads_to_where_it_was_said(log_in: Open, site: tuple[str, dict[st
     assert page.locator("audio").evaluate("audio => audio.currentTime") == 10.0
 
 
-def test_a_recording_that_is_gone_is_told(log_in: Open, site: tuple[str, dict[str, int]], fleet: Fleet) -> None:
+def test_a_recording_that_is_gone_is_reported(
+    log_in: Open, site: tuple[str, dict[str, int]], fleet: Fleet
+) -> None:
     page = log_in(f"/files/{site[1]['hostile']}")  # its Opus was never put into S3
     page.locator("[data-start]").first.get_by_role("link").click()
     expect(page.get_by_role("status")).to_have_text(re.compile("cannot be played"))
@@ -154,7 +156,9 @@ def test_everything_can_be_read_without_javascript(log_in: Open, site: tuple[str
     assert page.get_by_role("link", name="0:10").get_attribute("href") == f"/files/{site[1]['heard']}/audio#t=10.0"
 
 
-def test_uncertain_text_is_told_apart_without_javascript(log_in: Open, site: tuple[str, dict[str, int]]) -> None:
+def test_uncertain_text_is_distinguished_without_javascript(
+    log_in: Open, site: tuple[str, dict[str, int]]
+) -> None:
     page = log_in(f"/files/{site[1]['doubtful']}", java_script_enabled=False)
     uncertain = page.get_by_text("There is fire on the river road.")
     expect(uncertain).to_have_css("text-decoration-style", "dotted")
@@ -189,3 +193,17 @@ def test_nothing_hostile_runs(log_in: Open, site: tuple[str, dict[str, int]]) ->
         assert page.evaluate("document.querySelectorAll('img, b, script:not([src])').length") == 0, address
     page.goto(f"/files/{site[1]['hostile']}")
     assert MARK in page.locator("h1").inner_text()
+
+
+def test_times_are_in_the_zone_of_the_reader(log_in: Open, site: tuple[str, dict[str, int]], fleet: Fleet) -> None:
+    audio_id = site[1]["heard"]
+    sql = "UPDATE audio_files SET recorded_at = '2024-03-15 22:22:33Z', recorded_from = 'name' WHERE audio_id = %s"
+    fleet.query(sql + " RETURNING 1", audio_id)
+    page = log_in(f"/files/{audio_id}", timezone_id="Asia/Kolkata")
+    expect(page.get_by_title("2024-03-15 22:22:33 UTC")).to_have_text("2024-03-16 03:52:33")
+    expect(
+        page.get_by_text("Times are in Asia/Calcutta").or_(page.get_by_text("Times are in Asia/Kolkata"))
+    ).to_be_visible()
+    page = log_in(f"/files/{audio_id}", java_script_enabled=False)
+    expect(page.get_by_title("2024-03-15 22:22:33 UTC")).to_have_text("2024-03-15 22:22:33")
+    expect(page.get_by_text("Times are in UTC")).to_be_visible()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import config
+from tests.support.disks import small_disk
 from tests.support.ffmpegs import PINNED
 from tests.support.fleet import MODELS, PROJECT
 
@@ -49,24 +50,28 @@ def run(role: str, folder: Path, *arguments: str, **settings: str) -> subprocess
     )
 
 
+HINT = ": example.env says what each setting is for"
+
+
 def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The lines of a worker that refused to start, without the last, which names example.env."""
+    """The lines of a worker that refused to start, without the last where it names example.env."""
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "hunter2" not in done.stderr
     lines = done.stderr.splitlines()
     script = lines[0].partition(":")[0]
     assert all(re.match(rf"{script}: \S", line) and len(line) < 300 for line in lines), done.stderr
-    assert "example.env" in lines[-1]
-    return [line.removeprefix(f"{script}: ") for line in lines[:-1]]
+    return [line.removeprefix(f"{script}: ") for line in lines if not line.endswith(HINT)]
 
 
 # --- what is missing ---------------------------------------------------------------------------------------
 
 
 @ROLES
-def test_an_empty_environment_is_told_every_missing_setting(tmp_path: Path, role: str) -> None:
-    assert complaints(run(role, tmp_path)) == [f"{name} is not set" for name in REQUIRED[role]]
+def test_an_empty_environment_lists_every_missing_setting(tmp_path: Path, role: str) -> None:
+    done = run(role, tmp_path)
+    assert complaints(done) == [f"{name} is not set" for name in REQUIRED[role]]
+    assert done.stderr.endswith(HINT + "\n")
 
 
 def test_no_worker_demands_what_it_does_not_use() -> None:
@@ -156,7 +161,7 @@ def test_an_ffmpeg_that_is_named_is_found_as_a_shell_finds_it(tmp_path: Path) ->
 
 
 @RUNS_FFMPEG
-def test_a_machine_without_a_pinned_ffmpeg_is_told_so(tmp_path: Path, role: str) -> None:
+def test_a_machine_without_a_pinned_ffmpeg_is_refused(tmp_path: Path, role: str) -> None:
     """Where there is no wheel for it, pip installs imageio-ffmpeg without a program."""
     package = PINNED.parent.parent
     shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("ffmpeg-*", "__pycache__"))
@@ -174,13 +179,19 @@ def test_who_runs_no_ffmpeg_needs_none(tmp_path: Path) -> None:
 def test_a_program_that_makes_no_opus_is_named(tmp_path: Path, role: str, program: str) -> None:
     settings = {**READY, "FFMPEG": program, "SCRATCH_ROOT": str(tmp_path)}
     (line,) = complaints(run(role, tmp_path, **settings))
-    assert line.startswith(f"FFMPEG is {program!r} and makes no Opus")
+    assert line.startswith(f"FFMPEG is {program!r} and cannot make Opus")
 
 
 @pytest.mark.parametrize("worker_id", [".", "..", "/tmp/x", "a/b", "a b"])
 def test_a_worker_id_that_could_be_a_path_is_refused(tmp_path: Path, worker_id: str) -> None:
     (line,) = complaints(run("transfer", tmp_path, **{**READY, "WORKER_ID": worker_id}))
     assert line.startswith(f"WORKER_ID is {worker_id!r}")
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "٣", "1e9"])
+def test_a_number_that_is_none_is_named(tmp_path: Path, number: str) -> None:
+    (line,) = complaints(run("transfer", tmp_path, **{**READY, "MAX_ATTEMPTS": number}))
+    assert line.startswith(f"MAX_ATTEMPTS is {number[:40]!r}: give a whole number")
 
 
 @ROLES
@@ -190,6 +201,32 @@ def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path, role: str) -> None
     (line,) = complaints(run(role, tmp_path, **{**READY, name: str(tmp_path / "file" / "below")}))
     assert line.startswith(f"{name} is ")
     assert str(tmp_path / "file") in line
+
+
+@ROLES
+@pytest.mark.parametrize("root", ["/proc", "/sys"])
+def test_a_folder_where_nothing_can_be_made_is_named_although_root_may_write(
+    tmp_path: Path, role: str, root: str
+) -> None:
+    name = "TRANSFER_ROOT" if role == "transfer" else "SCRATCH_ROOT"
+    (line,) = complaints(run(role, tmp_path, **{**READY, name: f"{root}/x"}))
+    assert line == f"{name} is '{root}/x': {root} is not a folder that this user may write to"
+
+
+def test_an_s3_at_an_ipv6_address_is_taken(tmp_path: Path) -> None:
+    settings = {**READY, "S3_ENDPOINT": "http://[::1]:9", "S3_PUBLIC_ENDPOINT": "https://[2001:db8::7]:8443"}
+    assert complaints(run("unpack", tmp_path, **{**settings, "S3_BUCKET": ""})) == ["S3_BUCKET is not set"]
+
+
+@ROLES
+def test_a_full_disk_is_waited_for_and_not_refused(tmp_path: Path, role: str) -> None:
+    name = "TRANSFER_ROOT" if role == "transfer" else "SCRATCH_ROOT"
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "full").write_bytes(bytes(2**20))
+        settings = {**READY, name: str(disk), "S3_BUCKET": ""}
+        assert complaints(run(role, tmp_path, **settings)) == ["S3_BUCKET is not set"]
+        assert [path.name for path in disk.iterdir()] == ["full"]
 
 
 @ROLES
@@ -206,7 +243,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, role: str) -> None:
 
 def test_two_queues_of_one_name_are_refused(tmp_path: Path) -> None:
     (line,) = complaints(run("unpack", tmp_path, **{**READY, "UNPACK_QUEUE": "queue:transfer"}))
-    assert "have to differ" in line
+    assert "must differ" in line
 
 
 def test_a_model_that_is_cut_short_is_named_in_one_line(tmp_path: Path) -> None:
@@ -249,6 +286,21 @@ def test_names_of_channels_are_read(tmp_path: Path, given: str, names: str | Non
     assert ("CHANNEL_NAMES is " in done.stderr) == (names is None)
 
 
+@pytest.mark.parametrize("given", ["ec2:22", "me@ec2", "[ec2]:22", "ec2/recordings", "-oProxyCommand=x y"])
+def test_a_host_that_is_more_than_a_host_is_named(tmp_path: Path, given: str) -> None:
+    done = run("transfer", tmp_path, **{**READY, "EC2_HOST": given})
+    assert complaints(done) == [
+        f"EC2_HOST is {given!r}: give a name or an address alone, without a user or a port"
+    ]
+
+
+@pytest.mark.parametrize("given", ["recordings", "~/recordings", "/recordings/../x"])
+def test_a_remote_folder_that_is_not_absolute_is_named(tmp_path: Path, given: str) -> None:
+    done = run("transfer", tmp_path, **READY, EC2_WATCH_SECONDS="5", EC2_REMOTE_DIR=given)
+    (line,) = complaints(done)
+    assert line.startswith(f"EC2_REMOTE_DIR is {given!r}, which cannot be watched: ")
+
+
 def test_a_missing_scp_is_named(tmp_path: Path) -> None:
     (line,) = complaints(run("transfer", tmp_path, **{**READY, "PATH": str(tmp_path)}))
     assert "scp" in line
@@ -264,8 +316,21 @@ ADDRESSES = [
     ("REDIS_URL", "rediss://user:hunter2@127.0.0.1:6379/0?ssl_cert_reqs=none"),  # no check may be turned off
     ("REDIS_URL", "rediss://user:hunter2@127.0.0.1:6379/0?ssl_check_hostname=false"),
     ("REDIS_URL", "redis://user:hunter2@127.0.0.1:6379/0?ssl_ca_certs=/etc/ssl/certs/ca-certificates.crt"),
+    ("REDIS_URL", "redis://user:6379/hunter2@127.0.0.1:6379/0"),  # as openssl rand -base64 makes them
+    ("REDIS_URL", "redis://user:6379#hunter2@127.0.0.1:6379/0"),
+    ("REDIS_URL", "redis://user:6379?hunter2@127.0.0.1:6379/0"),
+    ("REDIS_URL", "redis://user:6379@hunter2@127.0.0.1:6379/0"),
+    ("REDIS_URL", "rediss://user:6379?ssl_ca_certs=hunter2@127.0.0.1:6379/0"),
+    ("REDIS_URL", "redis+sentinel://user:6379/hunter2@127.0.0.1:26379/calls/0"),
+    ("REDIS_URL", "redis+sentinel://user:6379#hunter2,127.0.0.1:26379/calls/0"),
+    ("REDIS_URL", "redis+sentinel://user:hunter2@127.0.0.1:26379"),  # of which service?
+    ("REDIS_URL", "redis+sentinel://127.0.0.1:26379,/calls"),
+    ("REDIS_URL", "redis://user:hunter2@::1:6379/0"),  # an address of IPv6 has brackets
+    ("REDIS_URL", "redis://user:hunter2@127.0.0.1:65536/0"),
+    ("S3_ENDPOINT", "https://user/hunter2@127.0.0.1#@"),
     ("DATABASE_URL", "postgresql://127.0.0.1/x?frob=hunter2"),
     ("DATABASE_URL", "user:hunter2@127.0.0.1/x"),
+    ("DATABASE_URL", "postgresql://user:12/hunter2@127.0.0.1:5432/x"),
 ]
 
 
@@ -273,6 +338,7 @@ ADDRESSES = [
 def test_an_address_that_is_none_is_named_without_its_password(tmp_path: Path, name: str, value: str) -> None:
     (line,) = complaints(run("unpack", tmp_path, **{**READY, name: value, "SCRATCH_ROOT": str(tmp_path)}))
     assert name in line
+    assert "6379" not in line
 
 
 @pytest.mark.parametrize(
@@ -326,11 +392,12 @@ def example() -> dict[str, str]:
 
 def code_settings() -> set[str]:
     """Every environment variable that a file of the product names as one."""
-    readers = "text|path|url|whole|name|names|ffmpeg|choice|device|languages|listen"
-    read = rf"""_(?:{readers})\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
+    readers = "text|path|url|whole|name|names|ffmpeg|choice|device|languages|listen|host|remote_folder|zone"
+    readers += "|filename_forms"
+    read = rf"""_(?:env\.)?(?:{readers})\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
     sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/**/*.py")]
     found = {name for path in sources for pair in re.findall(read, path.read_text()) for name in pair if name}
-    return found - {"NOTIFY_SOCKET"}  # systemd's own
+    return found - {"NOTIFY_SOCKET", "COLUMNS"}  # systemd's own, and the terminal's
 
 
 def test_example_env_and_the_code_name_the_same_settings() -> None:

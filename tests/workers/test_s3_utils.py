@@ -1,10 +1,13 @@
 """S3 and the scratch copy: the user's five functions on moto and on OpenStack Swift."""
 
+import datetime
 import hashlib
 import inspect
 import os
+import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,14 +15,16 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import botocore.auth
 import botocore.exceptions
 import pytest
 from botocore.retries import standard
-from hypothesis import given
-from hypothesis import strategies as st
 
 import config
 import s3_utils
+from pipeline.foundation import s3_client as s3_connection
+from pipeline.foundation import s3_parts
+from pipeline.foundation.archive_origin import Origin, as_kept
 from pipeline.foundation.errors import Outage, Permanent, Stopping, unavailable_service
 from tests.faults.proxy import Proxy
 from tests.support.child import free_port
@@ -73,8 +78,11 @@ def listing(folder: Path) -> list[str]:
     ],
 )
 def test_it_has_the_functions_that_were_asked_for(name: str, signature: str) -> None:
-    found = str(inspect.signature(getattr(s3_utils, name)))
+    whole = inspect.signature(getattr(s3_utils, name))
+    asked = [given for given in whole.parameters.values() if given.kind is not given.KEYWORD_ONLY]
+    found = str(whole.replace(parameters=asked))
     assert found.replace("typing.Any", "Any").replace("pathlib._local.", "pathlib.") == signature
+    assert all(given.default is not given.empty for given in whole.parameters.values() if given not in asked)
 
 
 def test_it_signs_and_addresses_as_swift_needs_it(s3: S3Server) -> None:
@@ -104,8 +112,43 @@ def test_it_keeps_the_sha256_with_the_archive(s3: S3Server, archive: Path) -> No
     assert head(KEY)["Metadata"] == {"sha256": hashlib.sha256(BYTES).hexdigest()}
 
 
+@pytest.mark.parametrize(
+    "path", ["/recordings/monday.tar", "/записи/день " + "ю" * 120 + ".tar", "/a\udcff\n.tar"]
+)
+def test_it_keeps_with_the_archive_where_it_came_from(s3: S3Server, archive: Path, path: str) -> None:
+    s3_utils.upload_archive(archive, ID, origin=Origin(path, "ec2.example.net"))
+    digest = hashlib.sha256(BYTES).hexdigest()
+    assert s3_utils.archive_origin(KEY) == Origin(as_kept(path), "ec2.example.net", len(BYTES), digest)
+    s3_utils.upload_archive(archive, ID, origin=Origin("/moved.tar", "other"))  # the first one stays
+    assert s3_utils.archive_origin(KEY).path == as_kept(path)
+
+
+def test_an_archive_that_others_put_there_has_no_origin_but_its_size(s3: S3Server) -> None:
+    put(KEY, BYTES)
+    assert s3_utils.archive_origin(KEY) == Origin(size=len(BYTES))
+    with pytest.raises(Permanent, match="is not in the bucket"):
+        s3_utils.archive_origin("archives/none.tar")
+
+
 def test_it_uploads_the_same_archive_again(s3: S3Server, archive: Path) -> None:
     assert s3_utils.upload_archive(archive, ID) == s3_utils.upload_archive(archive, ID)
+    assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
+
+
+@pytest.mark.parametrize("metadata", [{"sha256": "0" * 64}, {}])
+@pytest.mark.parametrize("other", [BYTES[::-1], b"x"])
+def test_it_overwrites_no_archive_with_other_bytes(
+    s3: S3Server, archive: Path, other: bytes, metadata: dict[str, str]
+) -> None:
+    put(KEY, other, **metadata)
+    with pytest.raises(Permanent, match=f"{KEY} is in S3 already, with other bytes"):
+        s3_utils.upload_archive(archive, ID)
+    assert s3_utils.get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=KEY)["Body"].read() == other
+
+
+def test_it_uploads_an_archive_again_that_did_not_arrive_whole(s3: S3Server, archive: Path) -> None:
+    put(KEY, BYTES[:100], sha256=hashlib.sha256(BYTES).hexdigest())
+    s3_utils.upload_archive(archive, ID)
     assert s3_utils.download_archive(KEY, ID).read_bytes() == BYTES
 
 
@@ -190,7 +233,7 @@ PARTS = bytes(os.urandom(2**20) * 23)  # 23 parts of 1 MiB, more than s3transfer
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_utils, "LEAST_PART_BYTES", 2**20)
+    monkeypatch.setattr(s3_parts, "LEAST_PART_BYTES", 2**20)
 
 
 def put_parts(body: bytes = PARTS) -> None:
@@ -250,7 +293,7 @@ def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 @pytest.fixture
 def cut(proxy: Proxy, request: pytest.FixtureRequest) -> Proxy:
-    """The proxy, which ends connections as it is told, or resets them."""
+    """The proxy, which ends connections as it is configured to, or resets them."""
     proxy.cut_resets = request.param
     return proxy
 
@@ -291,7 +334,7 @@ def null_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NullS3]
 @pytest.mark.usefixtures("impatient")
 def test_a_503_is_s3_being_unavailable(null_s3: NullS3) -> None:
     null_s3.objects[KEY], null_s3.refusing = (100, {}), 503
-    with pytest.raises(Outage, match="503") as caught:  # a 503 without a word is an answer that was cut, too
+    with pytest.raises(botocore.exceptions.ClientError, match="503") as caught:
         s3_utils.download_archive(KEY, ID)
     assert unavailable_service(caught.value) == "S3"
     assert listing(config.SCRATCH_ROOT / ID) == []
@@ -327,30 +370,14 @@ def test_memory_does_not_grow_with_the_archive(null_s3: NullS3) -> None:
 # --- parts ----------------------------------------------------------------------------------------------
 
 
-@given(size=st.integers(0, 5 * 10**12))
-def test_it_needs_at_most_1000_parts_of_16_mib_or_more(size: int) -> None:
-    part = s3_utils.part_bytes(size)
-    assert part >= 16 * 2**20
-    assert part % 2**20 == 0
-    assert -(-size // part) <= 1000
-    assert part <= 5 * 2**30  # what S3 takes as one part
-
-
-def test_it_grows_parts_only_where_it_must() -> None:
-    least = 16 * 2**20
-    assert s3_utils.part_bytes(1000 * least) == least
-    assert s3_utils.part_bytes(1000 * least + 1) == least + 2**20
-
-
 @ON_SWIFT
 def test_it_uploads_in_parts_above_100_mb_and_not_at_it(s3: S3Server, tmp_path: Path) -> None:
     path = tmp_path / "large.tar"
     etags = []
-    for size in (100 * 2**20, 100 * 2**20 + 1):
+    for size, batch_id in ((100 * 2**20, "20250622-143053"), (100 * 2**20 + 1, ID)):
         path.touch()
         os.truncate(path, size)
-        s3_utils.upload_archive(path, ID)
-        etags.append(head(KEY)["ETag"].strip('"'))
+        etags.append(head(s3_utils.upload_archive(path, batch_id))["ETag"].strip('"'))
     assert "-" not in etags[0]
     assert etags[1].endswith("-7")
     assert s3_utils.download_archive(KEY, ID).stat().st_size == 100 * 2**20 + 1
@@ -401,16 +428,99 @@ def test_it_counts_a_wrong_secret_as_s3_being_unavailable(
 ) -> None:
     monkeypatch.setattr(config, "S3_SECRET_KEY", "wrong")
     s3_utils.get_s3_client.cache_clear()
-    problem = s3_utils.check_bucket()
-    assert problem == f"S3_BUCKET {config.S3_BUCKET!r} at {s3.endpoint}: the credentials are refused"
+    refused = (
+        f"S3_BUCKET {config.S3_BUCKET!r} at {s3.endpoint}: the credentials are refused (SignatureDoesNotMatch)"
+    )
+    assert s3_utils.check_bucket() == refused
     for step in (
         lambda: s3_utils.download_archive(KEY, ID),
         lambda: s3_utils.upload_archive(archive, ID),
         lambda: s3_utils.archive_exists(ID),
     ):
-        with pytest.raises(Exception, match=r"Forbidden|SignatureDoesNotMatch") as caught:
+        with pytest.raises(Outage, match=re.escape(refused)) as caught:
             step()
         assert unavailable_service(caught.value) == "S3"
+
+
+@ON_SWIFT
+def test_it_names_the_region_that_s3_asks_for(
+    s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = s3_utils.upload_archive(archive, ID)
+    monkeypatch.setattr(config, "S3_REGION", "eu-west-9")
+    s3_utils.get_s3_client.cache_clear()
+    named = "S3_REGION is 'eu-west-9': S3 asks for 'us-east-1'"
+    for step in (lambda: s3_utils.archive_bytes(key), lambda: s3_utils.exists(key), lambda: s3_utils._head("no")):
+        with pytest.raises(Outage, match=named):
+            step()
+    assert s3_utils.check_bucket() == named
+
+
+@ON_SWIFT
+def test_a_clock_that_s3_does_not_agree_with_is_waited_for_and_named(
+    s3: S3Server, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = s3_utils.upload_archive(archive, ID)
+    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=400)  # more than this Swift allows
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: long_ago)
+    for step in (s3_utils.check_bucket, lambda: s3_utils.archive_bytes(key), lambda: s3_utils.exists(key)):
+        with pytest.raises(Outage, match="RequestTimeTooSkewed") as caught:
+            step()
+        assert unavailable_service(caught.value) == "the clock"
+
+
+@pytest.mark.parametrize("key", ["", "a/\0.tar", "a/\x1f.tar", "x" * 1025, "é" * 513, "half of one: \ud800"])
+def test_a_key_that_no_object_can_have_fails_its_job_without_a_request(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_utils, "get_s3_client", None)
+    for step in (s3_utils.archive_bytes, s3_utils.exists, lambda key: s3_utils.download_archive(key, ID)):
+        with pytest.raises(Permanent, match="cannot be the key of an object"):
+            step(key)
+
+
+@ON_SWIFT
+def test_a_key_that_s3_refuses_fails_its_job_alone(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_utils, "check_key", lambda _: None)  # as if it were not known to be refused
+    with pytest.raises(Permanent, match=r"S3 refuses the key 'archives/\\x00' \(InvalidURI\)"):
+        s3_utils.archive_bytes("archives/\0")
+
+
+def test_a_proxy_that_has_no_s3_behind_it_takes_no_object_away(proxy: Proxy, archive: Path) -> None:
+    """A HEAD that a proxy answers looks as if S3 had."""
+    key = s3_utils.upload_archive(archive, ID)
+    proxy.answers(404)
+    for step in (lambda: s3_utils.archive_bytes(key), lambda: s3_utils.exists(key)):
+        with pytest.raises(Outage, match="there is no such bucket"):
+            step()
+
+
+@pytest.mark.parametrize("status", [404, 405, 418])
+def test_a_page_of_a_proxy_is_no_answer_of_s3_about_an_object(proxy: Proxy, archive: Path, status: int) -> None:
+    proxy.answers(status, b"<html><body><h1>Not here</h1></body></html>")
+    for step in (
+        lambda: s3_utils.upload_opus(archive, 1, "2025-06-22"),
+        lambda: s3_utils.batch_of_source("/seen"),
+        lambda: s3_utils.note_source("/seen", ID, True),
+        lambda: s3_utils.upload_archive(archive, ID),
+        lambda: s3_utils.archive_bytes(KEY),
+        lambda: s3_utils.download_archive(KEY, ID),
+    ):
+        with pytest.raises(Exception, match=r".") as caught:
+            step()
+        assert unavailable_service(caught.value) == "S3"
+
+
+def test_who_asks_for_the_bucket_of_an_s3_that_hangs_is_answered_at_once(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_connection, "OF_A_PERSON", s3_connection.Patience(1, 1, 1))
+    proxy.holds()
+    began = time.monotonic()
+    with pytest.raises(botocore.exceptions.ReadTimeoutError) as caught:
+        s3_utils.check_bucket()
+    assert time.monotonic() - began < 10
+    assert unavailable_service(caught.value) == "S3"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -471,7 +581,7 @@ def test_it_counts_an_answer_that_is_cut_short_as_s3_being_unavailable(
 def test_it_uploads_once_what_arrived_and_was_not_answered(proxy: Proxy, tmp_path: Path) -> None:
     path = tmp_path / "large.tar"
     path.touch()
-    os.truncate(path, s3_utils.MULTIPART_BYTES + 1)
+    os.truncate(path, s3_parts.MULTIPART_BYTES + 1)
     proxy.drop_replies = [b"?uploadId="]  # of the first part
     s3_utils.upload_archive(path, ID)
     assert proxy.dropped

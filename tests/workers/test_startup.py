@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs.worker import _ahead
+from pipeline.jobs.heartbeat import _ahead
 from pipeline.store.database import Database
 from tests.support.child import Child
 from tests.support.fleet import PROJECT, Fleet
@@ -62,12 +62,27 @@ def test_each_worker_names_s3_credentials_that_are_refused(fleet: Fleet, guarded
         S3_ENDPOINT=guarded_s3.endpoint, S3_BUCKET=guarded_s3.bucket, S3_ACCESS_KEY=guarded_s3.access_key,
         S3_SECRET_KEY=f"{HUSH}wrong",
     )  # fmt: skip
-    assert said == {f"S3_BUCKET 'recordings' at {guarded_s3.endpoint}: the credentials are refused"}
+    assert said == {
+        f"S3_BUCKET 'recordings' at {guarded_s3.endpoint}: the credentials are refused (SignatureDoesNotMatch)"
+    }
 
 
 def test_each_worker_names_a_bucket_that_is_missing(fleet: Fleet) -> None:
     said = refusals(fleet, *WORKERS, S3_BUCKET="nowhere")
     assert said == {f"S3_BUCKET 'nowhere' at {fleet.s3.endpoint}: there is no such bucket"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"S3_BUCKET": "nowhere"}, {"DATABASE_URL": "/nobodys"}, {"REDIS_URL": "/99"}], ids=str
+)
+def test_a_gpu_worker_says_what_is_wrong_before_it_loads_its_models(fleet: Fleet, change: dict[str, str]) -> None:
+    whole = {
+        "DATABASE_URL": fleet.postgres.worker_url.replace("/pipeline", "/nobodys"),
+        "REDIS_URL": fleet.valkey.url.replace("/0", "/99"),
+    }
+    worker = fleet.worker("gpu", **{name: whole.get(name, value) for name, value in change.items()})
+    assert refusal(worker)
+    assert "windows at a time" not in log_of(worker)
 
 
 def lacking(_database: Database, _fleet: Fleet, _name: str) -> str:
@@ -103,7 +118,7 @@ def test_scratch_that_is_not_on_a_volume_of_its_own_is_refused(tmp_path: Path, r
     settings = {**READY, "REQUIRE_SCRATCH_MOUNT": "1", "SCRATCH_ROOT": "/no-such-volume/scratch"}
     (line,) = (line for line in complaints(run(role, tmp_path, **settings)) if "mount point" in line)
     assert line == (
-        "SCRATCH_ROOT is '/no-such-volume/scratch', on the file system of /: no folder on the way to it is a mount"
+        "SCRATCH_ROOT is '/no-such-volume/scratch', on the file system of /: none of its parent folders is a mount"
         " point, and REQUIRE_SCRATCH_MOUNT asks for one"
     )
 

@@ -21,12 +21,14 @@ import pytest
 
 import config
 import transfer_worker
+from pipeline.foundation.errors import Outage
 from pipeline.jobs.job_queue import Job
 from pipeline.jobs.worker import Worker
 from pipeline.transfer import stale_uploads
 from pipeline.transfer.originals import Sources
 from pipeline.transfer.scp import Copy
 from pipeline.transfer.ssh import FileState, RemoteHost
+from pipeline.transfer.volumes import Volumes
 from tests.faults.proxy import Proxy
 from tests.support.child import Child, wait_until
 from tests.support.disks import small_disk
@@ -40,6 +42,7 @@ from tests.support.steps import (
     exit_status,
     is_idle,
     log_of,
+    refusal,
     s3_client,
     use_s3,
     wait_for,
@@ -175,6 +178,21 @@ def test_a_path_queued_twice_is_brought_once(fleet: Fleet, redis: Any, null_s3: 
     assert len({job["batch_id"] for job in unpack_jobs(redis)}) == len(null_s3.putting) == 1
 
 
+def test_unequal_jobs_of_one_path_bring_it_once(fleet: Fleet, redis: Any, null_s3: NullS3) -> None:
+    """They are one batch, whose copy has one place: the second must not take it from the first, nor lose it."""
+    (path,) = archives(fleet, 1)
+    redis.rpush("queue:transfer", json.dumps({"remote_path": str(path), "source": "x"}))
+    null_s3.hold.clear()
+    fleet.worker("transfer", TRANSFER_AHEAD="1", MAX_ATTEMPTS="1")
+    wait_for(lambda: null_s3.putting and not redis.llen("queue:transfer"), fleet, "the upload, and the second job")
+    time.sleep(1.5)  # nothing is copied beside it, though nothing else is in the way
+    assert len(fetched(fleet)) == 1
+    null_s3.hold.set()
+    wait_for(lambda: len(unpack_jobs(redis)) + len(dead(redis, "queue:transfer")) == 2, fleet, "both")
+    assert dead(redis, "queue:transfer") == []
+    assert len({job["batch_id"] for job in unpack_jobs(redis)}) == len(null_s3.putting) == 1
+
+
 def test_a_path_that_holds_another_file_by_now_is_another_batch(fleet: Fleet, redis: Any, null_s3: NullS3) -> None:
     """While a first worker uploads what was there, a second one must not bring the new file by the same id."""
     (path,) = archives(fleet, 1)
@@ -183,8 +201,8 @@ def test_a_path_that_holds_another_file_by_now_is_another_batch(fleet: Fleet, re
     wait_for(lambda: null_s3.putting, fleet, "the first upload")
     make_tar(path, {"a.mp3": SILENCE, "b.mp3": SILENCE})
     fleet.control("enqueue", str(path))
-    second = fleet.worker("transfer", "second")
-    wait_for_log(second, f"another worker brings {path}: it waits for that")
+    fleet.worker("transfer", "second")
+    wait_for(lambda: redis.zcard("queue:transfer:delayed"), fleet, "the second, which waits for the first")
     null_s3.hold.set()
     wait_for(lambda: len(unpack_jobs(redis)) == 2, fleet, "both")
     assert [job["file_count"] for job in unpack_jobs(redis)] == [1, 2]
@@ -293,7 +311,8 @@ def test_a_copy_is_removed_when_a_disk_that_became_read_only_is_back(
     monkeypatch.setattr(config, "TRANSFER_ROOT", small)
     transferrer = transfer_worker.Transferrer(process)
     transferrer.copies.clear()
-    copy = Copy(transferrer.remote, "/monday.tar", FileState(1, 1), transferrer.copies.path("20250622-143052"))
+    path = transferrer.copies.path("20250622-143052")
+    copy = process.retrying(Copy(transferrer.host, "/monday.tar", FileState(1, 1), path))
     copy.target.write_bytes(b"x")
     monkeypatch.setattr(transferrer, "_upload", lambda _: remount("ro"))
     arrived = transfer_worker.Arrived(Job("{}", 1, "t"), "20250622-143052", copy)
@@ -448,11 +467,12 @@ def test_the_watch_queues_no_renamed_file_and_no_file_again(fleet: Fleet, redis:
 def test_a_note_waits_while_the_host_is_unavailable(fleet: Fleet, redis: Any) -> None:
     (tar,) = archives(fleet, 1)
     path, state = str(tar), FileState(tar.stat().st_size, int(tar.stat().st_mtime))
-    sources = Sources(redis, "queue:transfer", remote_of(fleet, port=1), "delete")
+    sources = sources_of(fleet, redis, port=1)
     redis.hset(*sources.note(path, state))
-    sources.try_to_tidy(path, state)
+    with pytest.raises(Outage):
+        sources.tidy_up()
     assert redis.hlen("queue:transfer:after") == 1
-    again = Sources(redis, "queue:transfer", remote_of(fleet), "delete")
+    again = sources_of(fleet, redis)
     again.tidy_up()
     assert not redis.exists("queue:transfer:after")
     assert not tar.exists()
@@ -461,11 +481,120 @@ def test_a_note_waits_while_the_host_is_unavailable(fleet: Fleet, redis: Any) ->
 def test_a_note_of_a_later_transfer_is_not_struck_out(fleet: Fleet, redis: Any) -> None:
     (tar,) = archives(fleet, 1)
     old, new = FileState(1, 1), FileState(2, 2)
-    sources = Sources(redis, "queue:transfer", remote_of(fleet), "delete")
+    sources = sources_of(fleet, redis)
     redis.hset(*sources.note(str(tar), new))
     sources.tidy(str(tar), old)
     assert redis.hget("queue:transfer:after", json.dumps(str(tar))) == json.dumps([2, 2, ""])
     assert tar.exists()
+
+
+def test_a_source_is_kept_as_long_as_redis_may_forget_its_transfer(fleet: Fleet, redis: Any) -> None:
+    """The last second of Redis is lost: the transfer is a job again, and needs its file."""
+    (tar,) = archives(fleet, 1)
+    path, state = str(tar), FileState(tar.stat().st_size, int(tar.stat().st_mtime))
+    sources = sources_of(fleet, redis, wait=2)
+    note = sources.note(path, state)
+    redis.hset(*note)
+    sources.tidy_up()
+    assert tar.exists()
+    redis.hdel(*note[:2])  # lost
+    sources.tidy_up()
+    redis.hset(*note)
+    sources.tidy_up()
+    assert tar.exists()
+
+    def is_deleted() -> bool:
+        sources.tidy_up()
+        return not tar.exists()
+
+    wait_until(is_deleted, "the deletion", 10)
+    assert not redis.exists("queue:transfer:after")
+
+
+def test_what_waits_for_a_volume_is_tidied_when_it_is_mounted_again(
+    fleet: Fleet, redis: Any, tmp_path: Path
+) -> None:
+    sources = sources_of(fleet, redis)
+    with small_disk(tmp_path / "volume", "1m") as folder:
+        path = make_tar(folder / "monday.tar", {"a.mp3": SILENCE})
+        state = sources.host.stat(str(path))
+        sources.volumes.note(str(path), state)
+    redis.hset(*sources.note(str(path), state))
+    sources.tidy_up()
+    assert redis.hlen("queue:transfer:after") == 1
+    with small_disk(tmp_path / "volume", "1m"):
+        sources_of(fleet, redis).tidy_up()  # mounted, and the file is gone
+    assert not redis.exists("queue:transfer:after")
+
+
+# --- the host ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_ssh_does_not_take_ends_the_worker_with_its_words(fleet: Fleet, tmp_path: Path) -> None:
+    key = Path(shutil.copy(fleet.ssh.key_file, tmp_path / "key"))
+    key.chmod(0o644)
+    said = refusal(fleet.worker("transfer", EC2_KEY_FILE=str(key)))
+    assert said.startswith("EC2_KEY_FILE: ")
+    assert "bad permissions" in said
+    fleet.workers.clear()
+
+
+def test_an_archive_that_was_queued_by_hand_waits_for_its_volume(fleet: Fleet, redis: Any, tmp_path: Path) -> None:
+    def queue(folder: Path, day: str) -> None:
+        make_tar(folder / f"{day}.tar", {"a.mp3": SILENCE})
+        fleet.control("enqueue", str(folder / f"{day}.tar"))
+
+    with small_disk(tmp_path / "volume", "4m") as folder:
+        worker = fleet.worker("transfer", MAX_ATTEMPTS="1")
+        queue(folder, "monday")
+        wait_for(lambda: len(unpack_jobs(redis)) == 1, fleet, "the first archive")
+        (folder / "monday.tar").unlink()
+    fleet.control("enqueue", str(folder / "tuesday.tar"))
+    wait_for_log(worker, f"{folder} on {fleet.ssh.host} is missing or not mounted: {folder}/tuesday.tar: ")
+    queue(fleet.ssh.folder, "wednesday")  # of another volume: it waits for nothing
+    wait_for(lambda: len(unpack_jobs(redis)) == 2, fleet, "the other archive")
+    with small_disk(tmp_path / "prepared", "4m") as prepared:
+        make_tar(prepared / "tuesday.tar", {"a.mp3": SILENCE})
+        subprocess.run(["mount", "--bind", prepared, folder], check=True)  # with all that is on it
+        try:
+            wait_for(lambda: len(unpack_jobs(redis)) == 3, fleet, "the archive of the volume")
+        finally:
+            subprocess.run(["umount", folder], check=True)
+    assert dead(redis, "queue:transfer") == []
+
+
+def test_a_path_that_is_spelled_otherwise_is_a_dead_letter(fleet: Fleet, redis: Any) -> None:
+    (tar,) = archives(fleet, 1)
+    redis.rpush("queue:transfer", json.dumps({"remote_path": tar.name}), json.dumps({"remote_path": f"/{tar}"}))
+    fleet.worker("transfer")
+    wait_for(lambda: len(dead(redis, "queue:transfer")) == 2, fleet, "the dead letters")
+    reasons = [dead_letter["error"] for dead_letter in dead(redis, "queue:transfer")]
+    assert reasons[0].startswith(f"remote path '{tar.name}' is not absolute")
+    assert reasons[1] == f"remote path '/{tar}' must be written as '{tar}'"
+    wait_for(lambda: len(unpack_jobs(redis)) == 1, fleet, "the archive")
+
+
+def test_a_stop_does_not_wait_for_a_look(fleet: Fleet, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    (tmp_path / "ssh").write_text(f"""#!/bin/sh
+[ -e {slow} ] && echo >{slow}.begun && exec sleep 60
+exec {shutil.which("ssh")} "$@"
+""")
+    (tmp_path / "ssh").chmod(0o755)
+    worker = fleet.worker("transfer", EC2_WATCH_SECONDS="1", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    wait_for_log(worker, " ready, ")
+    slow.touch()
+    wait_until((tmp_path / "slow.begun").exists, "a look", 30)
+    assert worker.process is not None
+    worker.process.terminate()
+    assert exit_status(worker, 10) == 0
+    assert "maintenance" not in log_of(worker)
+    fleet.workers.remove(worker)
+
+
+def sources_of(fleet: Fleet, redis: Any, port: int = 0, wait: float = 0) -> Sources:
+    host = remote_of(fleet, port)
+    return Sources(redis, "queue:transfer", host, Volumes(redis, "queue:transfer", host), "delete", wait)
 
 
 def remote_of(fleet: Fleet, port: int = 0) -> RemoteHost:

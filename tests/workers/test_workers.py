@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 
 from pipeline.unpack.conversion_pool import TOGETHER
+from tests.store.test_transcripts import hear
 from tests.support import hostile, tiny_onnx
-from tests.support.fleet import MODELS, PROJECT, Fleet
+from tests.support.disks import unreadable
+from tests.support.fleet import MODELS, Fleet, batch_keys
 from tests.support.hostile import COMPRESSORS, END
 from tests.support.recordings import SILENCE, SPEECH, SPOKEN, make_tar, opus
 from tests.support.steps import (
     BATCH,
-    batch_keys,
     dead,
     exit_status,
+    faulty_worker,
     is_idle,
+    kill_worker,
     log_of,
     object_keys,
     open_batch,
@@ -45,8 +48,9 @@ def test_the_transfer_worker_writes_the_unpack_job_of_the_contract(fleet: Fleet,
     wait_for(lambda: redis.llen("queue:unpack"), fleet, "the unpack job")
     job = json.loads(redis.lindex("queue:unpack", 0))
     batch_id = job["batch_id"]
-    assert re.fullmatch(r"\d{8}-\d{6}", batch_id)
-    assert list(job) == ["batch_id", "s3_key", "file_count", "transferred_at"]
+    assert re.fullmatch(time.strftime("%Y%m%d-%H%M%S-[0-9a-f]{12}", time.gmtime(tar.stat().st_mtime)), batch_id)
+    assert list(job) == ["batch_id", "s3_key", "file_count", "transferred_at", "archive"]  # for people
+    assert job["archive"] == str(tar)
     assert job["s3_key"] == f"archives/{batch_id}.tar"
     assert job["file_count"] == 2
     moment = datetime.datetime.fromisoformat(job["transferred_at"])
@@ -95,8 +99,8 @@ def test_an_archive_cut_short_is_a_dead_letter_and_never_a_shorter_batch(
     fleet.worker("transfer")
     wait_for(lambda: dead(redis, "queue:unpack") and dead(redis, "queue:transfer"), fleet, "two dead letters")
     for queue in ("queue:unpack", "queue:transfer"):
-        (letter,) = dead(redis, queue)
-        assert "archive" in letter["error"]
+        (dead_letter,) = dead(redis, queue)
+        assert "archive" in dead_letter["error"]
     assert rows(fleet) == {}
     assert batch_keys(redis) == []
     assert list((fleet.folder / "scratch").iterdir()) == []
@@ -134,7 +138,7 @@ def test_a_bomb_is_a_dead_letter_on_both_sides(
     fleet.worker("transfer")
     wait_for(lambda: dead(redis, "queue:unpack") and dead(redis, "queue:transfer"), fleet, "two dead letters")
     for queue in ("queue:unpack", "queue:transfer"):
-        assert [letter["error"] for letter in dead(redis, queue)] == [
+        assert [dead_letter["error"] for dead_letter in dead(redis, queue)] == [
             "it unpacks to more than the 1048576 bytes allowed (ARCHIVE_MAX_MB)"
         ]
     assert not [path for path in fleet.folder.rglob("*.tar*") if path != bomb]
@@ -227,10 +231,7 @@ def test_a_member_that_cannot_be_taken_out_fails_alone_whoever_dies(
     redis.rpush("queue:unpack", unpack_job(file_count=5))
     module = {"Database": "pipeline.store.database", "Batches": "pipeline.jobs.batches"}[step.partition(".")[0]]
     which = {"fail_file": "sparse", "settle": "sparse", "open": "1", "push": "1"}[step.partition(".")[2]]
-    strike = [str(PROJECT / "tests" / "support" / "kill_at.py"), f"{module}:{step}", moment, which, "KILL"]
-    victim = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
-    assert exit_status(victim) == -9
-    fleet.workers.remove(victim)
+    kill_worker(fleet, "unpack", f"{module}:{step} {moment} {which}")
     fleet.worker("unpack")
     wait_for(lambda: is_idle(redis, "queue:unpack") and redis.llen("queue:transcribe") == 2, fleet, "two files")
     jobs = [json.loads(job)["original_filename"] for job in redis.lrange("queue:transcribe", 0, -1)]
@@ -261,13 +262,13 @@ def test_the_transfer_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fl
     redis.rpush("queue:transfer", *bad_jobs, json.dumps({"remote_path": str(good)}))
     worker = fleet.worker("transfer")
     wait_for(lambda: redis.llen("queue:unpack") == 1, fleet, "the good job")
-    letters = dead(redis, "queue:transfer")
-    assert [letter["job"] for letter in letters] == bad_jobs
-    assert "no JSON object" in letters[0]["error"]
-    assert "remote_path is not str" in letters[len(JUNK)]["error"]
-    assert "remote_path is empty" in letters[len(JUNK) + 1]["error"]
-    assert "/nowhere.tar" in letters[len(JUNK) + 2]["error"]
-    assert "No such file" in letters[len(JUNK) + 2]["error"]
+    dead_letters = dead(redis, "queue:transfer")
+    assert [dead_letter["job"] for dead_letter in dead_letters] == bad_jobs
+    assert "not a JSON object" in dead_letters[0]["error"]
+    assert "remote_path is not str" in dead_letters[len(JUNK)]["error"]
+    assert "remote_path is empty" in dead_letters[len(JUNK) + 1]["error"]
+    assert "/nowhere.tar" in dead_letters[len(JUNK) + 2]["error"]
+    assert "No such file" in dead_letters[len(JUNK) + 2]["error"]
     assert "Traceback" not in log_of(worker)
 
 
@@ -358,7 +359,7 @@ def test_a_worker_that_is_refused_ends_with_one_line(fleet: Fleet, tmp_path: Pat
     assert worker.process is not None
     assert worker.process.wait(30) == 2
     lines = [line for line in log_of(worker).splitlines() if line.startswith(f"{role}_worker.py: ")]
-    assert len(lines) == 2
+    assert len(lines) == 1
     assert name in lines[0]
     assert "hunter2" not in log_of(worker)
     assert "Traceback" not in log_of(worker)
@@ -367,7 +368,7 @@ def test_a_worker_that_is_refused_ends_with_one_line(fleet: Fleet, tmp_path: Pat
 def test_a_host_that_has_lost_its_scratch_unpacks_its_batches_anew(
     fleet: Fleet, redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It recovered before anybody takes it for lost: as a VM that was made anew under the same name."""
+    """It recovered before anybody takes it for lost: as a VM that was recreated under the same name."""
     upload(fleet, monkeypatch, make_tar(tmp_path / "monday.tar", {"a.mp3": SILENCE, "b.mp3": SPEECH}))
     redis.rpush("queue:unpack", unpack_job(file_count=2))
     before = fleet.worker("unpack")
@@ -379,6 +380,14 @@ def test_a_host_that_has_lost_its_scratch_unpacks_its_batches_anew(
     fleet.worker("gpu")
     wait_for(lambda: not batch_keys(redis), fleet, "the batch")
     assert {name: row[0] for (_, name), row in rows(fleet).items()} == {"a.mp3": "done", "b.mp3": "done"}
+
+
+def test_a_gpu_worker_indexes_what_an_older_release_has_transcribed(fleet: Fleet) -> None:
+    hear(fleet, "a.mp3", "a fire")
+    fleet.query("TRUNCATE passages")
+    fleet.query("UPDATE transcripts SET indexed_at = NULL, folded_at = NULL")
+    fleet.worker("gpu")
+    wait_for(lambda: fleet.query("SELECT words::text FROM passages") == [("'a':1 'fire':2",)], fleet, "the index")
 
 
 @pytest.mark.parametrize(("silent", "lost"), [(1000, 900), (None, 8)])
@@ -401,14 +410,7 @@ def test_a_host_whose_gpu_workers_are_dead_takes_no_more_than_it_has(
 
 
 def test_the_unpack_worker_survives_a_disk_that_cannot_be_asked_for_room(fleet: Fleet, redis: Any) -> None:
-    strike = [
-        str(PROJECT / "tests" / "support" / "kill_at.py"),
-        "pipeline.foundation.scratch:free_mb",
-        "before",
-        "2",
-        "LOST",
-    ]
-    worker = fleet.run([*strike, str(PROJECT / "unpack_worker.py")], "unpack")
+    worker = faulty_worker(fleet, "unpack", "pipeline.foundation.scratch:free_mb before 2 LOST")
     wait_for_log(worker, "recovered")
     worker.require_running()
 
@@ -423,16 +425,23 @@ def test_the_unpack_worker_buries_bad_jobs_with_a_reason_and_goes_on(
         json.dumps({"batch_id": 7, "s3_key": "archives/7.tar"}),
         json.dumps({"batch_id": "../../etc", "s3_key": "archives/x.tar"}),
         unpack_job("20250622-000000"),
+        unpack_job("20250622-000001", s3_key="archives/\0.tar"),
+        unpack_job("20250622-000002", s3_key="x" * 1025),
     ]
     redis.rpush("queue:unpack", *bad_jobs, unpack_job())
     worker = fleet.worker("unpack")
     wait_for(lambda: redis.llen("queue:transcribe") == 1, fleet, "the good job")
-    letters = dead(redis, "queue:unpack")
-    assert [letter["job"] for letter in letters] == bad_jobs
-    assert "s3_key is missing" in letters[len(JUNK)]["error"]
-    assert "batch_id is not str" in letters[len(JUNK) + 1]["error"]
-    assert "'../../etc'" in letters[len(JUNK) + 2]["error"]
-    assert letters[len(JUNK) + 3]["error"] == f"archives/20250622-000000.tar is not in the bucket {fleet.bucket}"
+    dead_letters = dead(redis, "queue:unpack")
+    assert [dead_letter["job"] for dead_letter in dead_letters] == bad_jobs
+    assert "s3_key is missing" in dead_letters[len(JUNK)]["error"]
+    assert "batch_id is not str" in dead_letters[len(JUNK) + 1]["error"]
+    assert "'../../etc'" in dead_letters[len(JUNK) + 2]["error"]
+    assert (
+        dead_letters[len(JUNK) + 3]["error"] == f"archives/20250622-000000.tar is not in the bucket {fleet.bucket}"
+    )
+    assert all(
+        "cannot be the key of an object" in dead_letter["error"] for dead_letter in dead_letters[len(JUNK) + 4 :]
+    )
     assert "Traceback" not in log_of(worker)
     assert [path.name for path in (fleet.folder / "scratch").iterdir() if path.is_dir()] == [BATCH]
 
@@ -450,9 +459,9 @@ def test_the_gpu_worker_buries_bad_jobs_with_a_reason_and_goes_on(fleet: Fleet, 
     redis.rpush("queue:transcribe", *bad_jobs, unknown, good)
     worker = fleet.worker("gpu")
     wait_for_log(worker, "a.mp3 done")
-    letters = dead(redis, "queue:transcribe")
-    assert [letter["job"] for letter in letters] == bad_jobs
-    assert "opus_path is missing" in letters[len(JUNK)]["error"]
+    dead_letters = dead(redis, "queue:transcribe")
+    assert [dead_letter["job"] for dead_letter in dead_letters] == bad_jobs
+    assert "opus_path is missing" in dead_letters[len(JUNK)]["error"]
     assert "secret.opus' is not in" in log_of(worker)
     assert "batch 20250101-000000: a.mp3 is settled already" in log_of(worker)
     assert {name: row[0] for (_, name), row in rows(fleet).items()} == {"a.mp3": "done", "stolen.mp3": "failed"}
@@ -468,6 +477,17 @@ def test_the_gpu_worker_fails_a_file_that_is_no_audio_at_once(fleet: Fleet, redi
     assert status == "failed"
     assert error == "the Opus is cut: its last page is missing"
     assert "attempt 1 of" not in log_of(worker)
+
+
+def test_one_opus_that_the_disk_does_not_give_back_fails_alone(fleet: Fleet, redis: Any) -> None:
+    fleet.changes = {"HOST_NAME": "this-host", "MAX_ATTEMPTS": "2"}
+    open_batch(fleet, redis, "this-host", {"bad.mp3": b"", "good.mp3": opus(SPEECH)})
+    with unreadable(fleet.folder / "scratch" / BATCH / "bad.opus"):
+        worker = fleet.worker("gpu")
+        wait_for(lambda: {row[0] for row in rows(fleet).values()} == {"failed", "done"}, fleet, "both files")
+        assert rows(fleet)[(BATCH, "bad.mp3")][:2] == ("failed", "OSError: [Errno 5] Input/output error")
+    wait_for(lambda: not batch_keys(redis), fleet, "the batch")
+    assert "the disk is unavailable" not in log_of(worker)
 
 
 def label_models(fleet: Fleet) -> Path:
@@ -522,8 +542,7 @@ def test_a_gpu_that_fails_ends_the_worker_and_the_next_run_loses_nothing(
     label_models(fleet)
     files = {f"call{number}.mp3": opus(SPEECH) for number in range(6)}
     open_batch(fleet, redis, "this-host", files)
-    failing = [str(PROJECT / "tests" / "support" / "kill_at.py"), *failure.split(), str(PROJECT / "gpu_worker.py")]
-    worker = fleet.run(failing, "gpu")
+    worker = faulty_worker(fleet, "gpu", failure)
     assert exit_status(worker) == 1
     assert "unspecified launch failure" in log_of(worker)
     fleet.workers.remove(worker)

@@ -3,4 +3,4 @@
 INSERT INTO audio_files (batch_id, original_filename)
 VALUES (%(batch_id)s, %(original_filename)s)
 ON CONFLICT (batch_id, original_filename) DO UPDATE SET updated_at = now()
-RETURNING audio_id, status, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')
+RETURNING audio_id, status, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), error, created_at

@@ -1,5 +1,17 @@
 "use strict";
 
+// Times are in UTC where there are no scripts; here in the reader's own zone, with UTC as their title.
+const two = (number) => String(number).padStart(2, "0");
+const localize = (root) => {
+  for (const time of root.querySelectorAll("time")) {
+    const at = new Date(time.dateTime);
+    const day = [at.getFullYear(), two(at.getMonth() + 1), two(at.getDate())].join("-");
+    time.textContent = `${day} ${[at.getHours(), at.getMinutes(), at.getSeconds()].map(two).join(":")}`;
+  }
+};
+localize(document);
+document.getElementById("zone").textContent = `Times are in ${Intl.DateTimeFormat().resolvedOptions().timeZone}, in UTC under the pointer.`;
+
 // Pages that move are fetched anew, but not under the hands of somebody who reads, selects or tabs through them.
 const live = document.querySelector("[data-refresh]");
 if (live) {
@@ -22,6 +34,7 @@ if (live) {
         const fresh = page.querySelector("[data-refresh]");
         if (!busy()) {
           if (!fresh) { location.reload(); return; }  // it moves no more
+          localize(fresh);
           live.replaceChildren(...fresh.childNodes);
           document.title = page.title;
           told.textContent = "";

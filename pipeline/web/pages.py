@@ -1,19 +1,17 @@
-"""The pages. Nothing here changes anything in Redis, PostgreSQL or S3, and every page is made anew for its reader.
+"""The pages. Nothing here changes anything in Redis, PostgreSQL or S3, and no page is kept.
 
 What the pages show is hostile: names out of archives, jobs that anybody queued, words that a model heard. Jinja
-escapes all of it, `_plain` shows what does not print as \\xNN, and the browser is told to run and load nothing but
-what is ours.
+escapes all of it, `_plain` shows what does not print as \\xNN, and the browser may run and load nothing but what
+is ours.
 """
 
 import datetime
-import hashlib
-import hmac
 import itertools
 import logging
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 from flask import (
@@ -25,37 +23,39 @@ from flask import (
     redirect,
     render_template,
     request,
-    session,
-    stream_with_context,
     url_for,
 )
+from jinja2 import DictLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from pipeline.foundation.errors import Permanent, unavailable_service
-from pipeline.foundation.formatting import amount, clock, count, duration, printable
+from pipeline.foundation.file_metadata import SOURCES, in_words
+from pipeline.foundation.formatting import amount, clock, count, duration, printable, whole_number
 from pipeline.jobs.batches import all_queues, is_id
 from pipeline.operations.failures import Filter, failed_reasons, read_failures, warned_codes, warned_files
-from pipeline.operations.status import host_state, observe, settled_files
-from pipeline.store import subtitles
-from pipeline.store.batch_history import read_batch, read_batch_files, read_batches
+from pipeline.operations.snapshot import SeldomCompared
+from pipeline.operations.status import host_state, observe, settled_files, time_left
+from pipeline.store.alerts import read_alerts, saved_searches
+from pipeline.store.batch_history import Batch, batches_of_archive, read_batch, read_batch_files, read_batches
 from pipeline.store.database import Database
+from pipeline.store.export_formats import FORMATS
+from pipeline.store.search_query import Query
 from pipeline.store.subtitles import html_language, legend, one_line, reading, readings
-from pipeline.store.transcripts import Query, read_file, read_history, search
+from pipeline.store.transcripts import read_file, read_history
+from pipeline.web import downloads, searching
+from pipeline.web.login import guard
+from pipeline.web.page_files import RUNBOOK, TEMPLATES, static
 
-LOGIN_DAYS = 7
-ROWS, HITS, REASONS = 100, 20, 20  # on a page
-MOST_PAGES = 10_000
+ROWS, REASONS = 100, 20  # on a page
 AGES = {  # of failures: what it is called, and hours
     "1h": ("the last hour", 1),
     "24h": ("the last day", 24),
     "7d": ("the last week", 168),
     "": ("ever", None),
 }
-FORMATS = {"txt": "text/plain", "vtt": "text/vtt", "srt": "application/x-subrip"}
-RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " media-src 'self' {}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -77,33 +77,32 @@ class Sources:
     opus_address: Callable[[str], str]
     media_origin: str
     channel_names: tuple[str, ...] = ()
+    compare: SeldomCompared = field(default_factory=SeldomCompared)
 
 
 def make_app(sources: Sources) -> Flask:
     """The application for a WSGI server."""
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
+    app.jinja_loader = DictLoader(TEMPLATES)
+    app.add_url_rule("/static/<filename>", "static", static)
     app.jinja_options = {"finalize": _plain, "trim_blocks": True, "lstrip_blocks": True}
-    # Another token ends every session that was begun with this one.
-    app.secret_key = hmac.digest(sources.token.encode(), b"audio-pipeline session", hashlib.sha256)
-    app.config.update(
-        SESSION_COOKIE_NAME="audio-pipeline",
-        SESSION_COOKIE_SAMESITE="Lax",
-        PERMANENT_SESSION_LIFETIME=datetime.timedelta(days=LOGIN_DAYS),
-        MAX_CONTENT_LENGTH=64 * 1024,
-    )
     app.extensions["sources"] = sources
     app.jinja_env.globals.update(
         amount=amount,
         count=count,
         duration=duration,
+        formats=FORMATS.values(),
         host_state=host_state,
+        in_words=in_words,
         one_line=one_line,
         reading=partial(reading, names=sources.channel_names),
         settled_files=settled_files,
+        time_left=time_left,
+        sources=SOURCES,
     )
     app.jinja_env.filters.update(moment=_moment, clock=clock)
+    guard(app, sources.token)
     app.register_blueprint(pages)
-    app.before_request(_admit)
     app.after_request(_harden)
     app.register_error_handler(Exception, _explain)
     return app
@@ -114,53 +113,8 @@ def _sources() -> Sources:
     return found
 
 
-# --- who may read --------------------------------------------------------------------------------------------
-
-
-def _admit() -> AnyResponse | None:
-    """Nobody without the token, but to the login and what it looks like."""
-    if request.endpoint in ("pages.login", "static") or session.get("in"):
-        return None
-    kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    if kind == "Bearer" and _is_token(given):
-        return None
-    if request.method != "GET":
-        abort(403)
-    return redirect(url_for("pages.login", next=request.full_path.rstrip("?")))
-
-
-def _is_token(given: str) -> bool:
-    return hmac.compare_digest(given.strip().encode("utf-8", "replace"), _sources().token.encode())
-
-
-@pages.route("/login", methods=["GET", "POST"])
-def login() -> Any:
-    """Ask for the token."""
-    wrong = False
-    if request.method == "POST":
-        if _is_token(request.form.get("token", "")):
-            session["in"] = session.permanent = True
-            return redirect(_own_path(request.form.get("next", "")))
-        wrong = True
-        log.warning("a wrong token was given by %s", request.remote_addr)
-    onward = _own_path(request.values.get("next", ""))
-    return render_template("login.html", wrong=wrong, next=onward), 403 if wrong else 200
-
-
-@pages.post("/logout")
-def logout() -> AnyResponse:
-    """End the session."""
-    session.clear()
-    return redirect(url_for("pages.login"))
-
-
-def _own_path(given: str) -> str:
-    """The path to go on to, where it is one of ours: //elsewhere and /\\elsewhere lead away."""
-    return given if given.startswith("/") and given[1:2] not in ("/", "\\") and given.isprintable() else "/"
-
-
 def _harden(response: Response) -> Response:
-    """Nothing but our own scripts and styles, no address told to others, nothing kept by a cache."""
+    """Nothing but our own scripts and styles, no address sent to others, nothing kept by a cache."""
     response.headers["Content-Security-Policy"] = _POLICY.format(_sources().media_origin)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
@@ -176,20 +130,45 @@ def _harden(response: Response) -> Response:
 def fleet() -> str:
     """How the fleet is."""
     found = _sources()
-    now = observe(found.redis, found.queues, found.database)
+    now = observe(found.redis, found.queues, found.database, compare=found.compare)
     return render_template("fleet.html", now=now, most=ROWS)
 
 
 @pages.get("/batches")
 def batches() -> Any:
     """The batches, the newest first; or the way to the one that was asked for."""
-    before, wanted = request.args.get("before", ""), _text("batch")
-    if is_id(wanted):
-        return redirect(url_for("pages.batch", batch_id=wanted))
-    found = read_batches(_sources().database, before, ROWS + 1)
+    before, asked, database = request.args.get("before", ""), _text("batch"), _sources().database
+    named = _named(asked)
+    if len(named) == 1 or (is_id(asked) and not named):
+        return redirect(url_for("pages.batch", batch_id=named[0].batch_id if named else asked))
+    found = named or read_batches(database, before, ROWS + 1)
+    is_wrong = bool(asked and not named)
     return render_template(
-        "batches.html", batches=found[:ROWS], more=len(found) > ROWS, before=before, wrong=wanted
-    ), 400 if wanted else 200
+        "batches.html",
+        batches=found[:ROWS],
+        more=len(found) > ROWS and not named,
+        before=before,
+        asked=asked,
+        is_wrong=is_wrong,
+    ), 400 if is_wrong else 200
+
+
+def _named(asked: str) -> list[Batch]:
+    """The batch of this id, or the batches whose archive had this name or path."""
+    database = _sources().database
+    found = read_batch(database, asked) if asked else None
+    return [found] if found else batches_of_archive(database, asked, ROWS)
+
+
+def _batch_id() -> str:
+    """The id of the batch that was asked for by its id or its archive; what nobody knows is given back as it is.
+    Where several archives have that name, the answer says so."""
+    asked = _text("batch")
+    named = _named(asked)
+    if len(named) > 1:
+        ids = ", ".join(batch.batch_id for batch in named)
+        abort(400, f"Several archives are called {asked}. Give one of their batch ids: {ids}.")
+    return named[0].batch_id if named else asked
 
 
 @pages.get("/batches/<batch_id>")
@@ -212,7 +191,7 @@ def failures() -> str:
     age = asked.get("age", "24h") if asked.get("age", "24h") in AGES else "24h"
     _, hours = AGES[age]
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours) if hours else None
-    wanted = Filter(_text("batch"), "", _text("reason"), since)
+    wanted = Filter(_batch_id(), "", _text("reason"), since)
     failed = read_failures(found.redis, found.database, all_queues(found.redis, found.queues), wanted, ROWS + 1)
     return render_template(
         "failures.html",
@@ -227,36 +206,27 @@ def failures() -> str:
     )
 
 
-@pages.get("/search")
-def find() -> str | tuple[str, int]:
-    """The recordings in which words were said."""
-    asked, problem, hits = request.args, "", []
-    number = int(asked["page"]) if asked.get("page", "").isdecimal() and int(asked["page"]) < MOST_PAGES else 0
-    fields = ("words", "since", "until", "language", "tag", "batch")
-    if any(asked.get(field) for field in fields) or number:
-        try:
-            query = Query(
-                _text("words"), _day("since"), _day("until"), _text("language"), _text("tag"), _text("batch"),
-                HITS + 1, HITS * number,
-            )  # fmt: skip
-            hits = search(_sources().database, query)
-        except (Permanent, ValueError) as error:
-            problem = str(error)
-    page = {field: asked.get(field) for field in fields if asked.get(field)}
-    more = len(hits) > HITS
-    return (
-        render_template(
-            "search.html",
-            asked=asked,
-            page=page,
-            hits=hits[:HITS],
-            more=more,
-            number=number,
-            first=HITS * number + 1,
-            problem=problem,
-        ),
-        400 if problem else 200,
+@pages.get("/alerts")
+def alerts() -> str:
+    """The recordings in which something was said that somebody waits for, the newest first."""
+    database, search = _sources().database, _text("search")
+    before = whole_number(request.args.get("before", "")) or 0
+    found = read_alerts(database, search, limit=ROWS + 1, before=before)
+    return render_template(
+        "alerts.html",
+        searches=saved_searches(database),
+        alerts=found[:ROWS],
+        more=len(found) > ROWS,
+        search=search,
+        before=before,
     )
+
+
+@pages.get("/search")
+def find() -> tuple[str, int]:
+    """The recordings in which words were said."""
+    page = searching.shown(_sources().database, request.args, _batch_id())
+    return render_template("search.html", **page), 400 if page["problem"] else 200
 
 
 @pages.get("/files/<int:audio_id>")
@@ -270,7 +240,6 @@ def file(audio_id: int) -> str:
         "file.html",
         file=found,
         history=read_history(database, audio_id),
-        formats=FORMATS,
         readings=shown,
         language=html_language(found.language),
         legend=legend(shown, "Dotted text is"),
@@ -286,19 +255,33 @@ def audio(audio_id: int) -> AnyResponse:
     return redirect(_sources().opus_address(found.s3_opus_path))
 
 
-@pages.get("/files/<int:audio_id>/transcript.<suffix>")
-def transcript(audio_id: int, suffix: str) -> Response:
+@pages.get("/files/<int:audio_id>/transcript.<kind>")
+def transcript(audio_id: int, kind: str) -> Response:
     """The transcript as a file."""
-    found = read_file(_sources().database, audio_id) if suffix in FORMATS else None
+    form, found = downloads.format_of(kind), read_file(_sources().database, audio_id)
     if found is None:
-        abort(404, f"There is no such transcript of a file {audio_id}.")
-    pieces = {"txt": subtitles.txt, "vtt": subtitles.vtt, "srt": subtitles.srt}[suffix](
-        found, _sources().channel_names
-    )
-    encoded = (piece.encode("utf-8", "backslashreplace") for piece in pieces)
-    response = Response(stream_with_context(encoded), mimetype=FORMATS[suffix])
-    response.headers["Content-Disposition"] = f'attachment; filename="{audio_id}.{suffix}"'
-    return response
+        abort(404, f"There is no file {audio_id}.")
+    return downloads.of_one(found, form, _sources().channel_names)
+
+
+@pages.get("/batches/<batch_id>/transcripts/<kind>")
+def transcripts_of_batch(batch_id: str, kind: str) -> Response:
+    """The transcripts of a batch as a file."""
+    form, database = downloads.format_of(kind), _sources().database
+    if not is_id(batch_id) or read_batch(database, batch_id) is None:
+        abort(404, f"No archive was unpacked as batch {batch_id} yet.")
+    return downloads.of_many(database, Query(batch_id=batch_id), form, _sources().channel_names, batch_id)
+
+
+@pages.get("/search/transcripts/<kind>")
+def transcripts_found(kind: str) -> Response:
+    """The transcripts of every recording that a search finds as a file."""
+    form, found = downloads.format_of(kind), _sources()
+    try:
+        query = searching.query_of(request.args, _batch_id(), 0)
+        return downloads.of_many(found.database, query, form, found.channel_names, "transcripts")
+    except (Permanent, ValueError) as error:
+        abort(400, str(error))
 
 
 @pages.get("/runbook")
@@ -309,9 +292,10 @@ def runbook() -> str:
 
 @cache
 def _runbook() -> Markup:
-    """The runbook as HTML, each heading with itself (a - for each space) as its id."""
+    """The runbook as HTML, each heading with itself (a - for each space) as its id; without the anchors that old
+    links from elsewhere lead to."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = reader.parse(RUNBOOK.read_text())
+    tokens = reader.parse(re.sub(r'<a id="[^"]*"></a>', "", RUNBOOK))
     for opening, content in itertools.pairwise(tokens):
         if opening.type == "heading_open":
             opening.attrSet("id", content.content.replace(" ", "-"))
@@ -329,16 +313,6 @@ def _text(name: str) -> str:
     return given
 
 
-def _day(name: str) -> datetime.datetime | None:
-    given = request.args.get(name, "").strip()
-    if not given:
-        return None
-    try:
-        return datetime.datetime.fromisoformat(given).replace(tzinfo=datetime.UTC)
-    except ValueError:
-        raise ValueError(f"{name}: {given} is no day; give one as 2025-06-22") from None
-
-
 def _plain(value: Any) -> Any:
     """A value for a page: nothing for None, and of text what prints."""
     if value is None:
@@ -349,16 +323,22 @@ def _plain(value: Any) -> Any:
 
 
 def _moment(when: datetime.datetime | int | None) -> str:
+    """A time in UTC, which page.js shows in the reader's zone."""
     if when is None:
         return ""
     at = datetime.datetime.fromtimestamp(when, datetime.UTC) if isinstance(when, int) else when
-    return f"{at:%Y-%m-%d %H:%M:%S}"
+    at = at.astimezone(datetime.UTC)
+    day, clock_time = f"{at:%Y-%m-%d}", f"{at:%H:%M:%S}"
+    element = Markup('<time datetime="{0}T{1}Z" title="{0} {1} UTC">{0} {1}</time>')
+    return element.format(day, clock_time)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _explain(error: Exception) -> Any:
     """A page for what went wrong; the reason of what nobody expected is in the log alone."""
     if isinstance(error, HTTPException):
-        return render_template("problem.html", title=error.name, text=error.description), error.code or 500
+        headers = [header for header in error.get_headers() if header[0] != "Content-Type"]
+        page = render_template("problem.html", title=error.name, text=error.description)
+        return page, error.code or 500, headers
     if (service := unavailable_service(error)) is not None:
         log.warning("%s is unavailable: %s", service, error)
         return render_template(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.foundation.file_warnings import CODES
-from pipeline.foundation.metrics import Busy, Metrics
+from pipeline.foundation.worker_metrics import Busy, Metrics
 from tests.support.child import free_port
 from tests.support.fleet import Fleet
 from tests.support.recordings import DAMAGED, SPEECH, make_tar
@@ -23,7 +23,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("pipeline.foundation.metrics.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("pipeline.foundation.worker_metrics.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture
@@ -95,12 +95,12 @@ def test_the_share_of_the_gpu_is_that_of_the_last_minute(clock: Clock) -> None:
     for _ in range(30):  # five minutes of full work
         with counts.batch(8, 8):
             clock.now += 10
-        told = counts.summary()["gpu"]
-    assert told == {"name": "Card", "busy": 1.0, "memory_used": 3, "memory": 8}
+        reported = counts.summary()["gpu"]
+    assert reported == {"name": "Card", "busy": 1.0, "memory_used": 3, "memory": 8}
     for _ in range(3):
         clock.now += 10
-        told = counts.summary()["gpu"]
-    assert told["busy"] == 0.5
+        reported = counts.summary()["gpu"]
+    assert reported["busy"] == 0.5
 
 
 def test_only_what_goes_over_the_network_is_moved() -> None:
@@ -118,8 +118,8 @@ def test_warnings_are_counted_by_their_code_from_nought() -> None:
     counts.file_warning("gap")
     counts.file_warning("gap")
     name = "audio_pipeline_file_warnings_total"
-    told = {code: counts.registry.get_sample_value(name, {"role": "gpu", "code": code}) for code in CODES}
-    assert told == {**dict.fromkeys(CODES, 0.0), "gap": 2.0}
+    reported = {code: counts.registry.get_sample_value(name, {"role": "gpu", "code": code}) for code in CODES}
+    assert reported == {**dict.fromkeys(CODES, 0.0), "gap": 2.0}
     assert Metrics("unpack").registry.get_sample_value(name, {"role": "unpack", "code": "gap"}) is None
 
 
@@ -133,13 +133,13 @@ def test_a_stage_that_fails_has_no_time() -> None:
     assert counts.registry.get_sample_value("audio_pipeline_stage_seconds_count", labels) == 1
 
 
-def test_the_disk_is_told_by_what_there_is_of_the_folder(tmp_path: Path) -> None:
+def test_the_disk_is_found_by_what_there_is_of_the_folder(tmp_path: Path) -> None:
     counts = Metrics("gpu")
     assert counts.disk() is None
     counts.folder = tmp_path / "not" / "yet"
-    told = counts.disk()
-    assert told is not None
-    assert 0 < told["free"] < told["size"]
+    reported = counts.disk()
+    assert reported is not None
+    assert 0 < reported["free"] < reported["size"]
 
 
 def test_counting_costs_microseconds() -> None:
@@ -165,12 +165,12 @@ def test_the_heartbeat_tells_what_the_workers_did(
     fleet.worker("unpack")
     fleet.worker("gpu", METRICS_LISTEN=f"127.0.0.1:{port}")
 
-    def told(role: str) -> dict[str, Any]:
+    def reported(role: str) -> dict[str, Any]:
         return dict(json.loads(redis.get(f"worker:test-{role}") or '{"hour": {"done": 0, "failed": 0}}'))
 
-    wait_for(lambda: told("gpu")["hour"]["done"] and told("unpack")["hour"]["failed"], fleet, "the jobs")
-    wait_for(lambda: told("unpack")["hour"]["done"], fleet, "the archive")
-    unpack, gpu = told("unpack"), told("gpu")
+    wait_for(lambda: reported("gpu")["hour"]["done"] and reported("unpack")["hour"]["failed"], fleet, "the jobs")
+    wait_for(lambda: reported("unpack")["hour"]["done"], fleet, "the archive")
+    unpack, gpu = reported("unpack"), reported("gpu")
     assert (unpack["hour"]["done"], unpack["hour"]["failed"], unpack["gpu"]) == (1, 1, None)
     assert unpack["hour"]["bytes"] == (tmp_path / "monday.tar").stat().st_size
     assert (gpu["hour"]["done"], gpu["hour"]["failed"], gpu["gpu"]) == (1, 0, None)
@@ -209,7 +209,7 @@ def test_a_port_in_use_is_one_line_and_status_2(fleet: Fleet, role: str) -> None
         worker = fleet.worker(role, METRICS_LISTEN=f"127.0.0.1:{port}")
         assert exit_status(worker, 60) == 2
         fleet.workers.remove(worker)
-    (line, _) = [line for line in log_of(worker).splitlines() if line.startswith(f"{role}_worker.py: ")]
+    (line,) = [line for line in log_of(worker).splitlines() if line.startswith(f"{role}_worker.py: ")]
     assert line == (
         f"{role}_worker.py: METRICS_LISTEN 127.0.0.1:{port}: Address already in use;"
         " each process needs a port of its own"
@@ -217,10 +217,21 @@ def test_a_port_in_use_is_one_line_and_status_2(fleet: Fleet, role: str) -> None
     assert "Traceback" not in log_of(worker)
 
 
+def test_they_are_served_on_ipv6_and_an_address_in_use_is_named_with_brackets() -> None:
+    counts, port = Metrics("gpu"), free_port()
+    assert counts.serve(("::1", port)) is None
+    with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=30) as answer:
+        assert b"audio_pipeline_jobs_total" in answer.read()
+    assert str(Metrics("gpu").serve(("::1", port))).startswith(
+        f"METRICS_LISTEN [::1]:{port}: Address already in use"
+    )
+
+
 def test_a_slow_reader_holds_up_no_other() -> None:
     counts, port = Metrics("gpu"), free_port()
     assert counts.serve(("127.0.0.1", port)) is None
     with socket.create_connection(("127.0.0.1", port)):
         assert "audio_pipeline_jobs_total" in scrape(port)
-    threads = [thread for thread in threading.enumerate() if "serve_forever" in thread.name]
+    threads = [thread for thread in threading.enumerate() if thread.name == "metrics"]
+    assert threads
     assert all(thread.daemon for thread in threads)

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pipeline.foundation import file_warnings
+from pipeline.foundation.formatting import endpoint
+from pipeline.foundation.metrics_server import MetricsServer
 
 if TYPE_CHECKING:
     from pipeline.foundation.gpu import (
@@ -36,6 +38,7 @@ SERVICES = {
     "unpack": ("Redis", "S3", "PostgreSQL", "the disk"),
     "gpu": ("Redis", "S3", "PostgreSQL", "the disk"),
 }
+WEBHOOK_OUTCOMES = {"unpack": ("taken", "refused", "failed")}
 JOB_OUTCOMES = ("done", "failed", "retried", "lost")
 FILE_OUTCOMES = {"unpack": ("queued", "failed"), "gpu": ("done", "failed")}
 FILE_WARNINGS = {"gpu": file_warnings.CODES}
@@ -104,6 +107,7 @@ class Metrics(Collector):
         )  # fmt: skip
         self._files = counter("files", "Audio files: queued (made Opus), done, failed for good.", "outcome")
         self._file_warnings = counter("file_warnings", "Warnings of audio files that could be read.", "code")
+        self._webhooks = counter("webhooks", "Attempts to deliver a webhook: taken, refused, failed.", "outcome")
         self._stages = histogram(
             "stage_seconds",
             "How long a stage took that ended well, waits for services included.",
@@ -133,7 +137,7 @@ class Metrics(Collector):
             (self._jobs, JOB_OUTCOMES), (self._files, FILE_OUTCOMES.get(role, ())),
             (self._file_warnings, FILE_WARNINGS.get(role, ())),
             (self._stages, STAGES.get(role, ())), (self._moved, MOVES.get(role, ())),
-            (self._retries, SERVICES.get(role, ())),
+            (self._retries, SERVICES.get(role, ())), (self._webhooks, WEBHOOK_OUTCOMES.get(role, ())),
         ):  # fmt: skip
             for name in names:
                 metric.labels(role, name)
@@ -154,6 +158,10 @@ class Metrics(Collector):
     def file_warning(self, code: str) -> None:
         """Count a warning of an audio file (`pipeline.foundation.file_warnings.CODES`)."""
         self._file_warnings.labels(self.role, code).inc()
+
+    def webhook(self, outcome: str) -> None:
+        """Count an attempt to deliver a webhook (`WEBHOOK_OUTCOMES`)."""
+        self._webhooks.labels(self.role, outcome).inc()
 
     def heard(self, seconds: float) -> None:
         """Count a recording of this length as transcribed."""
@@ -197,7 +205,7 @@ class Metrics(Collector):
         """Note a heartbeat that Redis took, by its clock."""
         self._beat.labels(self.role).set(now)
 
-    # --- what is told ----------------------------------------------------------------------------------
+    # --- what is reported ------------------------------------------------------------------------------
 
     def collect(self) -> Iterator[Metric]:
         """What is read when Prometheus asks."""
@@ -242,7 +250,7 @@ class Metrics(Collector):
         return _Sample(time.monotonic(), done, failed, _total(self._audio), _total(self._moved), busy)
 
     def disk(self) -> dict[str, int] | None:
-        """Free bytes and size of the disk that the worker fills; None where that cannot be told now."""
+        """Free bytes and size of the disk that the worker fills; None if they are unknown now."""
         if self.folder is None:
             return None
         try:
@@ -266,9 +274,12 @@ class Metrics(Collector):
         """Answer Prometheus at this address and port, from now on; gives what is wrong where that cannot be."""
         host, port = listen
         try:
-            start_http_server(port, host, self.registry)
+            MetricsServer(listen, self.registry).start()
         except OSError as error:
-            return f"METRICS_LISTEN {host}:{port}: {error.strerror or error}; each process needs a port of its own"
+            return (
+                f"METRICS_LISTEN {endpoint(host, port)}: {error.strerror or error};"
+                " each process needs a port of its own"
+            )
         return None
 
 
