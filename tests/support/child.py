@@ -58,13 +58,21 @@ def is_alive(pid: int) -> bool:
 def descendants(pid: int) -> list[int]:
     """The process's children, their children and so on: also those that left its process group."""
     found = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in listing.read_text().split()]
-        except OSError:  # the thread has ended
-            continue
-        for child in children:
-            found += [child, *descendants(child)]
+    for child in children_of(pid):
+        found += [child, *descendants(child)]
+    return found
+
+
+def children_of(pid: int) -> list[int]:
+    """The process's children; none where it has ended."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # the process has ended
+        return found
+    for thread in threads:
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     return found
 
 
