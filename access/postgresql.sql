@@ -4,4 +4,5 @@
 GRANT SELECT, INSERT, UPDATE ON audio_files, transcripts, batches TO audio_pipeline;
 GRANT SELECT, INSERT, DELETE ON classifications, passages, alerts TO audio_pipeline;
 GRANT SELECT, INSERT, UPDATE, DELETE ON saved_searches, webhook_outbox TO audio_pipeline;
+GRANT SELECT, INSERT ON audit TO audio_pipeline;
 GRANT SELECT ON schema_migrations TO audio_pipeline;

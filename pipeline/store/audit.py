@@ -1,0 +1,50 @@
+"""Who did what, and when: the audit log. It holds no words of a recording."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.store.database import Database
+
+MOST_TEXT = 500  # characters of an actor, an action or a subject
+_NUL = "\0"  # PostgreSQL cannot hold it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was done; `at` is in UTC."""
+
+    audit_id: int
+    at: datetime.datetime
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry for JSON."""
+        return {**vars(self), "at": self.at.isoformat()}
+
+
+def note(cursor: Any, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
+    """Write an entry in the transaction of the cursor: it is there exactly where what it tells of was done."""
+    texts = [
+        text.replace(_NUL, "")[:MOST_TEXT].encode(errors="replace").decode() for text in (actor, action, subject)
+    ]
+    cursor.execute(
+        "INSERT INTO audit (actor, action, subject, detail) VALUES (%s, %s, %s, %s)",
+        (*texts, json.dumps(detail) if detail else None),
+    )
+
+
+def read_entries(database: Database, limit: int, before: int = 0) -> list[Entry]:
+    """The newest entries first, at most `limit`; below the entry `before`, where it is not 0."""
+    with database.transaction() as cursor:
+        cursor.execute(
+            "SELECT audit_id, at, actor, action, subject, detail FROM audit WHERE %s = 0 OR audit_id < %s"
+            " ORDER BY audit_id DESC LIMIT %s",
+            (before, before, limit),
+        )
+        return [Entry(*row[:5], row[5] or {}) for row in cursor.fetchall()]
