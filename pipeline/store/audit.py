@@ -30,13 +30,15 @@ class Entry:
 
 def note(cursor: Any, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
     """Write an entry in the transaction of the cursor: it is there exactly where what it tells of was done."""
-    texts = [
-        text.replace(_NUL, "")[:MOST_TEXT].encode(errors="replace").decode() for text in (actor, action, subject)
-    ]
+    texts = [_kept(text) for text in (actor, action, subject)]
     cursor.execute(
         "INSERT INTO audit (actor, action, subject, detail) VALUES (%s, %s, %s, %s)",
         (*texts, json.dumps(detail) if detail else None),
     )
+
+
+def _kept(text: str) -> str:
+    return text.replace(_NUL, "")[:MOST_TEXT].encode(errors="replace").decode()
 
 
 def read_entries(database: Database, limit: int, before: int = 0) -> list[Entry]:
