@@ -258,7 +258,7 @@ def _lack_of_ffmpeg() -> str | None:
     """Why there is no ffmpeg to run; None where there is one."""
     if not FFMPEG:
         machine = f"{sys.platform} on {os.uname().machine}"
-        return f"FFMPEG is not set, and imageio-ffmpeg has none for {machine}: install one and name it"
+        return f"FFMPEG is not set, and imageio-ffmpeg has no ffmpeg for {machine}: install one and name it"
     if shutil.which(FFMPEG) is None:
         return f"FFMPEG is {FFMPEG!r}: there is no such program; leave it empty for that of imageio-ffmpeg"
     return None

@@ -244,7 +244,7 @@ class TranscriptionWorker:
 
 
 def _names(job: Job) -> tuple[str, str]:
-    """The batch and the file of a job; `Permanent` where they are none, or PostgreSQL could not hold them."""
+    """The batch and the file of a job; `Permanent` where they are missing, or PostgreSQL could not hold them."""
     fields = job.require(batch_id=str, opus_path=str, original_filename=str)
     batch_id, name = check_id(fields["batch_id"]), fields["original_filename"]
     if not is_storable(name):

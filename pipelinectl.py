@@ -22,7 +22,7 @@ EPILOG = """examples:
   python pipelinectl.py export --tag Siren --format csv  transcripts for others
   python pipelinectl.py failures --reason ffmpeg         what failed, and why
   python pipelinectl.py retry 20250622-143052            the failed files of a batch once more
-  python pipelinectl.py alerts add fires 'fire or smoke'  tell of each new transcript that has it
+  python pipelinectl.py alerts add fires 'fire or smoke'  an alert for each new transcript that has it
   python pipelinectl.py reconcile --apply                after Redis was lost: queue what S3 and PostgreSQL know of
   python pipelinectl.py drain gpu-04 --wait              before a host is taken down
   python pipelinectl.py web                              all this to look at in a browser

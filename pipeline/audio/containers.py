@@ -2,7 +2,7 @@
 
 ffmpeg's own choice is not used. It takes a script, a playlist or a manifest for what it is, whatever its name,
 and opens the files that it lists. Here is a list of audio and audio-carrying containers instead, each of one
-file; what is none of them is not opened at all. Every name is one that ffmpeg 5.1 and 9 both have.
+file; anything else is not opened at all. Every name is one that ffmpeg 5.1 and 9 both have.
 """
 
 import os
@@ -66,7 +66,7 @@ _MAGICS = tuple(
 )
 _TEXTS = ("nistsphere",)  # the only ones whose head may be plain text
 
-# Kinds that hold other files, in which the frames of a recording may be found: they are none themselves.
+# Kinds that hold other files, in which the frames of a recording may be found; they are no recordings themselves.
 _OTHERS = re.compile(
     rb"PK[\x01\x03\x05\x07]|\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|MSCF|!<arch>|.{257}ustar"
     rb"|\xd0\xcf\x11\xe0|%PDF|\x7fELF|MZ.\x00|SQLite|FWS|\xff\xd8\xff|\x89PNG|GIF8",

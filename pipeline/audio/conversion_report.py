@@ -49,7 +49,7 @@ def write(opus: Path, report: Report, digest: str) -> None:
 
 
 def read(opus: Path) -> Report | None:
-    """The report of an Opus; None where there is none, as of an earlier release."""
+    """The report of an Opus; None where it is missing, as from an earlier release."""
     content = _content(opus)
     if content is None:
         return None

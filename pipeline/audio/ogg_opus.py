@@ -6,7 +6,7 @@ _MOST_PAGE_BYTES = 65_307  # of an Ogg page
 
 
 def opus_channels(path: Path) -> int:
-    """How many channels an Opus of ours has (RFC 7845, section 5.1); 1 where it is none."""
+    """How many channels an Opus of ours has (RFC 7845, section 5.1); 1 where it is something else."""
     with path.open("rb") as file:
         head = file.read(64)
     place = head.find(b"OpusHead")

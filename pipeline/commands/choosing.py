@@ -66,7 +66,7 @@ def moment(given: str) -> datetime.datetime:
 def _pair(given: str) -> tuple[str, str]:
     key, sign, value = common.text(given).partition("=")
     if not sign or not key:
-        raise argparse.ArgumentTypeError(f"{given[:100]!r} is none: give it as talkgroup=1234")
+        raise argparse.ArgumentTypeError(f"{given[:100]!r} has no value: give it as talkgroup=1234")
     return key, value
 
 

@@ -68,7 +68,7 @@ def newest_batches(database: Database) -> list[str]:
 
 
 def batch_hint(database: Database, batch_id: str) -> str:
-    """The end of a message about a batch: what it may have been, where there is none of this id."""
+    """The end of a message about a batch: what it may have been, where no batch has this id."""
     if not is_storable(batch_id):
         return ""
     with database.transaction() as cursor:

@@ -79,7 +79,8 @@ def local_archives(redis: Any) -> LocalArchives:
 
 
 def checked(archives: LocalArchives, paths: list[str]) -> dict[Path, int | None]:
-    """The archives and how many audio files each holds; ends with status 2 where one is none, or S3 refuses us."""
+    """The archives and how many audio files each holds; ends with status 2 where one is no archive, or S3
+    refuses us."""
     files: dict[Path, int | None] = {}
     problems = []
     for path in map(Path, paths):

@@ -24,7 +24,7 @@ DESCRIPTION = """Write transcripts: of a file (its audio id, or its batch and na
 the options take, the oldest first. txt, vtt and srt of several go into a folder, or with --zip into a zip
 archive: {batch}/{name}-{audio id}.vtt. json is an array, csv a row for each file. All are written as they are
 read, however many there are. In txt, vtt and srt [?] is behind text that is uncertain, [repeated] behind what
-Whisper repeated, and [unintelligible, 4 s] stands for speech without text. The speakers of a recording with
+Whisper repeated, and [unintelligible, 4 s] marks speech without text. The speakers of a recording with
 several channels are distinguished by the names in CHANNEL_NAMES: voices in vtt, "caller: " before the text in txt
 and srt, a field of each segment in json, a column (speakers) in csv. With --segments csv has a row for each
 segment, with its channel and speaker."""

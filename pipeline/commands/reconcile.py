@@ -1,4 +1,4 @@
-"""pipelinectl reconcile: compare S3, PostgreSQL and Redis, and repair what is amiss."""
+"""pipelinectl reconcile: compare S3, PostgreSQL and Redis, and repair what is wrong."""
 
 import argparse
 import json
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2))
     elif rows:
         common.console().print(
-            common.table("amiss", rows, ("kind", "subject", "what", "remedy", "outcome"), arguments.limit)
+            common.table("findings", rows, ("kind", "subject", "what", "remedy", "outcome"), arguments.limit)
         )
         if not arguments.apply:
             print("nothing was changed: --apply repairs what has a remedy")

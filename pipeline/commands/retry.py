@@ -125,7 +125,7 @@ def add(commands: Any) -> None:
     retrying.add_argument("--job", action="append", metavar="ID", help="a dead letter; may be repeated")
     add_filter(retrying)
     retrying.add_argument(
-        "--forget", action="store_true", help="take the --job away instead, as one that is none; asks first"
+        "--forget", action="store_true", help="delete the --job instead, as one that can never succeed; asks first"
     )
     retrying.add_argument("--yes", action="store_true", help="do not ask")
     retrying.set_defaults(run=run)

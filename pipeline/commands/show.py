@@ -96,7 +96,7 @@ def _recorded(file: AudioFile) -> str:
 
 
 def columns(found: Reading) -> tuple[str, str]:
-    """What stands before a text: its language where there are several, and its speaker where there are."""
+    """The prefix of a text: its language where there are several, and its speaker where there are."""
     return found.language or "", found.speaker
 
 

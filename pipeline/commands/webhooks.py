@@ -49,7 +49,7 @@ def test() -> int:
 
 
 def retry(database: Database, ids: list[str]) -> int:
-    """Have events delivered now; gives the exit status, 2 where there are none of these ids."""
+    """Have events delivered now; gives the exit status, 2 where no event has these ids."""
     number = webhook_outbox.retry(database, ids)
     if ids and number < len(set(ids)):
         missing = len(set(ids)) - number

@@ -94,7 +94,7 @@ def trial(path: Path) -> Iterator[None]:
 
 
 def only_model(folder: Path) -> Path:
-    """The ONNX file in a model folder. `BadModel` where there is none, or a choice."""
+    """The ONNX file in a model folder. `BadModel` where there is no such file, or several."""
     found = sorted(path for path in folder.glob("**/*.onnx") if path.is_file())
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(folder)) for path in found) or "none"

@@ -30,8 +30,8 @@ def duration(seconds: float) -> str:
 
 
 def whole_number(text: str, most: int = 2**63 - 1) -> int | None:
-    """The number that the text is in plain digits; None where it is none, or more than `most`. Python's own `int`
-    takes a while over many digits, and raises over a few thousand."""
+    """The number that the text is in plain digits; None where it is not a number, or more than `most`. Python's
+    own `int` takes a while over many digits, and raises over a few thousand."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
     return None if number is None or number > most else number
 

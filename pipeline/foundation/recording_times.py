@@ -48,7 +48,8 @@ class Clock:
 
     def moment(self, value: object) -> Moment | None:
         """The time that a number (seconds since 1970; large ones milliseconds) or a text (such a number, or a date
-        with or without a time, as ISO 8601 and its relatives write it) means; None where it is none, or wrong."""
+        with or without a time, as ISO 8601 and its relatives write it) means; None where it is
+        no time, or a wrong one."""
         if isinstance(value, str):
             text = value.strip()
             if len(text) > _MOST_CHARACTERS:

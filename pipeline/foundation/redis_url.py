@@ -45,7 +45,8 @@ class RedisUrl:
 
 
 def parse(text: str) -> RedisUrl:
-    """The parts of the URL. ValueError where it is none: its message holds nothing of it: it may be a password."""
+    """The parts of the URL. ValueError where it is not one. The message holds nothing of it: it may be
+    a password."""
     url = _matched(_URL, text)
     path = _matched(_SERVICE if url["sentinel"] else _DATABASE, url["path"] or "")
     hosts = url["hosts"].split(",") if url["sentinel"] else [url["hosts"]]

@@ -12,7 +12,7 @@ def boot() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When the process started, in clock ticks since boot, with its boot; None where there is none."""
+    """When the process started, in clock ticks since boot, with its boot; None where that cannot be read."""
     try:
         return boot() + Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

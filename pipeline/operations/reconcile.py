@@ -38,7 +38,7 @@ _OPUS = re.compile(r"processed/\d{4}-\d{2}-\d{2}/(\d{1,18})\.opus")
 @dataclass(frozen=True)
 class Finding:
     """One thing that is not as it should be. `repair()` repairs it, and gives False where it has changed;
-    there is none where a person has to decide."""
+    None where a person has to decide."""
 
     kind: str
     subject: str  # a batch, or an S3 key
@@ -191,7 +191,7 @@ class Reconciler:
     # --- Opus ------------------------------------------------------------------------------------------
 
     def _opus(self, archives: dict[str, str], seen: Snapshot, known: dict[str, Known]) -> Iterator[Finding]:
-        """What is amiss between the rows that are done and the Opus in S3.
+        """What does not match between the rows that are done and the Opus in S3.
 
         The rows are read before the objects, and a file's object is there before its row is done.
         """

@@ -47,7 +47,7 @@ class Retry:
         all; gives in words what was queued.
 
         `Permanent` where the batch is in progress, its archive is not in S3, or one that is named has not failed;
-        `Unknown` where there is none of this name.
+        `Unknown` where nothing has this name.
         """
         if self.batches.is_in_work(check_id(batch_id)):
             raise Permanent(f"batch {batch_id} is in progress: its files can be tried again when it is finished")

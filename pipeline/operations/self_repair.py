@@ -1,4 +1,4 @@
-"""The fleet repairs itself: every so often one unpack worker looks for what is amiss with the batches.
+"""The fleet repairs itself: every so often one unpack worker looks for batches that are stuck.
 
 It repairs only what a machine can decide: a batch that nobody works on is queued again, one that is settled is
 ended. No file fails by that, nothing in S3 is deleted, and `reconcile` would find the same. What a person has to

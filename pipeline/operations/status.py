@@ -226,7 +226,8 @@ def _age(now: int, head: str, started: dict[str, int]) -> int | None:
 
 
 def _passed(now: int, moment: Any) -> int | None:
-    """The seconds since a moment, an ISO text; None where it is none: another kind of job, or another sender's."""
+    """The seconds since a moment, an ISO text; None where it is not one, as in
+    another kind of job, or another sender's."""
     with suppress(TypeError, ValueError, OverflowError):
         return max(0, now - int(datetime.datetime.fromisoformat(moment).timestamp()))
     return None

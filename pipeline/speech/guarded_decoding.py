@@ -22,7 +22,7 @@ _COUNTED_SECONDS = 5.0  # the same where a phrase is repeated: the model counts 
 _AS_MUCH = 0.98  # but for a comma or a spelling
 _LEAST_ALONE = -0.7  # average log-probability: a text for a stretch that had none has to be likelier than others
 _MOST_UNIT = 60  # tokens of a phrase that is repeated
-_LEAST_TIMES = 3  # that a phrase stands in a row, where it is a loop
+_LEAST_TIMES = 3  # repetitions in a row that make a phrase a loop
 _NOT_SPEECH = "the model takes it for sound without speech"
 _NO_WORDS = "no words were recognised"
 _TOO_FAST = "more words than anybody can say in that time"
@@ -217,7 +217,7 @@ def _is_litany(tried: Try) -> bool:
 
 
 def _once(tokens: list[_T]) -> list[_T]:
-    """The tokens, with each phrase that stands three times or more in a row standing once."""
+    """The tokens, with each phrase that is repeated three times or more in a row kept once."""
     kept: list[_T] = []
     at = 0
     while at < len(tokens):
@@ -228,7 +228,7 @@ def _once(tokens: list[_T]) -> list[_T]:
 
 
 def _repetition(tokens: list[_T], at: int) -> tuple[int, int]:
-    """The shortest phrase that stands there several times in a row: its length and how often; else one token,
+    """The shortest phrase that is repeated there: its length and how often; else one token,
     once."""
     for unit in range(1, min(_MOST_UNIT, (len(tokens) - at) // _LEAST_TIMES) + 1):
         phrase, times = tokens[at : at + unit], 1

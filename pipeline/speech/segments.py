@@ -30,7 +30,7 @@ _CLOSING = "\"'”’)]}»"
 _MOST_WORDS = 200  # of a sentence; a text without full stops has some all the same
 _NEAR_SECONDS = 0.5  # the aligner's usual error
 _LEAST_WORD = 0.02  # seconds
-_MARK_PAUSE_SECONDS = 1.0  # a pause that what stands for speech without text goes across
+_MARK_PAUSE_SECONDS = 1.0  # a shorter pause does not split a mark for speech without text
 _LEAST_MARK_SECONDS = 0.25  # shorter than a syllable: a click
 _NO_SOUND = np.empty(0, np.float32)
 _LEAST_LEFT_OUT_SECONDS = 1.0  # of voice with hardly a word, that is worth a second look
@@ -129,7 +129,7 @@ def segments(heard: Sequence[Heard]) -> list[Segment]:
 
 
 def text_of(found: Sequence[Segment]) -> str:
-    """The text of a file: what was said, without what only stands for it."""
+    """The text of a file: what was said, without the marks."""
     text = ""
     for segment in found:
         if segment.is_spoken and segment.text:
@@ -218,7 +218,7 @@ def _ends(placed: _Placed, following: _Placed) -> bool:
 
 
 def _pause(placed: _Placed, following: _Placed) -> float:
-    """The silence between two words, in seconds: that which the voice gate hears."""
+    """The silence between two words, in seconds: what the voice gate detects."""
     if placed.voice == following.voice:
         return 0.0
     return max(0.0, following.voice[0] - placed.voice[1])
@@ -259,7 +259,7 @@ def _segment(words: list[_Placed], text: str) -> Segment:
 
 
 def _unintelligible(heard: Heard) -> list[Segment]:
-    """What stands for speech without text: a segment for each stretch between longer pauses."""
+    """The marks for speech without text: a segment for each stretch between longer pauses."""
     found: list[Segment] = []
     for span in heard.window.spans:
         start, end = round(span.first / SAMPLE_RATE, 2), round(span.last / SAMPLE_RATE, 2)

@@ -95,7 +95,7 @@ def _try_terms(cursor: Any, groups: list[Group]) -> None:
 
 
 def remove_search(database: Database, name: str) -> bool:
-    """Forget a saved search with its alerts; False where there is none of this name. In steps, since there may be
+    """Forget a saved search with its alerts; False where none has this name. In steps, since there may be
     millions of alerts: from the first step on it matches nothing. Repeat it where it was interrupted."""
     with database.transaction() as cursor:
         cursor.execute("UPDATE saved_searches SET words = '' WHERE name = %s RETURNING search_id", (name,))

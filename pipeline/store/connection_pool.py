@@ -18,7 +18,7 @@ ANSWER_SECONDS, CONNECT_SECONDS = 30.0, 10.0  # the longest wait for the server
 STATEMENT_SECONDS = 25  # after which the server fails: before we do, or its backends pile up
 _EVENTS = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 # What a server that refuses us, and libpq, say: a connection that failed carries no code. A file that libpq cannot
-# find "does not exist" either. Only a worker that starts goes by these words: see `refusal`.
+# find "does not exist" either. Only a worker that starts decides by these words: see `refusal`.
 _REFUSALS = (
     "password authentication failed", "does not exist", "no pg_hba.conf entry", "is not permitted",
     "certificate verify failed", "does not match host name", "does not support SSL", "alert bad certificate",
@@ -133,7 +133,8 @@ class ConnectionPool:
         """Why the server refuses us (password, role, database), or we its certificate, in one line; None where all
         is well.
 
-        For a start alone: it goes by the server's words, and at work the same error is an outage whatever it says.
+        For a start alone: it decides by the server's words, and at work the same error is an outage whatever it
+        says.
         """
         try:
             with self.transaction():

@@ -78,6 +78,6 @@ def _names(database: Database, query: str) -> list[str]:
 
 def _listed(names: list[str]) -> str:
     if len(names) < 2:
-        return f": the only known one is {names[0]}" if names else ": none is known yet"
+        return f": the only known one is {names[0]}" if names else ": none exists yet"
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return f": the known ones are {', '.join(names[:MOST_NAMED])}{more}"

@@ -1,7 +1,7 @@
 """What a command on the host prints, apart from all that login shells, banners and messages of the day print.
 
 The command goes to a plain shell's standard input, so that no login shell has to read a quote, and its answer
-stands between two marks that nobody can know beforehand.
+is between two marks that nobody can know beforehand.
 """
 
 import contextlib

@@ -45,8 +45,8 @@ class LocalArchives:
         self._queue_once = redis_client.script(self.redis, "notice")
 
     def check(self, path: Path) -> int | None:
-        """How many audio files a tar holds, None for a compressed one; `Permanent` where it is none, OSError where
-        it cannot be read."""
+        """How many audio files a tar holds, None for a compressed one; `Permanent` where it is not a tar,
+        OSError where it cannot be read."""
         most_members, most_bytes, most_file_bytes = self.limits
         if not path.is_file():
             raise Permanent("it is no file" if path.exists() else "there is no such file")

@@ -1,6 +1,6 @@
 """What becomes of an archive on the EC2 host when it is in S3 and queued: nothing, or it is deleted or renamed.
 
-What is still to be done stands in `{queue}:after` (remote path -> the file's state), written by the same step
+What is still to be done is in `{queue}:after` (remote path -> the file's state), written by the same step
 that settles the transfer, so that no crash forgets it: any worker may do it, and more than once. A file that
 changed since is left alone.
 

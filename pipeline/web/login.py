@@ -28,7 +28,7 @@ door = Blueprint("door", __name__)
 
 
 class Door:
-    """The token, the sessions that are open, and the wrong tokens of late. Threads may share it."""
+    """The token, the sessions that are open, and the latest wrong tokens. Threads may share it."""
 
     def __init__(self, token: str, now: Callable[[], float] = time.monotonic) -> None:
         self._token, self._now, self._lock = token.encode(), now, threading.Lock()

@@ -47,7 +47,7 @@ def shown(database: Database, given: Any, batch_id: str) -> dict[str, Any]:
 
 
 def query_of(given: Any, batch_id: str, number: int) -> Query:
-    """The query of an address, for a page of this number; `ValueError` where it asks for what is none."""
+    """The query of an address, for a page of this number; `ValueError` where a value is not valid."""
     words, language, tag, archive, order = (
         _text(given, field) for field in ("words", "language", "tag", "archive", "order")
     )
@@ -103,5 +103,5 @@ def _day(given: Any, name: str) -> datetime.datetime | None:
 def _pair(given: str) -> tuple[str, str]:
     key, sign, value = given.strip().partition("=")
     if not sign or not key or "\0" in given:
-        raise ValueError(f"metadata: {given} is none; give it as talkgroup=1234")
+        raise ValueError(f"metadata: {given} has no value; give it as talkgroup=1234")
     return key, value

@@ -21,7 +21,9 @@ from tests.support.servers import HUSH, MotoS3, Postgres, SshHost, Valkey
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODELS = PROJECT / "tests" / "models"
-TABLES = "audio_files, transcripts, passages, classifications, batches, alerts, saved_searches, webhook_outbox, audit"
+TABLES = (
+    "audio_files, transcripts, passages, classifications, batches, alerts, saved_searches, webhook_outbox, audit"
+)
 SCRIPT_SECONDS = 60  # the longest that pipelinectl may take
 
 

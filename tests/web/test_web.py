@@ -341,8 +341,8 @@ def test_hits_are_leafed_through(app: Flask, fleet: Fleet) -> None:
         ("since=yesterday", "since: yesterday is no day"),
         ("until=2025-13-01", "until: 2025-13-01 is no day"),
         ("words=x&batch=%00", "there is no such text"),
-        ("meta=talkgroup", "metadata: talkgroup is none"),
-        ("meta=a%3D%00", "is none"),
+        ("meta=talkgroup", "metadata: talkgroup has no value"),
+        ("meta=a%3D%00", "has no value"),
         ("words=f*", "the beginning of too many words"),
     ],
 )

@@ -166,7 +166,7 @@ def test_a_machine_without_a_pinned_ffmpeg_is_refused(tmp_path: Path, role: str)
     package = PINNED.parent.parent
     shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("ffmpeg-*", "__pycache__"))
     (line,) = complaints(run(role, tmp_path, **READY, PYTHONPATH=str(tmp_path)))
-    assert line.startswith("FFMPEG is not set, and imageio-ffmpeg has none for linux on ")
+    assert line.startswith("FFMPEG is not set, and imageio-ffmpeg has no ffmpeg for linux on ")
 
 
 def test_who_runs_no_ffmpeg_needs_none(tmp_path: Path) -> None:
