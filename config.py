@@ -40,6 +40,7 @@ FILES = ("EC2_KEY_FILE", "EC2_KNOWN_HOSTS")
 FOLDERS = ("SCRATCH_ROOT", "TRANSFER_ROOT")
 HINT = "example.env says what each setting is for"
 LEAST_SECRET = 16  # characters
+MOST_DAYS = 36525
 SECRETS = (
     "REDIS_URL", "DATABASE_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY", "WEB_TOKEN", "WEBHOOK_URL", "WEBHOOK_SECRET",
 )  # fmt: skip
@@ -124,6 +125,9 @@ FFMPEG = _ffmpeg("FFMPEG")
 FFMPEG_TIMEOUT_SECONDS = _env.whole("FFMPEG_TIMEOUT_SECONDS", 3600, least=1)
 FFMPEG_MAX_MEMORY_MB = _env.whole("FFMPEG_MAX_MEMORY_MB", 1024, least=128)
 OPUS_MAX_MB = _env.whole("OPUS_MAX_MB", 1024, least=1)
+ARCHIVE_KEEP_DAYS = _env.whole("ARCHIVE_KEEP_DAYS", 0, most=MOST_DAYS)
+OPUS_KEEP_DAYS = _env.whole("OPUS_KEEP_DAYS", 0, most=MOST_DAYS)
+TRANSCRIPT_KEEP_DAYS = _env.whole("TRANSCRIPT_KEEP_DAYS", 0, most=MOST_DAYS)
 CHANNELS = _env.choice("CHANNELS", "auto", "auto", "mix", "split")
 SOURCE_TIMEZONE = _env.zone("SOURCE_TIMEZONE", "UTC")
 FILENAME_TIMES = (*_env.filename_forms("FILENAME_TIMES"), *filename_times.COMMON)

@@ -1,7 +1,7 @@
 """Works on the host's transcription queue: transcribes and classifies its Opus files, and keeps each in S3.
 
-A file's steps, in this order: its row, the transcript, the Opus in S3, the row done, the count in Redis; after
-the last file of a batch, its scratch goes.
+A file's steps, in this order: its row, the transcript, the Opus in S3, the transcript beside it, the row done, the
+count in Redis; after the last file of a batch, its scratch goes.
 Each may be repeated, so a job that is delivered again goes through them again and shows once.
 """
 
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import config
+import s3_transcripts
 import s3_utils
 from pipeline.audio import conversion_report, tags
 from pipeline.foundation import device, redis_client
@@ -34,6 +35,7 @@ from pipeline.speech.transcript import Transcript
 from pipeline.speech.whisper import Whisper, language_problem, model_problem
 from pipeline.store.background_index import BackgroundIndex
 from pipeline.store.database import AudioRow, Database
+from pipeline.store.transcript_files import TranscriptFiles
 
 log = logging.getLogger("gpu")
 
@@ -63,6 +65,7 @@ class TranscriptionWorker:
         self.batches = process.retrying(Batches(process.redis, process.host))
         self.database = process.retrying(Database(config.DATABASE_URL))
         self.s3 = process.retrying(s3_utils)
+        self.transcripts = process.retrying(TranscriptFiles(self.database, s3_transcripts.put))
         self.in_progress: set[tuple[str, str]] = set()
         self.room = threading.BoundedSemaphore(config.KEEP_BACKLOG_FILES)
         self.writers = ThreadPoolExecutor(WRITERS, "keep")
@@ -160,15 +163,14 @@ class TranscriptionWorker:
             return None
         path = _in_scratch(job.fields["opus_path"], batch_id)
         row = self.database.start_file(batch_id, name)
-        file = File(job, batch_id, name, path, row)
-        if row.status == "done":  # died between the row and the count, or Redis has lost the count
-            self.count(file)
+        if row.status in ("done", "deleted"):  # died between the row and the count, or Redis has lost the count
+            self.count(job, batch_id, name)
             return None
         if row.status == "failed":  # likewise; its Opus may be gone already
             self.fail_permanently(job, row.error or "")
             return None
         self.in_progress.add((batch_id, name))
-        return file
+        return File(job, batch_id, name, path, row)
 
     def drop(self, job: Job, batch_id: str, name: str) -> None:
         """Acknowledge a delivery that asks for nothing."""
@@ -189,24 +191,25 @@ class TranscriptionWorker:
             tagged = tags.read(report.tags, config.clock(file.row.created_at)) if report and report.tags else None
             self.database.save_result(file.row.audio_id, heard, labels, warnings, tagged)
             key = self.s3.upload_opus(file.path, file.row.audio_id, file.row.date)
+            self.transcripts.keep(file.row.audio_id)
             self.database.update_audio_s3_path(file.row.audio_id, key)
         log.info("batch %s: %s kept as %s", file.batch_id, file.name, key)
         self.worker.metrics.heard(heard.duration_seconds)
         for warning in warnings:
             self.worker.metrics.file_warning(warning.code)
             log.warning("batch %s: %s: %s: %s", file.batch_id, file.name, warning.code, warning.message)
-        self.count(file)
+        self.count(file.job, file.batch_id, file.name)
 
-    def count(self, file: File) -> None:
-        """Acknowledge a file that is done; after the last of its batch, end the batch."""
-        result = self.batches.settle_job(self.worker.queue, file.job, file.batch_id, file.name, "processed")
+    def count(self, job: Job, batch_id: str, name: str) -> None:
+        """Acknowledge a file that is done, or was deleted; after the last of its batch, end the batch."""
+        result = self.batches.settle_job(self.worker.queue, job, batch_id, name, "processed")
         self.worker.until_available(self.crash_loop.forgive_runs)
         if result not in ("counted", "complete"):
-            log.info("batch %s: %s is not counted: %s", file.batch_id, file.name, result)
+            log.info("batch %s: %s is not counted: %s", batch_id, name, result)
             self.worker.metrics.job("lost")
             return
         last = ", the last of its batch" if result == "complete" else ""
-        log.info("batch %s: %s done, counted%s", file.batch_id, file.name, last)
+        log.info("batch %s: %s done, counted%s", batch_id, name, last)
         self.worker.metrics.job("done")
         self.worker.metrics.file("done")
         if result == "complete":

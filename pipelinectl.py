@@ -23,7 +23,9 @@ EPILOG = """examples:
   python pipelinectl.py failures --reason ffmpeg         what failed, and why
   python pipelinectl.py retry 20250622-143052            the failed files of a batch once more
   python pipelinectl.py alerts add fires 'fire or smoke'  an alert for each new transcript that has it
+  python pipelinectl.py delete monday.tar --dry-run      what would go; without --dry-run it goes for good
   python pipelinectl.py reconcile --apply                after Redis was lost: queue what S3 and PostgreSQL know of
+  python pipelinectl.py rebuild                          after PostgreSQL was lost: make the database from S3
   python pipelinectl.py drain gpu-04 --wait              before a host is taken down
   python pipelinectl.py web                              all this to look at in a browser
 
@@ -32,7 +34,8 @@ exit status: 0 success, 1 a service is unavailable or something is left to do, 2
 
 COMMANDS = (
     "enqueue", "status", "batch", "search", "labels", "languages", "show", "export", "failures",
-    "retry", "alerts", "webhooks", "reconcile", "drain", "migrate", "exporter", "web", "completion",
+    "retry", "alerts", "webhooks", "delete", "hold", "release", "retention", "audit",
+    "reconcile", "drain", "migrate", "backup", "rebuild", "exporter", "web", "completion",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import config
+import s3_tombstones
 import s3_utils
 from pipeline.foundation import logs
 from pipeline.foundation.archive_origin import Origin, as_kept
@@ -151,7 +152,7 @@ class Transferrer:
     def batch_of(self, job: Job, remote_path: str, state: FileState) -> tuple[str, bool]:
         """The batch that a remote file is, noted as the job's, and whether its archive is in S3, checked."""
         source = source_of(remote_path, state)
-        noted, is_whole = self.s3.batch_of_source(source)
+        noted, is_whole = self.worker.until_available(s3_tombstones.batch_of_source, source)
         batch_id = noted or batch_id_of(source, state.changed)
         self.batch_ids.assign(job, batch_id)
         return batch_id, is_whole

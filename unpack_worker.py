@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import config
+import s3_tombstones
 import s3_utils
 from pipeline.audio.converter import UnreadableAudio
 from pipeline.foundation import logs, scratch
@@ -26,6 +27,7 @@ from pipeline.jobs.lost_hosts import LostHosts
 from pipeline.jobs.worker import Worker
 from pipeline.operations.host_drain import hand_back
 from pipeline.operations.reconcile import Reconciler
+from pipeline.operations.retention import Keep, Retention
 from pipeline.operations.self_repair import SelfRepair
 from pipeline.operations.webhook_delivery import WebhookDelivery
 from pipeline.store.database import Database
@@ -119,11 +121,15 @@ class Unpacker:
             raise archive.BadArchive(f"{s3_key} holds {total} audio files, the job says {file_count}")
         log.info("batch %s: %d audio files, %s", batch_id, total, index.others())
         names = [member.original_filename for member in index.members]
-        self.database.open_batch(batch_id, s3_key, names, self.worker.host, origin)
+        moved = self.worker.moved
+        digests = self.worker.until_available(archive.digests, path, index.members, config.CONVERT_JOBS, moved)
+        gone = self.database.open_batch(batch_id, s3_key, names, self.worker.host, origin, digests)
+        if gone:
+            log.info("batch %s: %d of its files were deleted, and stay so", batch_id, len(gone))
         self._describe(batch_id, path, index.members)
         self.batches.enter_queue(config.TRANSCRIBE_QUEUE)  # a Redis that was wiped has forgotten it
         self.batches.open(batch_id, total)
-        members = self._left_to_do(batch_id, index)
+        members = self._left_to_do(batch_id, index, gone)
         self._fail_unsafe(batch_id, members)
         self._convert_all(batch_id, path, [member for member in members if member.problem is None])
 
@@ -139,11 +145,13 @@ class Unpacker:
                 }
                 self.database.describe_files(batch_id, known)
 
-    def _left_to_do(self, batch_id: str, index: Index) -> list[Member]:
-        """The files not settled and not queued yet; what only PostgreSQL knows as settled is counted here."""
+    def _left_to_do(self, batch_id: str, index: Index, gone: set[str]) -> list[Member]:
+        """The files not settled and not queued yet; what only PostgreSQL knows as settled, or as deleted, is
+        counted here."""
         counted = self.batches.settled(batch_id) | self.batches.queued(batch_id)
         names = {member.original_filename for member in index.members}
-        for name, outcome in self.database.settled_files(batch_id).items():
+        outcomes = self.database.settled_files(batch_id) | dict.fromkeys(gone, "processed")
+        for name, outcome in outcomes.items():
             if name in names and name not in counted:
                 self.batches.settle(batch_id, name, outcome)
                 counted.add(name)
@@ -295,6 +303,12 @@ def reconciler(process: Worker) -> Reconciler:
     )  # fmt: skip
 
 
+def retention_of(process: Worker) -> Retention:
+    """What deletes what is too old, and ends deletions."""
+    keep = Keep(config.ARCHIVE_KEEP_DAYS, config.OPUS_KEEP_DAYS, config.TRANSCRIPT_KEEP_DAYS)
+    return Retention(process, Database(config.DATABASE_URL, 1), s3_tombstones.store(), keep)
+
+
 def check_settings() -> None:
     """End the process with one line where a setting is missing or wrong."""
     config.require(*config.REDIS, *config.DATABASE, *config.S3, "SCRATCH_ROOT", "FFMPEG")
@@ -307,10 +321,12 @@ def run(process: Worker) -> None:
     unpacker = Unpacker(process)
     unpacker.converter.log_version()
     s3_utils.follow = Board(process).follow
-    checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue)
+    retention = retention_of(process)
+    checks = (unpacker.database.check_schema, s3_utils.check_bucket, unpacker.check_queue, retention.refusal)
     with process.running(*checks):
         process.until_available(unpacker.hand_back_lost)
         SelfRepair(process, reconciler(process), config.RECONCILE_SECONDS).start()
+        retention.start()
         WebhookDelivery(process, unpacker.connections, config.webhook_receiver(), QUEUES).start()
         for job in process.jobs():
             with process.holding(job):

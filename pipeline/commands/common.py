@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import pwd
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +89,19 @@ def has_agreed(arguments: argparse.Namespace, question: str) -> bool:
         return False
     print(f"{printable(question)}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def actor() -> str:
+    """Who runs this command, for the audit log."""
+    user = os.environ.get("SUDO_USER") or _user()
+    return f"cli:{user}@{socket.gethostname()}"
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's
+        return str(os.getuid())
 
 
 def say(text: str) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 import config
+import s3_tombstones
 import s3_utils
 from pipeline.commands import common
 from pipeline.commands.following import follow, known_dead_letters, tracker_of
@@ -73,7 +74,7 @@ def local_archives(redis: Any) -> LocalArchives:
     limits = (config.ARCHIVE_MAX_MEMBERS, config.ARCHIVE_MAX_MB * 2**20, config.ARCHIVE_MAX_FILE_MB * 2**20)
     return LocalArchives(
         redis, config.TRANSFER_QUEUE, config.UNPACK_QUEUE, limits,
-        s3_utils.archive_key, s3_utils.batch_of_source, s3_utils.note_source, s3_utils.upload_unless_changed,
+        s3_utils.archive_key, s3_tombstones.batch_of_source, s3_utils.note_source, s3_utils.upload_unless_changed,
         config.HOST_NAME,
     )  # fmt: skip
 

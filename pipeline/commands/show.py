@@ -170,7 +170,8 @@ def key_of(file: AudioFile) -> str:
     config.require(*config.S3)
     s3_utils.patience = s3_client.OF_A_PERSON
     if not file.s3_opus_path:
-        raise Permanent(f"{file.original_filename} has no Opus in S3: it is {file.status}")
+        why = "it is no longer kept" if file.status == "done" else f"it is {file.status}"
+        raise Permanent(f"{file.original_filename} has no Opus in S3: {why}")
     return file.s3_opus_path
 
 

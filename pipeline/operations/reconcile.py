@@ -244,7 +244,8 @@ class Reconciler:
             if path is not None:
                 kind, what = "doubled", f"file {audio_id} is kept as {path}"
             elif status:
-                kind, what = "orphan", f"file {audio_id} has failed"
+                why = "has failed" if status == "failed" else "no longer keeps its Opus"
+                kind, what = "orphan", f"file {audio_id} {why}"
             else:
                 kind, what = "orphan", f"there is no file {audio_id}"
             yield Finding(kind, key, what, "delete it", partial(self._delete, key), destroys=True)

@@ -28,6 +28,17 @@ class Entry:
         return {**vars(self), "at": self.at.isoformat()}
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which entries: what is empty or None asks for nothing; `since` is included, `until` is not."""
+
+    actor: str = ""
+    action: str = ""
+    subject: str = ""
+    since: datetime.datetime | None = None
+    until: datetime.datetime | None = None
+
+
 def note(cursor: Any, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
     """Write an entry in the transaction of the cursor: it is there exactly where what it tells of was done."""
     texts = [_kept(text) for text in (actor, action, subject)]
@@ -41,12 +52,17 @@ def _kept(text: str) -> str:
     return text.replace(_NUL, "")[:MOST_TEXT].encode(errors="replace").decode()
 
 
-def read_entries(database: Database, limit: int, before: int = 0) -> list[Entry]:
-    """The newest entries first, at most `limit`; below the entry `before`, where it is not 0."""
+def read_entries(database: Database, limit: int, before: int = 0, wanted: Wanted = Wanted()) -> list[Entry]:
+    """The newest entries first that are wanted, at most `limit`; below the entry `before`, where it is not 0."""
+    asked = {
+        "audit_id < %(before)s": before, "actor = %(actor)s": wanted.actor, "action = %(action)s": wanted.action,
+        "subject = %(subject)s": wanted.subject, "at >= %(since)s": wanted.since, "at < %(until)s": wanted.until,
+    }  # fmt: skip
+    conditions = " AND ".join(condition for condition, value in asked.items() if value) or "true"
     with database.transaction() as cursor:
         cursor.execute(
-            "SELECT audit_id, at, actor, action, subject, detail FROM audit WHERE %s = 0 OR audit_id < %s"
-            " ORDER BY audit_id DESC LIMIT %s",
-            (before, before, limit),
+            "SELECT audit_id, at, actor, action, subject, detail FROM audit"  # nosec B608
+            f" WHERE {conditions} ORDER BY audit_id DESC LIMIT %(limit)s",
+            {**vars(wanted), "before": before, "limit": limit},
         )
         return [Entry(*row[:5], row[5] or {}) for row in cursor.fetchall()]

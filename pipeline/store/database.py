@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import psycopg2.errors
@@ -16,6 +17,7 @@ from pipeline.foundation.errors import Outage
 from pipeline.foundation.file_metadata import Description
 from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.speech.transcript import Label, Segment, Transcript
+from pipeline.store import tombstones
 from pipeline.store.alert_matching import save_alerts
 from pipeline.store.connection_pool import ANSWER_SECONDS, CONNECTIONS, ConnectionPool
 from pipeline.store.online_indexes import CONCURRENT, build
@@ -46,6 +48,9 @@ class AudioRow:
     created_at: datetime.datetime
 
 
+GONE = AudioRow(0, "deleted", "", None, datetime.datetime.min.replace(tzinfo=datetime.UTC))
+
+
 class Database:
     """The statements on the rows of files and batches, and the schema; all threads of a process may share one."""
 
@@ -70,10 +75,11 @@ class Database:
         self._pool.close()
 
     def start_file(self, batch_id: str, original_filename: str) -> AudioRow:
-        """The file's row, made as one in progress where it is missing; one that is settled stays so."""
+        """The file's row, made as one in progress where it is missing; one that is settled stays so. `GONE` where
+        the file was deleted."""
         with self.transaction() as cursor:
-            cursor.execute(QUERIES["start_file"], {"batch_id": batch_id, "original_filename": original_filename})
-            return AudioRow(*cursor.fetchone())
+            row = _make_row(cursor, "start_file", batch_id, original_filename)
+            return AudioRow(*row) if row else GONE
 
     def save_result(
         self,
@@ -105,7 +111,7 @@ class Database:
                 _save_tags(cursor, audio_id, tagged)
             row = {"audio_id": audio_id, "text": _storable(transcript.text), "model": transcript.model}
             cursor.execute(QUERIES["save_transcript"], {**row, "segments": json.dumps(segments)})
-            _save_passages(cursor, {audio_id: segments})
+            save_passages(cursor, {audio_id: segments})
             cursor.execute("DELETE FROM classifications WHERE audio_id = %s", (audio_id,))
             cursor.executemany(
                 "INSERT INTO classifications (audio_id, classifier, label, score) VALUES (%s, %s, %s, %s)",
@@ -130,7 +136,7 @@ class Database:
                 for audio_id, segments, is_indexed in found
                 if not (is_indexed and all(segment["text"].isascii() for segment in segments))
             }
-            _save_passages(cursor, segments_of)
+            save_passages(cursor, segments_of)
             cursor.execute(
                 "UPDATE transcripts SET indexed_at = created_at, folded_at = created_at WHERE audio_id = ANY(%s)",
                 ([audio_id for audio_id, _, _ in found],),
@@ -139,34 +145,44 @@ class Database:
         return len(found)
 
     def update_audio_s3_path(self, audio_id: int, s3_opus_path: str) -> None:
-        """The last step of a file: its Opus is kept, its row is done."""
+        """The last step of a file: its Opus is kept, its row is done. Where the file was deleted meanwhile, the
+        Opus is to be deleted."""
         with self.transaction() as cursor:
             cursor.execute(
                 "UPDATE audio_files SET s3_opus_path = %s, status = 'done', error = NULL, updated_at = now()"
                 " WHERE audio_id = %s",
                 (s3_opus_path, audio_id),
             )
+            if not cursor.rowcount:
+                cursor.execute(QUERIES["late_opus"], {"audio_id": audio_id, "key": s3_opus_path})
 
     def fail_file(self, batch_id: str, original_filename: str, error: str) -> None:
-        """Mark a file as failed with the reason, unless it is done."""
-        row = {"batch_id": batch_id, "original_filename": original_filename, "error": _storable(error)}
+        """Mark a file as failed with the reason, unless it is done or was deleted."""
         with self.transaction() as cursor:
-            cursor.execute(QUERIES["fail_file"], row)
+            _make_row(cursor, "fail_file", batch_id, original_filename, _storable(error))
 
     def open_batch(
-        self, batch_id: str, s3_key: str, names: list[str], host: str, origin: Origin = UNKNOWN
-    ) -> None:
-        """Note that an archive with these audio files is being unpacked on `host`; each has its row from here."""
+        self, batch_id: str, s3_key: str, names: list[str], host: str, origin: Origin = UNKNOWN,
+        digests: Mapping[str, str] = MappingProxyType({}),
+    ) -> set[str]:  # fmt: skip
+        """Note that an archive with these audio files is being unpacked on `host`; each has its row from here,
+        but for those that were deleted, whose names it gives. `digests` are the SHA-256 of their bytes, by
+        name."""
         row = {"batch_id": batch_id, "s3_key": s3_key, "file_count": len(names), "host": host}
         row |= {"path": origin.path, "origin_host": origin.host, "size": origin.size, "sha256": origin.sha256}
         with self.transaction() as cursor:
-            cursor.execute(QUERIES["open_batch"], row)
-            for start in range(0, len(names), NAMES_AT_A_TIME):
-                cursor.execute(
-                    "INSERT INTO audio_files (batch_id, original_filename) SELECT %s, unnest(%s::text[])"
-                    " ON CONFLICT DO NOTHING",
-                    (batch_id, names[start : start + NAMES_AT_A_TIME]),
-                )
+            cursor.execute(QUERIES["open_batch"], row)  # and lock it, against a deletion
+            gone = tombstones.deleted_names(cursor, batch_id, origin.sha256, names, digests)
+            kept = [name for name in names if name not in gone]
+            for start in range(0, len(kept), NAMES_AT_A_TIME):
+                some = kept[start : start + NAMES_AT_A_TIME]
+                values = {"batch_id": batch_id, "names": some, "digests": [digests.get(name) for name in some]}
+                cursor.execute(QUERIES["open_files"], values)
+            if gone:
+                cursor.execute("UPDATE batches SET file_count = %s WHERE batch_id = %s", (len(kept), batch_id))
+            if gone and not kept:  # of its archive nothing is to be kept
+                cursor.execute(QUERIES["drop_archives"], {"batch_ids": [batch_id], "finish": False})
+            return gone
 
     def opened_at(self, batch_id: str) -> datetime.datetime:
         """When the batch was opened first (UTC): no recording of it is newer."""
@@ -277,7 +293,22 @@ class Database:
             raise Outage("PostgreSQL", reason) from error
 
 
-def _save_passages(cursor: Any, segments_of: dict[int, list[dict[str, Any]]]) -> None:
+def _make_row(
+    cursor: Any, query: str, batch_id: str, name: str, error: str | None = None
+) -> tuple[Any, ...] | None:
+    """What the query gives of a row that it makes or changes; None where there is none, or the file was
+    deleted."""
+    digest = tombstones.name_sha256(name)
+    row = {"batch_id": batch_id, "original_filename": name, "name_sha256": digest, "error": error}
+    cursor.execute(QUERIES[query], row)
+    is_new, *found = cursor.fetchone() or (None,)
+    if is_new and tombstones.is_deleted(cursor, batch_id, name):  # while the query waited for the deletion
+        cursor.connection.rollback()
+        return None
+    return tuple(found)
+
+
+def save_passages(cursor: Any, segments_of: dict[int, list[dict[str, Any]]]) -> None:
     """Write the passages of transcripts, given by their ids, in place of those that are there."""
     cursor.execute("DELETE FROM passages WHERE audio_id = ANY(%s)", (list(segments_of),))
     rows = [

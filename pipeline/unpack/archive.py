@@ -8,7 +8,8 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -112,6 +113,26 @@ def chunks(archive: BinaryIO, member: Member) -> Iterator[bytes]:
             raise BadArchive(f"the archive ends inside {shown(member.original_filename)}")
         yield chunk
         done += len(chunk)
+
+
+def digest(archive: BinaryIO, member: Member) -> str:
+    """The SHA-256 of the bytes of a member without a problem, in hexadecimal digits."""
+    found = hashlib.sha256()
+    for chunk in chunks(archive, member):
+        found.update(chunk)
+    return found.hexdigest()
+
+
+def digests(path: Path, members: list[Member], jobs: int, moved: Callable[[], object]) -> dict[str, str]:
+    """The SHA-256 of the bytes of each member without a problem, by its name; so many are read at a time.
+    `moved()` is called before each, and may raise. `BadArchive` where the archive ends early."""
+    with path.open("rb") as archive, ThreadPoolExecutor(jobs, "digest") as readers:
+
+        def read(member: Member) -> tuple[str, str]:
+            moved()
+            return member.original_filename, digest(archive, member)
+
+        return dict(readers.map(read, [member for member in members if member.problem is None]))
 
 
 def copy(archive: BinaryIO, member: Member, target: Path) -> None:

@@ -4,7 +4,6 @@ Few files are taken out of the archive ahead of their conversion, so that scratc
 not every MP3 beside them. Small files share one ffmpeg, whose start costs as much as some seconds of sound.
 """
 
-import hashlib
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -99,7 +98,7 @@ class Conversions:
     def _is_converted(self, tar: BinaryIO, member: Member) -> bool:
         """Whether an earlier delivery has made this Opus, of the same bytes. It is whole: it appears only then."""
         opus = self.opus(member)
-        return opus.exists() and conversion_report.is_of(opus, _digest(tar, member)) is not None
+        return opus.exists() and conversion_report.is_of(opus, archive.digest(tar, member)) is not None
 
     def _reason(self, source: Path, target: Path, end: Stop) -> UnreadableAudio | None:
         """Convert a file; gives why it cannot be converted, or None."""
@@ -108,14 +107,6 @@ class Conversions:
         except UnreadableAudio as error:
             return error
         return None
-
-
-def _digest(tar: BinaryIO, member: Member) -> str:
-    """The SHA-256 of a member's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for chunk in archive.chunks(tar, member):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def groups(members: list[Member], alone: int) -> Iterator[list[Member]]:

@@ -22,7 +22,8 @@ from tests.support.servers import HUSH, MotoS3, Postgres, SshHost, Valkey
 PROJECT = Path(__file__).resolve().parents[2]
 MODELS = PROJECT / "tests" / "models"
 TABLES = (
-    "audio_files, transcripts, passages, classifications, batches, alerts, saved_searches, webhook_outbox, audit"
+    "audio_files, transcripts, passages, classifications, batches, alerts, saved_searches, webhook_outbox, audit,"
+    " tombstones, pending_deletions, holds"
 )
 SCRIPT_SECONDS = 60  # the longest that pipelinectl may take
 
@@ -168,8 +169,8 @@ class Fleet:
         return web, address
 
     def control(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Run pipelinectl to its end; `migrate` as the owner of the tables."""
-        if "migrate" in arguments:
+        """Run pipelinectl to its end; `migrate` and `rebuild` as the owner of the tables."""
+        if "migrate" in arguments or "rebuild" in arguments:
             changes = {"DATABASE_URL": self.postgres.url, **changes}
         environment = self.environment(PYTHONFAULTHANDLER="1", **changes)
         script = [str(PROJECT / "pipelinectl.py"), *arguments]

@@ -6,4 +6,5 @@ ON CONFLICT (batch_id) DO UPDATE
 SET s3_key = excluded.s3_key, file_count = excluded.file_count, host = excluded.host,
     archive_path = coalesce(excluded.archive_path, batches.archive_path),
     archive_host = coalesce(excluded.archive_host, batches.archive_host),
-    archive_bytes = excluded.archive_bytes, archive_sha256 = excluded.archive_sha256
+    archive_bytes = excluded.archive_bytes, archive_sha256 = excluded.archive_sha256,
+    archive_deleted_at = NULL  -- it is there: a deletion that was not carried out yet waits for the next time

@@ -1,0 +1,4 @@
+-- How many files are kept too long, and how many more of them are on hold.
+SELECT count(*) FILTER (WHERE h.batch_id IS NULL), count(*) FILTER (WHERE h.batch_id IS NOT NULL)
+FROM audio_files AS x LEFT JOIN holds AS h USING (batch_id)
+WHERE x.created_at < now() - %(days)s * interval '1 day' AND x.status <> 'processing'
