@@ -39,12 +39,16 @@ class Wanted:
     until: datetime.datetime | None = None
 
 
-def note(cursor: Any, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> None:
-    """Write an entry in the transaction of the cursor: it is there exactly where what it tells of was done."""
+def note(
+    cursor: Any, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None,
+    at: datetime.datetime | None = None,
+) -> None:  # fmt: skip
+    """Write an entry in the transaction of the cursor: it is there exactly where what it tells of was done. `at`
+    is for what was done before; otherwise it is done now."""
     texts = [_kept(text) for text in (actor, action, subject)]
     cursor.execute(
-        "INSERT INTO audit (actor, action, subject, detail) VALUES (%s, %s, %s, %s)",
-        (*texts, json.dumps(detail) if detail else None),
+        "INSERT INTO audit (at, actor, action, subject, detail) VALUES (coalesce(%s, now()), %s, %s, %s, %s)",
+        (at, *texts, json.dumps(detail) if detail else None),
     )
 
 
@@ -61,8 +65,8 @@ def read_entries(database: Database, limit: int, before: int = 0, wanted: Wanted
     conditions = " AND ".join(condition for condition, value in asked.items() if value) or "true"
     with database.transaction() as cursor:
         cursor.execute(
-            "SELECT audit_id, at, actor, action, subject, detail FROM audit"  # nosec B608
+            "SELECT audit_id, at, actor, action, subject, coalesce(detail, '{}') FROM audit"  # nosec B608
             f" WHERE {conditions} ORDER BY audit_id DESC LIMIT %(limit)s",
             {**vars(wanted), "before": before, "limit": limit},
         )
-        return [Entry(*row[:5], row[5] or {}) for row in cursor.fetchall()]
+        return [Entry(*row) for row in cursor.fetchall()]

@@ -296,13 +296,10 @@ class Database:
 def _make_row(
     cursor: Any, query: str, batch_id: str, name: str, error: str | None = None
 ) -> tuple[Any, ...] | None:
-    """What the query gives of a row that it makes or changes; None where there is none, or the file was
-    deleted."""
-    digest = tombstones.name_sha256(name)
-    row = {"batch_id": batch_id, "original_filename": name, "name_sha256": digest, "error": error}
-    cursor.execute(QUERIES[query], row)
+    """What the query gives of a row that it makes or changes; None where it was deleted, or stays as it is."""
+    cursor.execute(QUERIES[query], {"batch_id": batch_id, "original_filename": name, "error": error})
     is_new, *found = cursor.fetchone() or (None,)
-    if is_new and tombstones.is_deleted(cursor, batch_id, name):  # while the query waited for the deletion
+    if is_new and tombstones.is_deleted(cursor, batch_id, name):  # perhaps while the query waited for that
         cursor.connection.rollback()
         return None
     return tuple(found)

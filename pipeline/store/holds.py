@@ -1,7 +1,7 @@
 """Holds: batches of which nothing is deleted, by nobody, until they are released."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.store import audit
@@ -60,4 +60,5 @@ def read_holds(database: Database) -> list[Hold]:
     """Every hold, the newest first."""
     with database.transaction() as cursor:
         cursor.execute("SELECT batch_id, reason, actor, created_at FROM holds ORDER BY created_at DESC, batch_id")
-        return [Hold(*row[:3], row[3].astimezone(datetime.UTC)) for row in cursor.fetchall()]
+        found = [Hold(*row) for row in cursor.fetchall()]
+    return [replace(hold, created_at=hold.created_at.astimezone(datetime.UTC)) for hold in found]

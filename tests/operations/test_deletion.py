@@ -165,7 +165,12 @@ def test_retry_does_not_bring_it_back(fleet: Fleet, redis: Any, database: Databa
     put(fleet, ARCHIVE)
     deletion.delete_files(database, BATCH, [gone], ACTOR)
     retrying = Retry(
-        redis, database, "queue:unpack", read_dead_letters(redis, []), s3_utils.archive_origin, s3_utils.archive_key
+        redis,
+        database,
+        "queue:unpack",
+        read_dead_letters(redis, []),
+        s3_utils.archive_origin,
+        s3_utils.archive_key,
     )
     assert retrying.batch(BATCH) == f"1 file of batch {BATCH}"
     assert database.open_batch(BATCH, ARCHIVE, ["a.mp3", "b.mp3"], "here") == {"a.mp3"}
@@ -254,8 +259,8 @@ def test_tombstones_are_read_once_where_postgresql_has_them(
 ) -> None:
     deletion.delete_batch(database, BATCH, ACTOR)
     carry_out(database, s3_tombstones.store())
-    read: list[str] = []
-    monkeypatch.setattr(s3_tombstones, "read", lambda keys: read.extend(keys) or [])
+    read: list[list[str]] = []
+    monkeypatch.setattr(s3_tombstones, "read", read.append)
     monkeypatch.setattr(in_s3, "_KEYS_AT_A_TIME", 2)
     assert apply_tombstones(database, s3_tombstones.store(), ACTOR) == 0
     assert read == []

@@ -3,6 +3,8 @@
 import datetime
 import json
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg2
@@ -150,7 +152,7 @@ def gone(fleet: Fleet, database: Database) -> str:
 
 
 def names(fleet: Fleet) -> list[tuple[str, str]]:
-    return fleet.query("SELECT batch_id, original_filename FROM audio_files ORDER BY 1, 2")  # type: ignore[return-value]
+    return fleet.query("SELECT batch_id, original_filename FROM audio_files ORDER BY 1, 2")
 
 
 def test_a_late_delivery_makes_no_row(fleet: Fleet, database: Database, gone: str) -> None:
@@ -218,26 +220,26 @@ def test_no_row_is_made_beside_a_deletion(fleet: Fleet, database: Database, make
     """The worker comes while the deletion is under way, and waits for its end."""
     add_batch(fleet, files=2)
     audio_id = done(fleet, database, "a.mp3", "hello")
-    made = {
+    ways: dict[str, Callable[[], object]] = {
         "start_file": lambda: database.start_file(BATCH, "a.mp3"),
         "fail_file": lambda: database.fail_file(BATCH, "a.mp3", "broken"),
         "open_batch": lambda: database.open_batch(BATCH, ARCHIVE, ["a.mp3"], "here"),
-    }[make]
+    }
+    made = ways[make]
     with psycopg2.connect(fleet.postgres.url) as connection, connection.cursor() as cursor:
         deletion._lock(cursor, BATCH)
         found = deletion._settled(cursor, BATCH, [audio_id])
-        if make != "fail_file":
-            thread = threading.Thread(target=made)
-            thread.start()
-            _wait_for_lock(fleet)
-            deletion._delete(cursor, BATCH, found, ACTOR, "delete")
-        else:  # its INSERT finds the row gone, its snapshot is from before the tombstone
-            deletion._delete(cursor, BATCH, found, ACTOR, "delete")
-            thread = threading.Thread(target=made)
-            thread.start()
-            _wait_for_lock(fleet)
-        connection.commit()
-        thread.join(20)
+        with ThreadPoolExecutor(1) as worker:
+            if make != "fail_file":
+                work = worker.submit(made)
+                _wait_for_lock(fleet)
+                deletion._delete(cursor, BATCH, found, ACTOR, "delete")
+            else:  # its INSERT finds the row gone, its snapshot is from before the tombstone
+                deletion._delete(cursor, BATCH, found, ACTOR, "delete")
+                work = worker.submit(made)
+                _wait_for_lock(fleet)
+            connection.commit()
+            work.result(20)
     connection.close()
     assert names(fleet) == []
 

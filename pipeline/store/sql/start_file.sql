@@ -1,7 +1,6 @@
--- The row of a file, made at its first delivery; none where the file was deleted. One that is settled stays so: a worker
--- that wakes late, when its batch is finished elsewhere, must not leave a failed file as one in progress.
+-- The row of a file, made at its first delivery. One that is settled stays so: a worker that wakes late, when its
+-- batch is finished elsewhere, must not leave a failed file as one in progress. First of all, whether it is new.
 INSERT INTO audio_files (batch_id, original_filename)
-SELECT %(batch_id)s, %(original_filename)s
-WHERE NOT EXISTS (SELECT FROM tombstones WHERE batch_id = %(batch_id)s AND name_sha256 = %(name_sha256)s)
+VALUES (%(batch_id)s, %(original_filename)s)
 ON CONFLICT (batch_id, original_filename) DO UPDATE SET updated_at = now()
 RETURNING xmax = 0, audio_id, status, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), error, created_at
