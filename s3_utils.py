@@ -1,7 +1,7 @@
 """Archives and Opus files in S3, and the scratch copy of an archive.
 
     archives/{batch_id}.tar            uploaded by the transfer worker; its SHA-256 and origin are metadata
-    processed/{date}/{audio_id}.opus   uploaded by the GPU worker, kept for good
+    processed/{date}/{audio_id}.opus   uploaded by the GPU worker, kept for good; beside it s3_transcripts.py's
     sources/{digest}.json              which batch a remote file is, so that it never becomes two
 
 Every function may be repeated: it writes the same bytes under the same name. Errors are boto3's own
@@ -130,14 +130,15 @@ def archives() -> dict[str, str]:
 
 def opus_keys() -> Iterator[str]:
     """The S3 keys of every Opus, ascending."""
-    return _keys("processed/")
+    return (key for key in _keys("processed/") if not key.endswith(".json"))  # their transcripts
 
 
 def delete_opus(key: str) -> None:
-    """Delete an Opus, which may be gone already."""
+    """Delete an Opus, and the transcript beside it before; they may be gone already."""
     if not key.startswith("processed/"):
         raise ValueError(f"{key} is no Opus")
-    get_s3_client().delete_object(Bucket=config.S3_BUCKET, Key=key)
+    for name in (f"{key.removesuffix('.opus')}.json", key):
+        get_s3_client().delete_object(Bucket=config.S3_BUCKET, Key=name)
 
 
 def _keys(prefix: str) -> Iterator[str]:
@@ -192,8 +193,7 @@ def download_archive(s3_key: str, batch_id: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     scratch.remove_archive(folder)  # of a download that was killed
     stored = _head(s3_key)
-    size = stored["ContentLength"]
-    path, part = folder / "archive.tar", folder / "archive.tar.part"
+    size, path, part = stored["ContentLength"], folder / "archive.tar", folder / "archive.tar.part"
     try:
         with follow(f"downloading {s3_key}", size) as moved, HashedFile(part) as file:
             # the file can seek: for one that cannot, s3transfer 0.19 waits for ever after ten parts

@@ -129,8 +129,8 @@ class Rebuild:
             return
         for file in files:
             outcome = outcomes[file.audio_id]
-            problem = f"another file has the id {file.audio_id}" if outcome == TAKEN else ""
-            rebuilt.note(file.key, outcome, problem)
+            taken = f"another file has the id {file.audio_id}" if outcome == TAKEN else ""
+            rebuilt.note(file.key, outcome, taken)
 
     def _is_expired(self, file: TranscriptFile) -> bool:
         """Whether the Opus of a file is gone on purpose: it was kept for as long as it should be."""

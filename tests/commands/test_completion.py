@@ -46,7 +46,7 @@ def completed(shell: str, text: str, *words: str) -> list[str]:
 
 def test_commands_are_completed(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = script(shell, capsys)
-    assert completed(shell, text, "pipelinectl", "re") == ["retry", "reconcile"]
+    assert completed(shell, text, "pipelinectl", "reco") == ["reconcile"]
     assert completed(shell, text, "pipelinectl", "") == [*pipelinectl.COMMANDS, "--help", "--version"]
     assert completed(shell, text, "pipelinectl", "--v") == ["--version"]
 

@@ -314,6 +314,11 @@ def _missing(file: File, row: Row, objects: dict[str, bytes]) -> Iterator[str]:
     if row.key is None or row.key not in objects:
         yield f"is done without its Opus in S3 ({row.key})"
         return
+    kept = objects.get(transcript_key(row.key))
+    if kept is None:
+        yield "is done without its transcript in S3"
+    elif row.transcripts and json.loads(kept)["text"] != row.text:
+        yield f"reads {json.loads(kept)['text']!r} in S3, not {row.text!r}"
     if row.key != f"processed/{row.day}/{row.audio_id}.opus":
         yield f"is kept as {row.key}, and its row is {row.audio_id} of {row.day}"
     sound = sound_of(objects[row.key])
@@ -321,6 +326,11 @@ def _missing(file: File, row: Row, objects: dict[str, bytes]) -> Iterator[str]:
         yield f"is not whole in S3 ({row.key})"
     elif sound != sound_of(opus(file.data)):
         yield f"is another sound in S3 ({row.key})"
+
+
+def transcript_key(key: str) -> str:
+    """Where the transcript is kept beside this Opus."""
+    return f"{key.removesuffix('.opus')}.json"
 
 
 def sound_of(data: bytes) -> bytes | None:
@@ -361,6 +371,7 @@ def _check_objects(
     """Objects that no row names."""
     batch_ids = {batch_id for ids in batch_of.values() for batch_id in ids}
     named = {row.key for row in rows if row.status == "done"}
+    named |= {transcript_key(key) for key in named if key}
     with_object = {row.audio_id for row in rows if row.status == "done" and row.key in objects}
     for key in objects.keys() - named:
         if key.startswith("archives/"):

@@ -127,6 +127,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "pipeline.store.database:Database.save_result",
         "pipeline.store.database:Database.index_transcripts",
         "s3_utils:upload_opus",
+        "pipeline.store.transcript_files:TranscriptFiles.keep",
         "pipeline.store.database:Database.update_audio_s3_path",
         "pipeline.jobs.batches:Batches.settle_job",
         "pipeline.store.database:Database.fail_file",

@@ -304,6 +304,7 @@ STOPPED_AT = {
         "after pipeline.store.database:Database.save_result",
         "before s3_utils:upload_opus",
         "after s3_utils:upload_opus",
+        "after pipeline.store.transcript_files:TranscriptFiles.keep",
         "before pipeline.store.database:Database.update_audio_s3_path",
         "before pipeline.jobs.batches:Batches.settle_job",
         "before s3_utils:cleanup_scratch",

@@ -59,6 +59,9 @@ class World:
     def key(self, audio_id: int) -> str:
         return f"processed/{self.day}/{audio_id}.opus"
 
+    def transcript_key(self, audio_id: int) -> str:
+        return f"processed/{self.day}/{audio_id}.json"
+
     def dead_letter(self, queue: str, **job: str) -> None:
         self.redis.rpush(f"{queue}:dead", json.dumps({"job": json.dumps(job), "error": "why"}))
 
@@ -92,6 +95,7 @@ def world(fleet: Fleet, redis: Any) -> World:
             world.sql("INSERT INTO transcripts VALUES (%s, %s, '[]', 'm')", audio_id, file.text)
             world.sql("INSERT INTO classifications VALUES (%s, 'content', 'speech', 1)", audio_id)
             world.put(world.key(audio_id), opus(file.data))
+            world.put(world.transcript_key(audio_id), json.dumps({"text": file.text}).encode())
     redis.hset("queue:transfer:seen", '"/x"', "1 2")
     redis.zadd("queue:transfer:workers", {"w": 1})
     redis.set("worker:w", "{}")
@@ -133,7 +137,10 @@ LOST: dict[str, tuple[Plant, str]] = {
         "quiet.mp3 is done without a transcript",
     ),
     "words": (
-        lambda w: w.sql("UPDATE transcripts SET text = 'other words' WHERE audio_id = 1"),
+        lambda w: (
+            w.sql("UPDATE transcripts SET text = 'other words' WHERE audio_id = 1"),
+            w.put(w.transcript_key(1), b'{"text": "other words"}'),
+        ),
         f"call.mp3 reads 'other words', not '{SPOKEN}'",
     ),
     "a label": (
@@ -146,7 +153,7 @@ LOST: dict[str, tuple[Plant, str]] = {
                 "UPDATE audio_files SET status = 'failed', error = 'x', s3_opus_path = %s WHERE audio_id = 3", None
             )
             or w.sql("UPDATE audio_files SET status = 'failed', error = 'x' WHERE audio_id = 2")
-            or w.delete(w.key(2))
+            or (w.delete(w.key(2)), w.delete(w.transcript_key(2)))
         ),
         "quiet.mp3 is failed, not done (x)",
     ),
@@ -159,7 +166,11 @@ LOST: dict[str, tuple[Plant, str]] = {
         "call.mp3 is done without its Opus in S3 (processed/DAY/1.opus)",
     ),
     "the path of an Opus": (
-        lambda w: (w.delete(w.key(1)), w.sql("UPDATE audio_files SET s3_opus_path = NULL WHERE audio_id = 1")),
+        lambda w: (
+            w.delete(w.key(1)),
+            w.delete(w.transcript_key(1)),
+            w.sql("UPDATE audio_files SET s3_opus_path = NULL WHERE audio_id = 1"),
+        ),
         "call.mp3 is done without its Opus in S3 (None)",
     ),
     "the end of an Opus": (
@@ -173,6 +184,14 @@ LOST: dict[str, tuple[Plant, str]] = {
     "the sound of an Opus": (
         lambda w: w.put(w.key(1), opus(sample(SHORT[1]))),
         "call.mp3 is another sound in S3 (processed/DAY/1.opus)",
+    ),
+    "the transcript beside an Opus": (
+        lambda w: w.delete(w.transcript_key(1)),
+        "call.mp3 is done without its transcript in S3",
+    ),
+    "the words beside an Opus": (
+        lambda w: w.put(w.transcript_key(1), b'{"text": "other words"}'),
+        f"call.mp3 reads 'other words' in S3, not '{SPOKEN}'",
     ),
     "the day of an Opus": (
         lambda w: w.sql("UPDATE audio_files SET created_at = created_at - interval '1 day' WHERE audio_id = 1"),
@@ -410,6 +429,7 @@ def test_it_takes_either_end_of_a_file_that_is_only_to_be_settled(world: World) 
     assert check(world.fleet, [archive]).lines() == []
     world.sql("UPDATE audio_files SET status = 'processing' WHERE audio_id = 1")
     world.delete(world.key(1))
+    world.delete(world.transcript_key(1))
     assert check(world.fleet, [archive]).lines() == ["stranded: monday.tar: call.mp3 is still processing"]
 
 

@@ -86,6 +86,7 @@ GPU = [
     "pipeline.store.database:Database.save_result after 1",
     "s3_utils:upload_opus before 2",
     "s3_utils:upload_opus after 1",
+    "pipeline.store.transcript_files:TranscriptFiles.keep after 1",
     "pipeline.store.database:Database.update_audio_s3_path after 2",
     "pipeline.jobs.batches:Batches.settle_job before 2",
     "pipeline.jobs.batches:Batches.settle_job after 2",

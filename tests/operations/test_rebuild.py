@@ -304,6 +304,18 @@ def test_an_opus_lies_behind_its_transcript() -> None:
     ]
 
 
+def test_a_transcript_is_no_stray_and_goes_with_the_opus_of_no_row(fleet: Fleet, heard: list[int]) -> None:
+    fleet.query("UPDATE batches SET finished_at = now()")
+    said = control(fleet, "reconcile")
+    assert (said.returncode, said.stdout) == (0, "S3, PostgreSQL and Redis agree\n")
+    fleet.query("DELETE FROM audio_files WHERE audio_id = %s", heard[3])
+    before = object_keys(fleet)
+    said = control(fleet, "reconcile", "--apply", "--delete-orphans", "--yes")
+    assert said.stdout.count("orphan") == 1
+    gone = [f"processed/2025-06-22/{heard[3]}.{kind}" for kind in ("json", "opus")]
+    assert object_keys(fleet) == [key for key in before if key not in gone]
+
+
 # --- the commands ---------------------------------------------------------------------------------------------
 
 

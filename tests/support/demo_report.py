@@ -96,7 +96,7 @@ def check(fleet: Fleet, archives: list[Path], given: argparse.Namespace, console
     """Compare what came out with what went in; gives whether all is as it must be."""
     rows = fleet.query(_ROWS)
     done = [row for row in rows if row[5] == "done"]
-    kept = set(objects(fleet, "processed/"))
+    kept = {key for key in objects(fleet, "processed/") if key.endswith(".opus")}
     files = sum(len(list(audio_members(path))) for path in archives)
     with _redis(fleet) as client:
         left = batch_keys(client)

@@ -50,7 +50,8 @@ def assert_settled(fleet: Fleet, redis: Any, files: dict[str, str]) -> None:
     wait_for(lambda: all(is_idle(redis, queue) for queue in QUEUES), fleet, "idle queues")
     found = rows(fleet)
     assert {name: row[0] for (_, name), row in found.items()} == files
-    assert sorted(object_keys(fleet, "processed/")) == sorted(row[3] for row in found.values() if row[3])
+    kept = {row[3] for row in found.values() if row[3]}
+    assert object_keys(fleet, "processed/") == sorted(kept | {key.replace(".opus", ".json") for key in kept})
     assert all((row[0] == "done") == bool(row[3]) for row in found.values())
     assert list((fleet.folder / "scratch").iterdir()) == []
     assert batch_keys(redis) == []
@@ -67,7 +68,7 @@ def test_it_brings_archives_with_the_same_filenames_to_their_own_rows(fleet: Fle
     assert sorted(texts) == ["", SPOKEN]
     keys = object_keys(fleet)
     assert len([key for key in keys if key.startswith("archives/")]) == 2
-    assert len([key for key in keys if key.startswith("processed/")]) == 2
+    assert len([key for key in keys if key.startswith("processed/")]) == 4  # each Opus and its transcript
     assert_settled(fleet, redis, {"call.mp3": "done"})
     fleet.stop_workers()
     assert [exit_status(worker) for worker in workers] == [0, 0, 0]
@@ -221,7 +222,7 @@ def test_it_moves_the_batches_of_a_lost_host_to_another(
     wait_until(lambda: redis.llen("queue:transcribe:lost") == 0, "the lost host's old jobs")
     fleet.worker("unpack", "lost-unpack", **lost)
     wait_for(lambda: not list(Path(lost["SCRATCH_ROOT"]).iterdir()), fleet, "the sweep of the lost host's scratch")
-    assert len(object_keys(fleet, "processed/")) == 2
+    assert len(object_keys(fleet, "processed/")) == 4
     assert batch_keys(redis) == []
 
 
@@ -405,4 +406,4 @@ def test_a_slow_s3_stops_the_model_only_when_enough_finished_files_wait(fleet: F
     fleet.s3.create_bucket(fleet.bucket)  # moto forgets
     wait_for(lambda: not batch_keys(redis), fleet, "the batch", seconds=120)
     assert {row[0] for row in rows(fleet).values()} == {"done"}
-    assert len(object_keys(fleet, "processed/")) == files
+    assert len(object_keys(fleet, "processed/")) == 2 * files

@@ -576,7 +576,7 @@ def test_a_retry_after_midnight_writes_the_same_s3_key(fleet: Fleet, redis: Any)
     )  # fmt: skip
     fleet.worker("gpu")
     wait_for(lambda: not batch_keys(redis), fleet, "the batch")
-    assert object_keys(fleet) == ["processed/2025-06-22/1.opus"]
+    assert object_keys(fleet) == [f"processed/2025-06-22/1.{kind}" for kind in ("json", "opus")]
 
 
 def test_s3_away_holds_a_file_without_using_up_attempts(fleet: Fleet, redis: Any) -> None:

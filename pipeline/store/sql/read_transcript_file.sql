@@ -1,6 +1,7 @@
--- What S3 keeps of a file beside its Opus: its S3 key, and the JSON. One that is not done yet is about to be, with the
--- Opus under its usual key. `file_count` is that of the archive as it was unpacked, whatever was deleted of it since.
 SELECT f.stem || '.json', json_build_object(
+    -- What S3 keeps of a file beside its Opus: its S3 key, and the JSON. One that is not done yet is about to be, with
+    -- the Opus under its usual key. `file_count` is that of the archive as it was unpacked, whatever was deleted of it
+    -- since.
     'format', 1,
     'audio_id', f.audio_id,
     'batch_id', f.batch_id,
