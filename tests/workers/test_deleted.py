@@ -55,6 +55,7 @@ def test_a_deleted_recording_stays_deleted_when_its_archive_is_sent_again(
     wait_for(lambda: finished(fleet, OTHER), fleet, "the other batch")
     assert {name for _, name in rows(fleet)} == {"b.mp3", "c.mp3"}
     wait_for_log(workers[0], f"batch {OTHER}: 1 of its files were deleted, and stay so")
+    assert "renamed.mp3" not in log_of(workers[0])  # it is not even converted
     assert len([key for key in object_keys(fleet, "processed/") if key.endswith(".opus")]) <= 2
     only = make_tar(tmp_path / "only.tar", {"x.mp3": SPEECH})
     upload(fleet, monkeypatch, only, "third")
