@@ -154,6 +154,16 @@ LOG_LEVEL = _env.choice("LOG_LEVEL", "INFO", "DEBUG", "INFO", "WARNING", "ERROR"
 LOG_FORMAT = _env.choice("LOG_FORMAT", "text", *logs.FORMATS)
 METRICS_LISTEN = _env.listen("METRICS_LISTEN")
 WEB_TOKEN = _env.text("WEB_TOKEN")
+WEB_PROXY_ADDRESS = _env.ip("WEB_PROXY_ADDRESS")
+WEB_PROXY_HEADER = _env.name("WEB_PROXY_HEADER", "", "-")
+WEB_PROXY_ROLE = _env.choice("WEB_PROXY_ROLE", "reader", "reader", "operator")
+WEB_PROXY_GROUPS_HEADER = _env.name("WEB_PROXY_GROUPS_HEADER", "", "-")
+WEB_PROXY_OPERATOR_GROUP = _env.text("WEB_PROXY_OPERATOR_GROUP")
+if WEB_PROXY_HEADER and not WEB_PROXY_ADDRESS:
+    _env.problems.append("WEB_PROXY_HEADER needs WEB_PROXY_ADDRESS: who may say who reads")
+if bool(WEB_PROXY_GROUPS_HEADER) != bool(WEB_PROXY_OPERATOR_GROUP):
+    _env.problems.append("WEB_PROXY_GROUPS_HEADER and WEB_PROXY_OPERATOR_GROUP belong together: set both or none")
+WEB_AUDIT = _env.choice("WEB_AUDIT", "on", "on", "off") == "on"
 CHANNEL_NAMES = _env.names("CHANNEL_NAMES")
 WEBHOOK_URL = _env.url("WEBHOOK_URL", "http", "https")
 WEBHOOK_SECRET = _env.text("WEBHOOK_SECRET")

@@ -28,6 +28,7 @@ EPILOG = """examples:
   python pipelinectl.py rebuild                          after PostgreSQL was lost: make the database from S3
   python pipelinectl.py drain gpu-04 --wait              before a host is taken down
   python pipelinectl.py web                              all this to look at in a browser
+  python pipelinectl.py tokens create alice --days 90    and whom that is for
 
 exit status: 0 success, 1 a service is unavailable or something is left to do, 2 wrong arguments or settings
 (example.env). `completion` sets up the completion of bash and zsh."""
@@ -35,7 +36,7 @@ exit status: 0 success, 1 a service is unavailable or something is left to do, 2
 COMMANDS = (
     "enqueue", "status", "batch", "search", "labels", "languages", "show", "export", "failures",
     "retry", "alerts", "webhooks", "delete", "hold", "release", "retention", "audit",
-    "reconcile", "drain", "migrate", "backup", "rebuild", "exporter", "web", "completion",
+    "reconcile", "drain", "migrate", "backup", "rebuild", "exporter", "web", "tokens", "completion",
 )  # fmt: skip
 
 

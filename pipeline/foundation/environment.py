@@ -166,6 +166,15 @@ class Environment:
             self.problems.append(f"{name} is {text!r}: give a name or an address alone, without a user or a port")
         return host
 
+    def ip(self, name: str) -> str:
+        """The variable as an IP address, in its usual form; it may be empty."""
+        text = self.text(name)
+        try:
+            return str(ipaddress.ip_address(text)) if text else ""
+        except ValueError:
+            self.problems.append(f"{name} is {text!r}: give an IP address, as 127.0.0.1")
+            return ""
+
     def listen(self, name: str) -> tuple[str, int] | None:
         """The variable as an address of this host and a port, as 127.0.0.1:9101 or [::1]:9101; None if empty."""
         text = self.text(name)

@@ -15,11 +15,12 @@ from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-MOST_BODY_BYTES = 64 * 1024  # all that is ever sent to the page is a token
+MOST_BODY_BYTES = 64 * 1024  # what is sent is a token, or a small job
 MOST_HEADER_BYTES = 32 * 1024
 MOST_CONNECTIONS = 100
 MOST_OF_NETWORK = 50  # of these: a browser opens six, and behind a proxy all have its address
 THREADS = 4  # requests at a time; one more than there are connections to PostgreSQL
+PEER = "audio_pipeline.peer"  # in the environment of a request: who is connected, which no header changes
 _MOST_NAME = 100  # characters of an address that is none, as a proxy may pass on
 
 
@@ -66,6 +67,7 @@ class Server(TcpWSGIServer):
     def __init__(self, application: Any, limits: Limits, **options: Any) -> None:
         self.limits = limits
         super().__init__(application, **options)
+        self.application = _noting_peer(self.application)
 
     def handle_accept(self) -> None:
         """Accept a connection; where there are too many, the one that has waited longest for its client ends."""
@@ -97,6 +99,16 @@ class Server(TcpWSGIServer):
                 channel.will_close = True
 
 
+def _noting_peer(application: Callable[..., Any]) -> Callable[..., Any]:
+    """The application, told in PEER who is connected, before a proxy's headers say for whom that is."""
+
+    def told(environ: dict[str, Any], start_response: Any) -> Any:
+        environ[PEER] = environ["REMOTE_ADDR"]
+        return application(environ, start_response)
+
+    return told
+
+
 def _end_longest_waiting(channels: Iterable[Connection]) -> None:
     """The newest of them has no request yet, so there is always one to end."""
     min((channel for channel in channels if not channel.requests), key=_waits_since).will_close = True
@@ -106,11 +118,14 @@ def _waits_since(channel: Connection) -> float:
     return channel.waits_since
 
 
-def make_server(application: Callable[..., Any], host: str, port: int, limits: Limits | None = None) -> Server:
-    """A server of a WSGI application at an address of this host; `run` serves until the process ends. OSError
-    where it cannot listen there.
+def make_server(
+    application: Callable[..., Any], host: str, port: int, limits: Limits | None = None, proxy: str = ""
+) -> Server:
+    """A server of a WSGI application at an address of this host; `run` serves until SystemExit is raised in it.
+    OSError where it cannot listen there.
 
-    A proxy on this host is believed when it says for whom it asks, and whether by TLS; nobody else is.
+    A proxy at the address `proxy`, by default one on this host, is believed when it says for whom it asks, and
+    whether by TLS; nobody else is.
     """
     limits = limits or Limits()
     options = Adjustments(
@@ -124,7 +139,7 @@ def make_server(application: Callable[..., Any], host: str, port: int, limits: L
         cleanup_interval=1,
         asyncore_use_poll=True,
         log_socket_errors=False,  # of clients that go away
-        trusted_proxy="::1" if ":" in host else "127.0.0.1",
+        trusted_proxy=proxy or ("::1" if ":" in host else "127.0.0.1"),
         trusted_proxy_headers="x-forwarded-for x-forwarded-proto",
     )
     tasks = ThreadedTaskDispatcher()

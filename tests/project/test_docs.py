@@ -139,7 +139,7 @@ def test_every_setting_has_a_user_and_a_meaning() -> None:
         ("SCRATCH_ROOT", {"unpack", "gpu"}, set()),
         ("WHISPER_DEVICE", {"gpu"}, set()),
         ("ARCHIVE_MAX_MB", {"transfer", "unpack", "enqueue"}, set()),
-        ("WEB_TOKEN", {"web"}, {"web"}),
+        ("WEB_TOKEN", {"web"}, set()),
         ("MAX_ATTEMPTS", {"transfer", "unpack", "gpu"}, set()),
     ],
 )

@@ -19,7 +19,6 @@ PROJECT = next(folder for folder in Path(__file__).resolve().parents if (folder 
 CONFIGURATION = PROJECT / "docs" / "configuration.md"
 WORKERS = ("transfer", "unpack", "gpu")
 GROUPS = ("REDIS", "DATABASE", "S3", "EC2")  # of config.py: whoever names one cannot do without its settings
-ALONE = {"WEB_TOKEN": ["web"]}  # what is required without being in a group
 WITH = {"REQUIRE_SCRATCH_MOUNT": "SCRATCH_ROOT"}  # a setting that is checked wherever the other one is used
 UNFOLLOWED = {
     ("require", ""),  # it looks at all settings, and checks those that its caller names
@@ -52,7 +51,6 @@ SHORT = {
     "WHISPER_BEAM_SIZE": "Beams of the decoder: more are slower and slightly more accurate.",
     "TOPICS_TOP": "Topics for each file.",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR.",
-    "WEB_TOKEN": "16 characters at least: `openssl rand -hex 16`.",
     "WEBHOOK_URL": "Where events go, `http` or `https`; empty: nowhere. [webhooks.md](webhooks.md).",
     "WEBHOOK_SECRET": "16 characters at least: `openssl rand -hex 16`.",
     "METRICS_LISTEN": "Address and port: `127.0.0.1:9101`.",
@@ -253,7 +251,7 @@ def users() -> dict[str, frozenset[tuple[str, str]]]:
 def users_of(name: str) -> tuple[list[str], list[str]]:
     """Who uses a setting, and who cannot do without it."""
     using = [user for user, uses in users().items() if WITH.get(name, name) in variables(uses) | required(uses)]
-    needing = [user for user in using if name in required(users()[user]) or user in ALONE.get(name, [])]
+    needing = [user for user in using if name in required(users()[user])]
     return using, needing
 
 

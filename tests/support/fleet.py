@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 MODELS = PROJECT / "tests" / "models"
 TABLES = (
     "audio_files, transcripts, passages, classifications, batches, alerts, saved_searches, webhook_outbox, audit,"
-    " tombstones, pending_deletions, holds"
+    " tombstones, pending_deletions, holds, tokens"
 )
 SCRIPT_SECONDS = 60  # the longest that pipelinectl may take
 
