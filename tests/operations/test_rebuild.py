@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import psycopg2.errors
 import pytest
 
 import s3_tombstones
@@ -107,6 +108,21 @@ def test_a_rebuilt_database_is_as_it_was(fleet: Fleet, database: Database, heard
     assert state(fleet) == before
     assert [hit.original_filename for hit in find(database, Query("river fire")).hits] == ["b.mp3"]
     assert len(find(database, Query("逃げ")).hits) == 1
+
+
+def test_every_column_is_in_s3_or_follows_from_what_is(fleet: Fleet, heard: list[int]) -> None:
+    """A new column belongs into read_transcript_file.sql and restore_files.sql, or here where it is not missed."""
+    kept = json.loads(s3_transcripts.read(f"processed/2025-06-22/{heard[0]}.json") or b"")
+    follows = {
+        "audio_files": {"status", "error", "updated_at"},
+        "transcripts": {"audio_id", "created_at", "indexed_at", "folded_at", "words"},
+        "batches": {"batch_id", "finished_at", "archive_deleted_at"},
+    }
+    for table, columns in follows.items():
+        there = {name for (name,) in fleet.query(
+            "SELECT column_name FROM information_schema.columns WHERE table_name = %s", table
+        )}  # fmt: skip
+        assert there - columns <= (kept["batch"] if table == "batches" else kept).keys(), table
 
 
 def test_it_may_be_repeated_and_reads_again_what_is_missing_alone(
@@ -342,6 +358,23 @@ def test_backup_leaves_one_that_was_deleted_meanwhile(fleet: Fleet, database: Da
     files.keep(heard[2])
     assert files.keep_settled(heard[0])
     assert written == [f"processed/2025-06-22/{heard[0]}.json"]
+
+
+def test_who_deletes_a_file_waits_until_its_transcript_is_written(
+    fleet: Fleet, database: Database, heard: list[int]
+) -> None:
+    """Otherwise the transcript could come into S3 behind the deletion, and stay there."""
+    refused: list[str] = []
+
+    def put(_key: str, _body: str) -> None:
+        sql = f"SET lock_timeout = 100; DELETE FROM audio_files WHERE audio_id = {heard[2]}"
+        with pytest.raises(psycopg2.errors.LockNotAvailable) as error:
+            fleet.query(sql)
+        refused.append(str(error.value))
+
+    assert TranscriptFiles(database, put).keep_settled(heard[2])
+    assert len(refused) == 1
+    fleet.query("RESET lock_timeout")
 
 
 def test_rebuild_tells_what_it_did(fleet: Fleet, heard: list[int]) -> None:
