@@ -102,13 +102,15 @@ class ReadingLog:
     def _work(self) -> None:
         """Write until it is closed and nothing waits."""
         while self._is_something_left():
+            is_last = self._is_closing
             try:
                 self._write()
             except Exception as error:  # noqa: BLE001 - whatever it is, the pages go on, and what waits is kept
                 self._tell(error)
+                if is_last:
+                    return
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._is_closing, RETRY_SECONDS):
-                        return
+                    self._changed.wait_for(lambda: self._is_closing, RETRY_SECONDS)
 
     def _tell(self, error: Exception) -> None:
         """Say once why nothing can be written."""

@@ -67,7 +67,7 @@ class Server(TcpWSGIServer):
     def __init__(self, application: Any, limits: Limits, **options: Any) -> None:
         self.limits = limits
         super().__init__(application, **options)
-        self.application = _noting_peer(self.application)
+        self.application: Any = _noting_peer(self.application)
 
     def handle_accept(self) -> None:
         """Accept a connection; where there are too many, the one that has waited longest for its client ends."""

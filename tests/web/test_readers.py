@@ -148,3 +148,24 @@ def test_an_id_token_that_the_proxy_passes_on_is_no_guess(ask: Ask) -> None:
     for _ in range(12):
         assert ask(PROXY, "/runbook", {**NAMED, "Authorization": "Bearer id-token"}) == 200
     assert ask(PROXY, "/runbook", {"Authorization": f"Bearer {TOKEN}"}) == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"WEB_PROXY_HEADER": HEADER}, "WEB_PROXY_HEADER needs WEB_PROXY_ADDRESS"),
+        ({"WEB_PROXY_ADDRESS": "proxy.example.org"}, "give an IP address"),
+        ({"WEB_PROXY_ADDRESS": PROXY, "WEB_PROXY_HEADER": "X Forwarded"}, "WEB_PROXY_HEADER is"),
+        (
+            {"WEB_PROXY_ADDRESS": PROXY, "WEB_PROXY_HEADER": HEADER, "WEB_PROXY_ROLE": "admin"},
+            "give reader or operator",
+        ),
+        ({"WEB_PROXY_GROUPS_HEADER": GROUPS}, "belong together"),
+        ({"WEB_PROXY_OPERATOR_GROUP": "operators"}, "belong together"),
+        ({"WEB_AUDIT": "perhaps"}, "give on or off"),
+    ],
+)
+def test_the_command_refuses_what_cannot_be_meant(fleet: Fleet, settings: dict[str, str], complaint: str) -> None:
+    done = fleet.control("web", WEB_TOKEN=TOKEN, **settings)
+    assert (done.returncode, complaint in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
