@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from bench import corpus
 from bench.archives_programs import fresh, until, write_tar
 from bench.report import Panel
 from pipeline.store.database import Database
+from tests.support.child import Process
 from tests.support.fleet import PROJECT, Fleet, ffmpeg_program
 from tests.support.recordings import SHORT, sample
 
@@ -51,7 +53,7 @@ def ours(fleet: Fleet, tar: Path, folder: Path, files: int, weigh: bool = False)
     with redis.Redis.from_url(fleet.valkey.url) as client:
         until(lambda: "ready" in worker.log.read_text(), worker.require_running)
         job = {"batch_id": BATCH, "s3_key": f"archives/{BATCH}.tar", "file_count": files, "transferred_at": "now"}
-        start = time.perf_counter()
+        start, used = time.perf_counter(), cpu_of(worker.process)
         client.rpush("queue:unpack", json.dumps(job))
         until(lambda: bool(client.llen("queue:transcribe")), worker.require_running)
         first = time.perf_counter() - start
@@ -61,7 +63,7 @@ def ours(fleet: Fleet, tar: Path, folder: Path, files: int, weigh: bool = False)
             if weigh:
                 peak = max(peak, fleet.scratch_bytes())
             time.sleep(0.002)
-        wall = time.perf_counter() - start
+        wall, used = time.perf_counter() - start, cpu_of(worker.process) - used
     if weigh:
         fleet.stop_workers()
         opus = sum(path.stat().st_size for path in (folder / "scratch" / BATCH).glob("*.opus"))
@@ -70,7 +72,20 @@ def ours(fleet: Fleet, tar: Path, folder: Path, files: int, weigh: bool = False)
     status = Path(f"/proc/{worker.process.pid}/status").read_text()
     memory = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
     fleet.stop_workers()
-    return {"seconds": wall, "first_s": first, "memory_mb": memory}
+    return {"seconds": wall, "cpu_s": used, "first_s": first, "memory_mb": memory}
+
+
+def cpu_of(process: Process | None) -> float:
+    """The CPU that a process and the children that it has waited for have used (seconds; proc(5))."""
+    assert process is not None
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of_children() -> float:
+    """The CPU of the children that this process has waited for (seconds)."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def xargs(files: dict[str, bytes], folder: Path) -> dict[str, float]:
@@ -83,15 +98,15 @@ def xargs(files: dict[str, bytes], folder: Path) -> dict[str, float]:
     ffmpeg = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-threads", "1", "-i", f"{source}/{{}}"]
     options = ["-map", "0:a:0", "-map_metadata", "-1", "-ac", "1", "-ar", "16000", "-threads", "1"]
     options += ["-c:a", "libopus", "-b:a", "48k", "-application", "voip", f"{target}/{{}}.opus"]
-    start = time.perf_counter()
+    start, used = time.perf_counter(), cpu_of_children()
     subprocess.run(
         ["xargs", "-0", "-P", str(CORES), "-I{}", *ffmpeg, *options], input="\0".join(files), text=True, check=True
     )
-    wall = time.perf_counter() - start
+    wall, used = time.perf_counter() - start, cpu_of_children() - used
     if len(list(target.iterdir())) != len(files):
         raise RuntimeError("xargs and ffmpeg did not convert every file")
     shutil.rmtree(folder)
-    return {"seconds": wall}
+    return {"seconds": wall, "cpu_s": used}
 
 
 def unpack(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
@@ -102,10 +117,10 @@ def unpack(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
     if given.long:
         corpora[f"{given.long} files of 10 minutes"] = long_mp3s(folder / "corpus", given.long)
     yield (
-        "| | unpack worker | `xargs -P` ffmpeg | ratio | first file queued | memory "
+        "| | unpack worker | `xargs -P` ffmpeg | ratio | ratio of their CPU | first file queued | memory "
         "| scratch at its peak | archive and Opus |"
     )
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     with started(folder) as fleet:
         for kind, files in corpora.items():
             tar = write_tar(folder / "bench.tar", files)
@@ -119,9 +134,11 @@ def unpack(given: argparse.Namespace, folder: Path) -> Iterator[str | Panel]:
             us, them = rounds[0][0], rounds[0][1]
             us = {key: statistics.median(one[0][key] for one in rounds) for key in us}
             them = {key: statistics.median(one[1][key] for one in rounds) for key in them}
-            ratio = statistics.median(one[1]["seconds"] / one[0]["seconds"] for one in rounds)
+            ratio, of_cpu = (
+                statistics.median(one[1][key] / one[0][key] for one in rounds) for key in ("seconds", "cpu_s")
+            )
             yield (
-                f"| {kind} | {us['seconds']:.1f} s | {them['seconds']:.1f} s | {ratio:.2f} | "
+                f"| {kind} | {us['seconds']:.1f} s | {them['seconds']:.1f} s | {ratio:.2f} | {of_cpu:.2f} | "
                 f"after {us['first_s']:.2f} s ({us['first_s'] / us['seconds']:.1%}) | {us['memory_mb']:.0f} MB | "
                 f"{weight['peak_mb']:.1f} MB | {tar.stat().st_size / 1e6:.1f} + {weight['opus_mb']:.1f} MB |"
             )
@@ -156,5 +173,5 @@ def started(folder: Path) -> Iterator[Fleet]:
 
 
 def say(kind: str, results: list[dict[str, float]]) -> None:
-    seconds = " and ".join(f"{one['seconds']:.1f} s" for one in results)
+    seconds = " and ".join(f"{one['seconds']:.1f} s ({one['cpu_s']:.1f} of CPU)" for one in results)
     print(f"{kind}: {seconds}", file=sys.stderr)

@@ -70,6 +70,21 @@ def test_a_program_without_outputs_has_its_messages() -> None:
     assert program.ended.status == 3
 
 
+def test_its_threads_do_not_interrupt_each_other() -> None:
+    """The kernel's policy for batch work, which its threads and what it starts have from it."""
+    with started("while [ $(chrt -p $$ | grep -c BATCH) = 0 ]; do :; done; bash -c 'chrt -p $$ >&'$1") as program:
+        assert b"SCHED_BATCH" in read(program)[0]
+
+
+def test_a_kernel_that_refuses_the_policy_costs_speed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refused)
+    with started("echo one >&$1") as program:
+        assert read(program) == {0: b"one\n"}
+
+
 def test_large_outputs_come_whole_and_side_by_side() -> None:
     """More than a pipe holds, in each: a reader of one after the other would wait for ever."""
     script = "head -c 3000000 /dev/zero >&$2 & head -c 3000000 /dev/zero >&$1; head -c 300000 /dev/zero >&2; wait"

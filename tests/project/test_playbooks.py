@@ -63,6 +63,7 @@ def test_the_units_give_every_variable_and_no_secret() -> None:
 def test_the_units_let_ffmpeg_be_started_and_confined() -> None:
     """Refused by the unit, Landlock looks as if the kernel had none, and ffmpeg would run without it."""
     needed = {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp", "prlimit64"}
+    needed.add("sched_setscheduler")  # pipeline/audio/process_pipes.py
     shared = (ANSIBLE / "roles/deployment/templates/worker.conf.j2").read_text()
     for role in ("gpu", "unpack"):
         unit = shared + UNITS[role].read_text()
