@@ -14,17 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from flask import (
-    Blueprint,
-    Flask,
-    Response,
-    abort,
-    current_app,
-    redirect,
-    render_template,
-    request,
-    url_for,
-)
+from flask import Blueprint, Flask, Response, abort, current_app, redirect, render_template, request, url_for
 from jinja2 import DictLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -45,8 +35,8 @@ from pipeline.store.export_formats import FORMATS
 from pipeline.store.search_query import Query
 from pipeline.store.subtitles import html_language, legend, one_line, reading, readings
 from pipeline.store.transcripts import read_file, read_history
-from pipeline.web import downloads, searching
-from pipeline.web.login import guard
+from pipeline.web import api_errors, downloads, searching
+from pipeline.web.login import Access, guard
 from pipeline.web.page_files import RUNBOOK, TEMPLATES, static
 
 ROWS, REASONS = 100, 20  # on a page
@@ -66,9 +56,11 @@ pages = Blueprint("pages", __name__)
 
 @dataclass(frozen=True)
 class Sources:
-    """What the pages are made of. `token` is what a reader has to know; `opus_address` gives a presigned address
-    for the key of an Opus, below `media_origin` (scheme, host and port). `channel_names` are those of the speakers
-    of a recording's channels."""
+    """What the pages are made of. `token` is what a reader has to know (empty: there is none for all), `access`
+    how else readers are known, by default by named tokens; `opus_address` gives a presigned address
+    for the key of an Opus, below `media_origin` (scheme, host and port). `check_archive` raises `Permanent` where
+    S3 has no archive of a key, `archive_key` gives that of a batch. `channel_names` are those of the speakers of a
+    recording's channels."""
 
     redis: Any
     database: Database
@@ -76,7 +68,10 @@ class Sources:
     token: str
     opus_address: Callable[[str], str]
     media_origin: str
+    check_archive: Callable[[str], object]
+    archive_key: Callable[[str], str]
     channel_names: tuple[str, ...] = ()
+    access: Access | None = None
     compare: SeldomCompared = field(default_factory=SeldomCompared)
 
 
@@ -101,7 +96,7 @@ def make_app(sources: Sources) -> Flask:
         sources=SOURCES,
     )
     app.jinja_env.filters.update(moment=_moment, clock=clock)
-    guard(app, sources.token)
+    guard(app, sources.token, sources.access or Access(sources.database))
     app.register_blueprint(pages)
     app.after_request(_harden)
     app.register_error_handler(Exception, _explain)
@@ -118,8 +113,7 @@ def _harden(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = _POLICY.format(_sources().media_origin)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
-    if request.endpoint != "static":
-        response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 
@@ -335,6 +329,8 @@ def _moment(when: datetime.datetime | int | None) -> str:
 
 def _explain(error: Exception) -> Any:
     """A page for what went wrong; the reason of what nobody expected is in the log alone."""
+    if request.path.startswith(api_errors.PREFIX):
+        return api_errors.problem(error)
     if isinstance(error, HTTPException):
         headers = [header for header in error.get_headers() if header[0] != "Content-Type"]
         page = render_template("problem.html", title=error.name, text=error.description)
