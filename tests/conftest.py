@@ -13,6 +13,7 @@ import s3_utils
 from pipeline.foundation import redis_client
 from pipeline.jobs.job_queue import JobQueue
 from pipeline.store.database import Database
+from tests.support import shares
 from tests.support.fleet import Fleet
 from tests.support.nursery import Nursery
 from tests.support.servers import GuardedS3, MotoS3, S3Server, SwiftS3
@@ -21,17 +22,15 @@ from tests.support.steps import AT_LENGTH
 SWIFT_BIN = Path(os.environ.get("SWIFT_BIN", Path(__file__).parent.parent / ".venv-swift" / "bin"))
 
 
+@pytest.hookimpl(trylast=True)  # after -k and the like have taken theirs away
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the share of each test process, those that start workers first: what is left at the end is short."""
-    slow = [item for item in items if "fleet" in getattr(item, "fixturenames", ())]
-    quick = [item for item in items if "fleet" not in getattr(item, "fixturenames", ())]
-    shares = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    items[:] = [
-        item
-        for share in range(shares)
-        for part in (slow, quick)
-        for item in part[len(part) * share // shares : len(part) * (share + 1) // shares]
-    ]
+    """In the share of each test process, the longest first: what is left at the end is short."""
+    items[:] = shares.in_order(
+        items,
+        module=lambda item: item.nodeid.partition("::")[0],
+        is_slow=lambda item: "fleet" in getattr(item, "fixturenames", ()),
+        processes=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,8 @@ def _nothing_is_left() -> Iterator[None]:
     """No child survives, no pipe stays open."""
     before, open_before = children(), set(os.listdir("/proc/self/fd"))
     yield
-    wait_until(lambda: children() <= before, "the children's end", 5)
-    assert set(os.listdir("/proc/self/fd")) == open_before
+    wait_until(lambda: children() <= before, "the children's end")
+    assert set(os.listdir("/proc/self/fd")) <= open_before  # what an earlier test left may be closed meanwhile
 
 
 # --- what it writes ----------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_a_chunk_comes_before_the_program_has_ended() -> None:
         assert program.ended == Ended(0, 0)
         (process,) = children() - before
         stat = Path(f"/proc/{process}/stat")
-        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "its stop", 10)
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "its stop")
         os.kill(process, signal.SIGCONT)
         assert list(chunks) == [(0, b"second\n")]
 
@@ -216,7 +216,7 @@ def test_helpers_that_let_go_of_the_pipes_end_with_it(tmp_path: Path) -> None:
         assert read(program) == {0: b"done\n"}
         assert program.ended.status == 0
     helper = int(mark.read_text())
-    wait_until(lambda: not is_alive(helper), "the helper's end", 5)
+    wait_until(lambda: not is_alive(helper), "the helper's end")
 
 
 def test_who_reads_no_further_ends_it() -> None:

@@ -226,7 +226,7 @@ def test_a_program_with_more_rights_gets_none_of_them() -> None:
     with subprocess.Popen([*sandbox.command("sleep", [], LIMITS), "sleep", "60"]) as program:
         try:
             name = Path(f"/proc/{program.pid}/comm")
-            wait_until(lambda: name.read_text() == "sleep\n", "the program", 10)
+            wait_until(lambda: name.read_text() == "sleep\n", "the program")
             status = Path(f"/proc/{program.pid}/status").read_text()
         finally:
             program.kill()

@@ -5,8 +5,8 @@ from tests.faults.points import FUNCTIONS, Point, points
 from tests.support.fleet import Fleet
 from tests.support.steps import AT_LENGTH
 
-KILLS = 40
-DOSE = 3  # every third function; all of them with LONG_TESTS=1
+KILLS = 40 if AT_LENGTH else 24
+DOSE = 6  # every sixth function; all of them with LONG_TESTS=1
 PATIENCE_SECONDS = 300.0  # for a point, on a machine that does other things too
 # To these a worker comes only after some seconds of life, or with luck.
 RARE = {

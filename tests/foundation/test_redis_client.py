@@ -178,7 +178,7 @@ def test_sentinels_lead_to_the_new_primary(
             wait_until(sentinel.knows_replica, "a Sentinel that knows the replica")
             primary.kill()
             try:
-                wait_until(lambda: is_set(client), "the new primary", 20)
+                wait_until(lambda: is_set(client), "the new primary")
             finally:
                 primary.start()
     with replicas.admin(replica) as there:

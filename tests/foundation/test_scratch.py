@@ -86,10 +86,10 @@ def listing(root: Path) -> list[str]:
 def test_it_lets_one_process_hold_a_batch_until_it_is_killed(root: Path, tmp_path: Path) -> None:
     holder = start(HOLDER, root, tmp_path / "holder.log")
     try:
-        wait_until(lambda: "held" in holder.log.read_text(), "the lock of the holder", 10)
+        wait_until(lambda: "held" in holder.log.read_text(), "the lock of the holder")
         assert not is_free(root)
         other = start(HOLDER, root, tmp_path / "other.log")
-        wait_until(lambda: "refused" in other.log.read_text(), "the refusal", 10)
+        wait_until(lambda: "refused" in other.log.read_text(), "the refusal")
         other.kill()
         assert not is_free(root)
     finally:
@@ -122,7 +122,7 @@ def test_it_closes_what_it_opened(root: Path) -> None:
     with scratch.locked(root, ID):
         for _ in range(20):
             is_free(root)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_it_holds_against_a_file_that_was_removed_before_it_was_locked(
@@ -151,7 +151,7 @@ def test_it_keeps_two_processes_apart_that_lock_again_and_again(root: Path) -> N
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    ends = [hammer.communicate(timeout=20) for hammer in hammers]
+    ends = [hammer.communicate(timeout=60) for hammer in hammers]
     assert [hammer.returncode for hammer in hammers] == [0, 0, 0], ends
     added = [int(output) for output, _ in ends]
     assert all(added)

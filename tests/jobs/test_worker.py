@@ -432,7 +432,7 @@ def test_it_finishes_the_job_in_progress_after_sigterm(redis: Any, fleet: Fleet,
     assert process.process is not None
     process.process.send_signal(signal.SIGTERM)
     (tmp_path / "first").touch()
-    assert process.process.wait(10) == 0
+    assert process.process.wait(60) == 0
     assert where(redis) == {"waiting": 1}
 
 
@@ -441,7 +441,7 @@ def test_it_ends_well_when_it_is_stopped_before_redis_answers(fleet: Fleet) -> N
     assert process.process is not None
     wait_until(lambda: "Redis is unavailable" in process.log.read_text(), "the wait for Redis")
     process.process.send_signal(signal.SIGTERM)
-    assert process.process.wait(10) == 0, process.log.read_text()
+    assert process.process.wait(60) == 0, process.log.read_text()
 
 
 def test_it_says_that_it_stopped_only_where_it_was_ready(
@@ -571,7 +571,7 @@ def test_it_beats_and_takes_back_dead_workers_jobs_while_a_job_blocks(redis: Any
         dead.add({"n": "theirs"})
         assert dead.claim(0.01) is not None
         dead.register()
-        wait_until(lambda: redis.llen(QUEUE) == 1, "the job of the dead worker", 5)
+        wait_until(lambda: redis.llen(QUEUE) == 1, "the job of the dead worker")
         end = time.monotonic() + 1.2  # longer than a heartbeat lasts
         while time.monotonic() < end:
             assert redis.exists(job_queue.heartbeat_key("w1"))
@@ -594,7 +594,7 @@ def test_it_beats_again_after_redis_was_away(tmp_path: Path) -> None:
             time.sleep(0.3)  # a beat fails
             valkey.start()
             worker.redis.delete(job_queue.heartbeat_key("w1"))
-            wait_until(lambda: bool(worker.redis.exists(job_queue.heartbeat_key("w1"))), "a heartbeat", 5)
+            wait_until(lambda: bool(worker.redis.exists(job_queue.heartbeat_key("w1"))), "a heartbeat")
             assert worker.queue.settle(job)
             worker.stop.set()
 
@@ -616,9 +616,15 @@ def test_after_an_outage_nobody_is_dead_until_the_living_could_be_heard(tmp_path
             valkey.kill()
             time.sleep(1)  # beats fail
             valkey.start()
-            wait_until(lambda: worker.steady_seconds() > 1.5, "a while without a break", 10)
-            assert worker.redis.llen(QUEUE) == 0  # w2 could still be heard
-            wait_until(lambda: worker.redis.llen(QUEUE) == 1, "the job of w2, which stays silent", 10)
+
+            def is_steady() -> bool:
+                waiting = worker.redis.llen(QUEUE)
+                steady = worker.steady_seconds()  # looked at last: it is no less than it was
+                assert waiting == 0 or steady >= 2  # until then w2 could still be heard
+                return steady > 1.5
+
+            wait_until(is_steady, "a while without a break")
+            wait_until(lambda: worker.redis.llen(QUEUE) == 1, "the job of w2, which stays silent")
             worker.queue.settle(job)
             worker.stop.set()
 
@@ -695,7 +701,7 @@ def test_it_tells_systemd_how_it_is(fleet: Fleet, systemd: Any) -> None:
 
     def step(job: Job) -> None:
         worker.doing("reading\na.mp3")
-        wait_until(is_watched, "the watchdog", 5)
+        wait_until(is_watched, "the watchdog")
         worker.queue.settle(job)
         worker.stop.set()
 
@@ -712,7 +718,7 @@ def test_it_lets_systemd_restart_a_worker_that_is_stuck(fleet: Fleet, systemd: A
 
     def step(job: Job) -> None:
         worker.redis.delete(job_queue.heartbeat_key("w1"))
-        wait_until(lambda: bool(worker.redis.exists(job_queue.heartbeat_key("w1"))), "a heartbeat", 5)
+        wait_until(lambda: bool(worker.redis.exists(job_queue.heartbeat_key("w1"))), "a heartbeat")
         worker.queue.settle(job)
         worker.stop.set()
 

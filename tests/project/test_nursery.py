@@ -44,7 +44,7 @@ def test_it_ends_as_python_does(nursery: Nursery, tmp_path: Path) -> None:
         script.write_text(f"import atexit, os, sys, threading, time\n{code}\n")
         err = tmp_path / f"{len(list(tmp_path.iterdir()))}.err"
         process = nursery.start([str(script)], tmp_path, {**os.environ}, tmp_path / "out", err)
-        assert process.wait(20) == status, code
+        assert process.wait(60) == status, code
         assert err.read_text().endswith(said), code
     nursery.close()
 
@@ -60,7 +60,7 @@ def test_it_is_waited_for_and_reported(nursery: Nursery, tmp_path: Path) -> None
     wait_until(lambda: (tmp_path / "out").read_text() == f"a 1 {tmp_path}\n", "what it says")
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
     process.kill()  # it is gone: nothing happens
     nursery.close()
 

@@ -420,7 +420,7 @@ def test_closing_does_not_wait_for_hours_of_silence(whisper: Whisper, tmp_path: 
     running = engine(whisper, lambda *result: results.append(result))
     with running:
         running.submit("silence", silence)
-        wait_until(lambda: running._scheduler._preparing == 1, "its begin", 10)
+        wait_until(lambda: running._scheduler._preparing == 1, "its begin")
         begun = time.monotonic()
         running.close()
     assert time.monotonic() - begun < 5  # all of it takes half a minute

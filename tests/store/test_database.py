@@ -334,7 +334,7 @@ def test_a_deadlock_changes_nothing_and_is_tried_again(
         finally:
             gate.close()
         error = migrating.exception(20)
-        saving.result(20)
+        saving.result(60)
     writer.close()
     if attempts == 1:
         assert isinstance(error, Outage)
@@ -725,7 +725,7 @@ def test_many_threads_share_few_connections(fleet: Fleet) -> None:
     open_now = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'audio-pipeline'"
     assert fleet.query(open_now) == [(2,)]
     database.close()
-    wait_until(lambda: fleet.query(open_now) == [(0,)], "the end of the connections", 10)
+    wait_until(lambda: fleet.query(open_now) == [(0,)], "the end of the connections")
 
 
 def test_a_silent_server_is_unavailable_and_signals_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:

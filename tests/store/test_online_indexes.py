@@ -77,7 +77,7 @@ def test_the_fleet_writes_while_an_index_is_built(url: str, monkeypatch: pytest.
             wait_until(lambda: "by_name: waiting for writers before build" in " ".join(said), "the build")
             run(url, "SET lock_timeout = 1000; INSERT INTO things VALUES (1001, 'meanwhile')")
             assert not migrating.done()
-        assert migrating.result(20) == ["1.sql", FILE]
+        assert migrating.result(60) == ["1.sql", FILE]
     assert run(url, VALID) == [("by_half", True), ("by_name", True)]
     assert run(url, "SELECT count(*) FROM pg_stats WHERE tablename = 'by_half'") == [(1,)]
     assert migrate(url) == []

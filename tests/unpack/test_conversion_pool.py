@@ -193,10 +193,10 @@ def test_who_reads_no_further_waits_for_no_disk(tmp_path: Path) -> None:
     converted = Conversions(tmp_path / "out", Full(ffmpeg_program()), 1, until_available, threading.Event())
     outcomes = converted.of(path, members_of(path))
     next(outcomes)
-    assert waiting.wait(10)
+    assert waiting.wait(60)
     closer = threading.Thread(target=outcomes.close)
     closer.start()
-    closer.join(20)
+    closer.join(60)
     assert not closer.is_alive()
 
 

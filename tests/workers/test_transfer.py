@@ -507,7 +507,7 @@ def test_a_source_is_kept_as_long_as_redis_may_forget_its_transfer(fleet: Fleet,
         sources.tidy_up()
         return not tar.exists()
 
-    wait_until(is_deleted, "the deletion", 10)
+    wait_until(is_deleted, "the deletion")
     assert not redis.exists("queue:transfer:after")
 
 
