@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from pipeline.foundation.errors import Permanent
 from pipeline.foundation.file_warnings import FileWarning
 from pipeline.jobs.job_queue import JobQueue
 from pipeline.web.pages import Sources
@@ -10,7 +11,7 @@ from tests.operations.test_status import live, open_a_batch
 from tests.store.test_transcripts import CUT, TURNED, hear
 from tests.support.fleet import Fleet
 from tests.support.recordings import SPEECH, opus
-from tests.support.steps import BATCH, add_batch, add_dead_letter, add_file, s3_client, warn
+from tests.support.steps import BATCH, add_batch, add_dead_letter, add_file, object_keys, s3_client, warn
 
 TOKEN = "a-token-that-nobody-guesses"
 MARK = "alert(1)</script>"
@@ -84,6 +85,12 @@ def addresses(ids: dict[str, int]) -> list[str]:
     ]  # fmt: skip
 
 
+def _check_archive(fleet: Fleet, key: str) -> None:
+    """`Permanent` where the fleet's S3 has no such object."""
+    if key not in object_keys(fleet, key):
+        raise Permanent(f"there is no {key} in S3")
+
+
 def sources(fleet: Fleet, redis: Any, database: Any, **changes: Any) -> Sources:
     """What the page is made of, as the fleet has it."""
     given: dict[str, Any] = {
@@ -93,6 +100,8 @@ def sources(fleet: Fleet, redis: Any, database: Any, **changes: Any) -> Sources:
         "token": TOKEN,
         "opus_address": lambda key: f"{fleet.s3.endpoint}/{fleet.bucket}/{key}?signed",
         "media_origin": fleet.s3.endpoint,
+        "check_archive": lambda key: _check_archive(fleet, key),
+        "archive_key": lambda batch_id: f"archives/{batch_id}.tar",
         "channel_names": ("caller", "<b>agent</b>"),
         **changes,
     }
