@@ -8,7 +8,7 @@ import config
 from pipeline.commands import choosing, common
 from pipeline.commands.following import follow, tracker_of
 from pipeline.foundation.formatting import amount, count
-from pipeline.operations.archive_progress import Followed, Progress
+from pipeline.operations.archive_progress import Followed, Progress, as_dict
 from pipeline.operations.failures import Filter, failed_reasons
 from pipeline.store.batch_history import Batch, read_batch
 
@@ -32,20 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
         batch = read_batch(database, progress.batch_id) if progress.batch_id else None
         reasons = failed_reasons(database, Filter(progress.batch_id), REASONS) if batch and batch.failed else []
     if arguments.json:
-        found = as_dict(archive, progress, batch, reasons)
+        found = as_dict(batch, archive, progress, reasons)
         print(json.dumps(found, indent=2, default=lambda time: time.isoformat()))
     else:
         show(archive, progress, batch, reasons)
     return 0
-
-
-def as_dict(
-    archive: Followed, progress: Progress, batch: Batch | None, reasons: list[tuple[str, int]]
-) -> dict[str, Any]:
-    """A batch for JSON; one that was not unpacked yet has no more than its id and its archive's path."""
-    found = batch.as_dict() if batch else {"batch_id": progress.batch_id, "archive": {"path": archive.path}}
-    why = [{"reason": reason, "files": number} for reason, number in reasons]
-    return {**found, "state": progress.what, "is_over": progress.is_over, "reasons": why}
 
 
 def show(archive: Followed, progress: Progress, batch: Batch | None, reasons: list[tuple[str, int]]) -> None:

@@ -2,12 +2,12 @@
 
 import argparse
 import datetime
-import re
 import shlex
 from typing import Any, NoReturn
 
 import config
 from pipeline.commands import common
+from pipeline.foundation import moments
 from pipeline.foundation.formatting import count, whole_number
 from pipeline.operations.archive_progress import Followed, find_unpacked
 from pipeline.store.batch_history import Batch, batches_of_archive, read_batch, read_batch_files
@@ -54,13 +54,9 @@ def query_of(arguments: argparse.Namespace, words: list[str], limit: int = 20, o
 def moment(given: str) -> datetime.datetime:
     """The moment so long ago, or that day or time, in UTC."""
     try:
-        if match := re.fullmatch(r"([0-9]{1,5})([mhd])", given):
-            unit = {"m": "minutes", "h": "hours", "d": "days"}[match[2]]
-            return datetime.datetime.now(datetime.UTC) - datetime.timedelta(**{unit: int(match[1])})
-        when = datetime.datetime.fromisoformat(given)
-        return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{given!r} is no time: give 24h, 7d or 2025-06-22") from None
+        return moments.moment(given)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def _pair(given: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from pipeline.operations.failures import (
     read_dead_letters,
     read_failures,
 )
-from pipeline.operations.retry import Retry, Unknown
+from pipeline.operations.retry import Retry, Unknown, noted_by
 
 DESCRIPTION = """Queue failed work again: the failed files of a batch, dead letters by --job, or all that a
 filter takes. What is done stays done. The archive is fetched and unpacked once more, so it has to be in S3."""
@@ -41,8 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     with common.connect_database() as database:
         dead_letters = read_dead_letters(redis, common.queues_of(redis))
         retrying = Retry(
-            redis, database, config.UNPACK_QUEUE, dead_letters, s3_utils.archive_bytes, s3_utils.archive_key
-        )
+            redis, database, config.UNPACK_QUEUE, dead_letters, s3_utils.archive_bytes, s3_utils.archive_key,
+            noted_by(common.actor()),
+        )  # fmt: skip
         if arguments.batch_id:
             return tried(batch_id_of(database, arguments.batch_id, redis), retrying, arguments.file or None)
         if arguments.job:

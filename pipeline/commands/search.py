@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,6 @@ from pipeline.foundation.formatting import clock, printable
 from pipeline.store.search import Found, find, is_indexed
 from pipeline.store.search_hits import Hit
 from pipeline.store.subtitles import legend, reading
-from pipeline.store.transcripts import with_speaker
 
 DESCRIPTION = """Show the recordings in which all the words were said, the newest first, with the text around
 them. As in a web search: "good morning" in one argument is a phrase, `or` and -not do what they say (put -- before
@@ -40,31 +39,10 @@ def run(arguments: argparse.Namespace) -> None:
     except Permanent as problem:
         common.reject(str(problem))
     if arguments.json:
-        print(json.dumps(as_json(found), indent=2))
+        hits = [hit.as_dict(config.CHANNEL_NAMES) for hit in found.hits]
+        print(json.dumps({**found.summary(), "hits": hits}, indent=2))
     else:
         show_all(found, arguments)
-
-
-def as_json(found: Found) -> dict[str, Any]:
-    """What was found for JSON."""
-    return {
-        "total": found.total,
-        "is_more": found.is_more,
-        "hits": [as_dict(hit) for hit in found.hits],
-        "facets": {facet: [asdict(one) for one in counts] for facet, counts in found.facets.items()},
-        "faceted": found.faceted,
-        "suggestion": found.suggestion,
-    }
-
-
-def as_dict(hit: Hit) -> dict[str, Any]:
-    """A hit for JSON."""
-    segment = with_speaker(hit.segment, config.CHANNEL_NAMES)
-    times = {
-        "created_at": hit.created_at.isoformat(),
-        "recorded_at": hit.recorded_at and hit.recorded_at.isoformat(),
-    }
-    return {**asdict(hit), **times, "segment": segment}
 
 
 def show_all(found: Found, arguments: argparse.Namespace) -> None:

@@ -55,6 +55,15 @@ class Progress:
         return "files" if self.files and not self.is_over else self.what
 
 
+def as_dict(
+    batch: Batch | None, archive: Followed, progress: Progress, reasons: list[tuple[str, int]]
+) -> dict[str, Any]:
+    """A batch for JSON; one that was not unpacked yet has no more than its id and its archive's path."""
+    found = batch.as_dict() if batch else {"batch_id": progress.batch_id, "archive": {"path": archive.path}}
+    why = [{"reason": reason, "files": number} for reason, number in reasons]
+    return {**found, "state": progress.what, "is_over": progress.is_over, "reasons": why}
+
+
 @dataclass
 class Tracker:
     """What looks for archives. `batch_of(path, state)` is the batch of a remote file that was brought in this

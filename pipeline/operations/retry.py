@@ -14,13 +14,26 @@ from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.formatting import count, did_you_mean
 from pipeline.jobs.batches import Batches, check_id, is_id, unpack_job
 from pipeline.operations.failures import DeadLetter
+from pipeline.store import audit
 from pipeline.store.database import Database
 
 MOST_KEY_BYTES = 1024  # of an S3 key
+Note = Callable[[Any, str, list[str]], object]  # a cursor, a batch id, and names of its files
 
 
 class Unknown(Permanent):
     """There is no such batch, or no such file in it."""
+
+
+def noted_by(actor: str) -> Note:
+    """What notes in the audit log that this actor has something tried again."""
+    return lambda cursor, batch_id, files: audit.note(
+        cursor, actor, "retry", batch_id, {"files": len(files)} if files else None
+    )
+
+
+def _no_note(_cursor: Any, _batch_id: str, _files: list[str]) -> None:
+    """What notes nothing."""
 
 
 @dataclass
@@ -29,6 +42,8 @@ class Retry:
 
     `dead_letters` are all there are: those of files that are tried again go. `check_archive(s3_key)` raises
     `Permanent` where S3 has no such archive; `archive_key(batch_id)` is where a batch's archive is by default.
+    `note(cursor, batch_id, files)` is called in the transaction before anything of a batch is queued, with the
+    files that are tried again; none where it is the whole archive.
     """
 
     redis: Any
@@ -37,6 +52,7 @@ class Retry:
     dead_letters: list[DeadLetter]
     check_archive: Callable[[str], object]
     archive_key: Callable[[str], str]
+    note: Note = _no_note
 
     def __post_init__(self) -> None:
         self.batches = Batches(self.redis, "")
@@ -64,7 +80,7 @@ class Retry:
             raise Permanent(f"batch {batch_id} has no failed files")
         s3_key = archive_of(self.database, batch_id) or self.archive_key(batch_id)
         self.check_archive(s3_key)
-        reopen(self.database, batch_id, chosen)
+        reopen(self.database, batch_id, chosen, self.note)
         self._queue(batch_id, s3_key, chosen)
         return f"{count(len(chosen), 'file')} of batch {batch_id}"
 
@@ -77,6 +93,8 @@ class Retry:
 
     def _archive(self, batch_id: str, s3_key: str) -> str:
         self.check_archive(s3_key)
+        with self.database.transaction() as cursor:
+            self.note(cursor, batch_id, [])
         self._queue(batch_id, s3_key, [])
         return f"batch {batch_id}"
 
@@ -193,7 +211,7 @@ def archive_of(database: Database, batch_id: str) -> str | None:
         return row and str(row[0])
 
 
-def reopen(database: Database, batch_id: str, names: list[str]) -> None:
+def reopen(database: Database, batch_id: str, names: list[str], note: Note = _no_note) -> None:
     """Have these failed files worked on again when their archive is next unpacked."""
     with database.transaction() as cursor:
         cursor.execute(
@@ -202,3 +220,4 @@ def reopen(database: Database, batch_id: str, names: list[str]) -> None:
             (batch_id, names),
         )
         cursor.execute("UPDATE batches SET finished_at = NULL WHERE batch_id = %s", (batch_id,))
+        note(cursor, batch_id, names)

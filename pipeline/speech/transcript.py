@@ -109,3 +109,9 @@ def speaker_of(segment: Mapping[str, Any], names: Sequence[str]) -> str:
     if channel is None:
         return ""
     return names[channel - 1] if channel <= len(names) else f"Channel {channel}"
+
+
+def with_speaker(segment: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The segment with its `speaker`, where the recording has several channels."""
+    speaker = speaker_of(segment, names)
+    return {**segment, "speaker": speaker} if speaker else segment

@@ -85,15 +85,15 @@ def read_batch(database: Database, batch_id: str) -> Batch | None:
         return next((_batch(*row) for row in cursor.fetchall()), None)
 
 
-def batches_of_archive(database: Database, archive: str, most: int) -> list[Batch]:
-    """The newest batches whose archive had this name or path."""
-    if not archive or not is_storable(archive):
+def batches_of_archive(database: Database, archive: str, most: int, before: str = "") -> list[Batch]:
+    """The newest batches whose archive had this name or path; those with a lesser id than `before`."""
+    if not archive or not is_storable(archive) or not is_storable(before):
         return []
     with database.transaction() as cursor:
         cursor.execute(
             f"{_BATCHES} WHERE {_NAME} = %(name)s AND (%(name)s = %(archive)s OR b.archive_path = %(archive)s)"  # nosec B608
-            " ORDER BY b.batch_id DESC LIMIT %(most)s",
-            {"name": name_of(archive), "archive": archive, "most": most},
+            " AND (%(before)s = '' OR b.batch_id < %(before)s) ORDER BY b.batch_id DESC LIMIT %(most)s",
+            {"name": name_of(archive), "archive": archive, "most": most, "before": before},
         )
         return [_batch(*row) for row in cursor.fetchall()]
 

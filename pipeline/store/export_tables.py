@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pipeline.foundation.file_warnings import FileWarning
-from pipeline.speech.transcript import UNINTELLIGIBLE
+from pipeline.speech.transcript import UNINTELLIGIBLE, with_speaker
 from pipeline.store import subtitles
-from pipeline.store.transcripts import AudioFile, with_speaker
+from pipeline.store.transcripts import AudioFile
 
 COLUMNS = (
     "audio_id", "batch_id", "original_filename", "created_at", "language", "duration_seconds", "labels", "text",

@@ -6,7 +6,7 @@ hits is the index of words asked for all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.store.database import Database
@@ -46,6 +46,14 @@ class Found:
     faceted: int
     suggestion: str
 
+    def summary(self) -> dict[str, Any]:
+        """What there is beside the hits, for JSON."""
+        facets = {facet: [asdict(one) for one in counts] for facet, counts in self.facets.items()}
+        return {
+            "total": self.total, "is_more": self.is_more, "facets": facets, "faceted": self.faceted,
+            "suggestion": self.suggestion,
+        }  # fmt: skip
+
 
 def find(database: Database, query: Query) -> Found:
     """What the query asks for; `Permanent` where PostgreSQL cannot look for it."""
@@ -77,6 +85,15 @@ def search(database: Database, query: Query) -> list[Hit]:
         return read_hits(cursor, _page(cursor, query, audio_ids, groups), groups)
 
 
+def newest_files(cursor: Any, query: Query) -> list[int]:
+    """The ids of the files that the query asks for, the newest first; as many as it wants. `Permanent` as for
+    `find`."""
+    check(query)
+    _give_memory(cursor)
+    audio_ids, _ = _newest(cursor, query)
+    return audio_ids[query.offset : query.offset + query.limit]
+
+
 def is_indexed(database: Database) -> bool:
     """Whether a search looks at every transcript: after an update, those from before it are indexed one by one."""
     with database.transaction() as cursor:
@@ -91,7 +108,7 @@ def _give_memory(cursor: Any) -> None:
 def _newest(cursor: Any, query: Query) -> tuple[list[int], int | None]:
     """The ids of the newest files that are found, at least as many as the page needs; and how many there are in
     all (or more than MOST_COUNTED), where that is known by then."""
-    needed = max(_RANKED if _is_ranked(query) else 0, query.offset + query.limit)
+    needed = max(_RANKED if is_ranked(query) else 0, query.offset + query.limit)
     wanted = max(MOST_COUNTED + 1, needed)
     if not query.batch_id and not query.archive:
         audio_ids, looked_through = _in_window(cursor, query, wanted)
@@ -103,7 +120,7 @@ def _newest(cursor: Any, query: Query) -> tuple[list[int], int | None]:
     # as a whole: with the limit in sight, PostgreSQL may go through all files by date for a rare word
     cursor.execute(
         f"WITH f AS MATERIALIZED (SELECT f.audio_id, {TIME} AS time FROM audio_files AS f"  # nosec B608
-        f" JOIN transcripts AS t USING (audio_id) WHERE {_all(asked)})"
+        f" {query.files} WHERE {_all(asked)})"
         f" SELECT f.audio_id, (SELECT count(*) FROM f) FROM f {_NEWEST}",
         {**values, "wanted": wanted},
     )
@@ -117,7 +134,7 @@ def _in_window(cursor: Any, query: Query, wanted: int) -> tuple[list[int], int]:
     cursor.execute(
         f"WITH f AS MATERIALIZED (SELECT f.*, {TIME} AS time FROM audio_files AS f"  # nosec B608
         f" WHERE {_all(time_conditions(query))} ORDER BY {TIME} DESC, f.audio_id DESC LIMIT {_window(query)})"
-        f" SELECT f.audio_id FROM f JOIN transcripts AS t USING (audio_id) WHERE {_all(asked)} {_NEWEST}",
+        f" SELECT f.audio_id FROM f {query.files} WHERE {_all(asked)} {_NEWEST}",
         {**values, "wanted": wanted},
     )
     audio_ids = [audio_id for (audio_id,) in cursor.fetchall()]
@@ -131,7 +148,7 @@ def _in_window(cursor: Any, query: Query, wanted: int) -> tuple[list[int], int]:
 
 def _window(query: Query) -> int:
     """How many of the newest files are looked through before the index is asked."""
-    return (_RANKED_WINDOW if _is_ranked(query) else _WINDOW) + 10 * (query.limit + query.offset)
+    return (_RANKED_WINDOW if is_ranked(query) else _WINDOW) + 10 * (query.limit + query.offset)
 
 
 def _all(conditions: Sequence[str] | dict[str, Any]) -> str:
@@ -142,20 +159,21 @@ def _count(cursor: Any, query: Query) -> int:
     """How many files are found, as far as they are counted."""
     asked, values = conditions(query)
     cursor.execute(
-        "SELECT count(*) FROM (SELECT FROM audio_files AS f JOIN transcripts AS t USING (audio_id)"  # nosec B608
+        f"SELECT count(*) FROM (SELECT FROM audio_files AS f {query.files}"  # nosec B608
         f" WHERE {_all(asked)} LIMIT {MOST_COUNTED + 1}) AS found",
         values,
     )
     return int(cursor.fetchone()[0])
 
 
-def _is_ranked(query: Query) -> bool:
+def is_ranked(query: Query) -> bool:
+    """Whether the hits of the query come in the order of their relevance: without words there is none."""
     return query.order == "relevance" and bool(query.words.strip())
 
 
 def _page(cursor: Any, query: Query, audio_ids: list[int], groups: list[Group]) -> list[int]:
     """The ids to show, of those that were found."""
-    if _is_ranked(query):
+    if is_ranked(query):
         audio_ids = _ranked(cursor, audio_ids[:MOST_COUNTED], groups)
     return audio_ids[query.offset : query.offset + query.limit]
 

@@ -2,11 +2,12 @@
 
 import datetime
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.foundation.archive_origin import name_of
-from pipeline.speech.transcript import UNINTELLIGIBLE
+from pipeline.speech.transcript import UNINTELLIGIBLE, with_speaker
 from pipeline.store.queries import QUERIES
 from pipeline.store.search_terms import Group, Term, tsqueries
 from pipeline.store.words import OVERLAP, index_words, is_unspaced, places
@@ -46,6 +47,12 @@ class Hit:
     def time(self) -> datetime.datetime:
         """When it was made; or when its row was, where that is not known."""
         return self.recorded_at or self.created_at
+
+    def as_dict(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """The hit for JSON; `names` are those of the speakers of its channels."""
+        recorded_at = self.recorded_at and self.recorded_at.isoformat()
+        times = {"created_at": self.created_at.isoformat(), "recorded_at": recorded_at}
+        return {**asdict(self), **times, "segment": with_speaker(self.segment, names)}
 
 
 def read_hits(cursor: Any, audio_ids: list[int], groups: list[Group]) -> list[Hit]:

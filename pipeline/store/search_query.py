@@ -43,7 +43,9 @@ class Query:
     any classifier. `since` (included) and `until` (not included) say when the recording was made, or, where that
     is not known, its row; `processed_since` and `processed_until` when its row was made; in UTC. `meta` are keys
     and values that its metadata has, all of them, numbers as they are written. `archive` is the file name of its
-    archive, or its path. `order` is by time, the newest first, or by relevance among the newest hits.
+    archive, or its path. `order` is by time, the newest first, or by relevance among the newest hits. `before` is
+    the time and the id of a file: those that come behind it in the order of time. `status` is that of the file's
+    row; without `heard`, files without a transcript are found too.
     """
 
     words: str = ""
@@ -59,6 +61,14 @@ class Query:
     meta: tuple[tuple[str, str], ...] = ()
     archive: str = ""
     order: Literal["time", "relevance"] = "time"
+    before: tuple[datetime.datetime, int] | None = None
+    status: str = ""
+    heard: bool = True
+
+    @property
+    def files(self) -> str:
+        """Which rows are looked at, in SQL, behind those of `audio_files AS f`."""
+        return "JOIN transcripts AS t USING (audio_id)" if self.heard else ""
 
 
 def check(query: Query) -> None:
@@ -87,18 +97,22 @@ def conditions(query: Query, few_files: bool = False) -> tuple[list[str], dict[s
         _ARCHIVE: query.archive,
         with_meta: query.meta,
         _LABELLED: query.tag,
+        "f.status = %(status)s": query.status,
     }
     values = {**vars(query), "archive_name": name_of(query.archive), **terms, **meta}
+    if query.before:
+        values["before_time"], values["before_id"] = query.before
     return [condition for condition, value in asked.items() if value], values
 
 
-def time_conditions(query: Query) -> dict[str, datetime.datetime]:
+def time_conditions(query: Query) -> dict[str, Any]:
     """The conditions on the file's times, each with its value."""
     asked = {
         f"{TIME} >= %(since)s": query.since,
         f"{TIME} < %(until)s": query.until,
         "f.created_at >= %(processed_since)s": query.processed_since,
         "f.created_at < %(processed_until)s": query.processed_until,
+        f"({TIME}, f.audio_id) < (%(before_time)s, %(before_id)s)": query.before,
     }
     return {condition: value for condition, value in asked.items() if value}
 

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.foundation.archive_origin import name_of
 from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.file_warnings import FileWarning, as_json, from_json
-from pipeline.speech.transcript import speaker_of
+from pipeline.speech.transcript import with_speaker
 from pipeline.store.database import Database
 from pipeline.store.queries import QUERIES
 from pipeline.store.search_query import TIME, Query, check, conditions
@@ -53,12 +53,6 @@ class AudioFile:
         """The file for JSON; `names` are those of the speakers of its channels."""
         segments = [with_speaker(segment, names) for segment in self.segments]
         return {**vars(self), "segments": segments, "warnings": as_json(self.warnings)}
-
-
-def with_speaker(segment: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The segment with its `speaker`, where the recording has several channels."""
-    speaker = speaker_of(segment, names)
-    return {**segment, "speaker": speaker} if speaker else segment
 
 
 def read_file(database: Database, audio_id: int) -> AudioFile | None:

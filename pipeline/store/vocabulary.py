@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.foundation.formatting import did_you_mean
 from pipeline.store.database import Database
+from pipeline.store.queries import QUERIES
 from pipeline.store.search_query import Query
 
 MOST_NAMED = 20
@@ -40,6 +41,19 @@ class Named:
     name: str
     of: str
     files: int
+
+
+def label_names(database: Database, after: tuple[str, str] = ("", ""), limit: int = 100) -> list[tuple[str, str]]:
+    """The labels that recordings have, each with its classifier before it, in their order; those after one."""
+    first, second = after
+    with database.transaction() as cursor:
+        cursor.execute(QUERIES["label_names"], {"classifier": first, "label": second, "limit": limit})
+        return list(cursor.fetchall())
+
+
+def language_names(database: Database) -> list[str]:
+    """The codes of the languages that recordings are in, by the alphabet."""
+    return _names(database, _LANGUAGES)
 
 
 def label_counts(database: Database) -> list[Named]:

@@ -37,6 +37,7 @@ from pipeline.store.subtitles import html_language, legend, one_line, reading, r
 from pipeline.store.transcripts import read_file, read_history
 from pipeline.web import api_errors, downloads, searching
 from pipeline.web.login import Access, guard
+from pipeline.web.openapi import api
 from pipeline.web.page_files import RUNBOOK, TEMPLATES, static
 
 ROWS, REASONS = 100, 20  # on a page
@@ -98,6 +99,7 @@ def make_app(sources: Sources) -> Flask:
     app.jinja_env.filters.update(moment=_moment, clock=clock)
     guard(app, sources.token, sources.access or Access(sources.database))
     app.register_blueprint(pages)
+    app.register_blueprint(api)
     app.after_request(_harden)
     app.register_error_handler(Exception, _explain)
     return app
