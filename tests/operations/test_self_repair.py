@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.jobs.batches import AMISS, STRANDED, Batches
 from pipeline.jobs.job_queue import heartbeat_key
 from pipeline.jobs.stop_flag import StopFlag
 from pipeline.jobs.worker import Limits
+from pipeline.operations.reconcile import Finding
 from pipeline.operations.self_repair import TURN, SelfRepair
 from pipeline.store.database import Database
 from tests.operations.test_reconcile import ARCHIVE, finished, open_batch, queued, reconciler
@@ -108,6 +110,22 @@ def test_no_file_fails_and_nothing_in_s3_is_deleted(
     repair_of("w1").look()
     assert (object_keys(fleet), queued(redis)) == (keys, [])
     assert [row[0] for row in rows(fleet).values()] == ["done"]
+
+
+def test_a_repair_that_destroys_something_is_left_to_a_person(
+    redis: Any, repair_of: Callable[..., SelfRepair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of the findings about batches is such a one yet."""
+    done: list[str] = []
+    found = [
+        Finding(kind, BATCH, "it is so", "change it", partial(done.append, kind), destroys=kind == "orphan")
+        for kind in ("orphan", "stranded")
+    ]
+    repair = repair_of("w1")
+    monkeypatch.setattr(repair.reconciler, "batch_findings", lambda: iter(found))
+    repair.look()
+    assert done == ["stranded"]
+    assert [row["kind"] for row in json.loads(redis.get(AMISS))] == ["orphan"]
 
 
 def test_what_a_person_has_to_decide_is_reported_once_and_kept_for_the_status(

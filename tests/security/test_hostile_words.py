@@ -21,7 +21,14 @@ from redis._parsers.base import BaseParser
 
 from pipeline.foundation import redis_client
 from pipeline.foundation.device import is_broken, is_out_of_memory
-from pipeline.foundation.errors import Outage, Permanent, certificate_problem, unavailable_service
+from pipeline.foundation.errors import (
+    _S3_CODES,
+    _S3_STATUSES,
+    Outage,
+    Permanent,
+    certificate_problem,
+    unavailable_service,
+)
 from pipeline.foundation.s3_errors import NOT_IN_XML
 from pipeline.transfer import sftp, trial
 from pipeline.transfer.scp import Copy
@@ -92,6 +99,15 @@ def test_what_follows_the_code_of_a_reply_decides_nothing(code: str, said: str) 
         assert verdict(raising(BaseParser.parse_error(text))) == CODES[code], text
 
 
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_no_code_behind_the_code_of_a_reply_decides_anything(code: str) -> None:
+    """Each of them, as chance finds few."""
+    said = [*HOSTILE, *(f"{other} {other}" for other in CODES)]
+    assert {words: verdict(raising(BaseParser.parse_error(f"{code} {words}"))) for words in said} == dict.fromkeys(
+        said, CODES[code]
+    )
+
+
 @several
 @given(name=words, value=words)
 def test_names_and_values_in_redis_decide_nothing(fleet: Fleet, name: str, value: str) -> None:
@@ -127,11 +143,23 @@ S3 = {
     said=st.text(st.sampled_from("abc /<>&\"'"), max_size=9) | st.sampled_from(HOSTILE),
 )
 def test_the_message_of_s3_decides_nothing(of: tuple[str, int], said: str) -> None:
+    assert s3_verdict(of, said) == S3[of]
+
+
+@pytest.mark.parametrize("of", sorted(S3))
+def test_no_code_in_the_message_of_s3_decides_anything(of: tuple[str, int]) -> None:
+    """Each of them, as chance finds few."""
+    said = [*HOSTILE, *_S3_CODES, *(str(status) for status in _S3_STATUSES)]
+    assert {words: s3_verdict(of, words) for words in said} == dict.fromkeys(said, S3[of])
+
+
+def s3_verdict(of: tuple[str, int], said: str) -> str:
+    """What an error of S3 with these words in it means."""
     code, status = of
     escaped = said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     body = f"<Error><Code>{code}</Code><Message>{escaped}</Message><Key>{escaped}</Key></Error>".encode()
     parsed = create_parser("rest-xml").parse({"status_code": status, "headers": {}, "body": body}, None)
-    assert verdict(raising(s3_errors.ClientError(parsed, "GetObject"))) == S3[of]
+    return verdict(raising(s3_errors.ClientError(parsed, "GetObject")))
 
 
 @few

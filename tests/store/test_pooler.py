@@ -61,6 +61,22 @@ def test_others_get_the_connection_as_it_was(fleet: Fleet, pooler: PgBouncer, po
     assert ask(pooler.url(), "SELECT pg_backend_pid()") == backend
 
 
+def test_others_keep_the_time_limit_of_their_database(fleet: Fleet, pooler: PgBouncer) -> None:
+    """Where the server has none, a limit that was taken off for good would look as before."""
+    fleet.postgres.new_database("limited")
+    url = pooler.url("postgres", "limited")
+    with psycopg2.connect(fleet.postgres.url) as connection, connection.cursor() as cursor:
+        cursor.execute("ALTER DATABASE limited SET statement_timeout = '40s'")
+    connection.close()
+    backend = ask(url, "SELECT pg_backend_pid()")
+    database = Database(url)
+    with database.long_transaction() as cursor:
+        cursor.execute("SELECT pg_backend_pid(), current_setting('statement_timeout')")
+        assert cursor.fetchone() == (backend, "0")
+    database.close()
+    assert (ask(url, "SHOW statement_timeout"), ask(url, "SELECT pg_backend_pid()")) == ("40s", backend)
+
+
 def test_what_others_have_set_does_not_bind_us(pooler: PgBouncer, pooled: Database) -> None:
     ask(pooler.url(), "SELECT set_config('statement_timeout', '1', false)")
     with pooled.transaction() as cursor:
