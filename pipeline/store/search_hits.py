@@ -22,10 +22,11 @@ _SHOWN = (  # the columns of search_hits.sql
 
 @dataclass(frozen=True)
 class Hit:
-    """A file that was found. `excerpt` is its text around the first hit, in pieces: True where a word was searched
-    for; `segment` is that of the hit, without its words, and `start` where it begins, in seconds; they are empty
-    and None where the hit is in none. `warnings` are the codes of what is wrong with the recording. `recorded_at`
-    is when it was made, in UTC, where that is known; `archive` the file name of its archive."""
+    """A file that was found. `excerpt` is its text around the first hit, of one speaker, in pieces: True where a
+    word was searched for; `segment` is that of the hit, without its words, and `start` where it begins, in
+    seconds; they are empty and None where the hit is in none. `warnings` are the codes of what is wrong with the
+    recording. `recorded_at` is when it was made, in UTC, where that is known; `archive` the file name of its
+    archive."""
 
     audio_id: int
     batch_id: str
@@ -79,8 +80,9 @@ def _hit(row: tuple[Any, ...], groups: list[Group]) -> Hit:
     segments, beginning = fields.pop("segments"), fields.pop("beginning")
     terms = [term for group in groups for term in group.wanted]
     best = _best(segments, terms)
-    around = [segment["text"] for segment in segments[max(0, best - 1) : best + 2]] or [beginning]
     segment = segments[best] if segments else {}
+    beside = segments[max(0, best - 1) : best + 2]
+    around = [one["text"] for one in beside if one.get("channel") == segment.get("channel")] or [beginning]
     recorded_at, metadata = fields["recorded_at"], fields["metadata"]
     return Hit(
         **_plain(fields),

@@ -139,7 +139,7 @@ LOST: dict[str, tuple[Plant, str]] = {
     "words": (
         lambda w: (
             w.sql("UPDATE transcripts SET text = 'other words' WHERE audio_id = 1"),
-            w.put(w.transcript_key(1), b'{"text": "other words"}'),
+            w.put(w.transcript_key(1), b'{"text": "other words"}'),  # type: ignore[func-returns-value]
         ),
         f"call.mp3 reads 'other words', not '{SPOKEN}'",
     ),

@@ -572,6 +572,16 @@ def test_a_hit_says_which_channel_it_was_on_and_what_is_wrong_with_the_file(
     assert "channel" not in one.segment
 
 
+def test_an_excerpt_holds_the_words_of_one_speaker(fleet: Fleet, database: Database) -> None:
+    """It is shown behind the name of the speaker of its hit."""
+    said: list[tuple[str, int]] = [("where is it", 1), ("a fire", 2), ("at the mill", 2), ("stay away", 1)]
+    hear(fleet, "a", *[{"text": text, "channel": channel} for text, channel in said], channels=2)
+    (hit,) = search(database, Query("fire"))
+    assert (marked(hit), hit.segment["channel"]) == ("a [fire] at the mill", 2)
+    (hit,) = search(database, Query("stay"))
+    assert (marked(hit), hit.segment["channel"]) == ("[stay] away", 1)
+
+
 def test_a_remark_is_shown_beside_a_hit_and_never_as_one(fleet: Fleet, database: Database) -> None:
     remark = {"text": "[unintelligible, 4 s]", "mark": "unintelligible", "reason": "it repeats itself"}
     hear(fleet, "a", remark, "that is unintelligible to me", remark)
