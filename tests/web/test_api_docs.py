@@ -30,7 +30,8 @@ def run(app: Flask, command: str, following: str) -> TestResponse:
     for name, value in known.items():
         command = command.replace(name, value)
     _, *words = shlex.split(command)
-    headers, data, query, address, is_get = {"Test-Role": "operator"}, "", {}, "", False
+    headers, query = {"Test-Role": "operator"}, dict[str, str]()
+    data, address, is_get = "", "", False
     while words:
         match words.pop(0):
             case "-H":
