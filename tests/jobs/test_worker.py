@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,8 +143,11 @@ def test_a_bad_place_of_the_disk_fails_the_file_that_lies_there(fleet: Fleet, re
     bad = tmp_path / "bad"
     bad.touch()
     with unreadable(bad):
+        patience = threading.Timer(30, worker.stop.set)  # or it would be waited for, for ever
+        patience.start()
         with pytest.raises(OSError, match="Input/output error"):
             worker.until_available(bad.read_bytes)
+        patience.cancel()
         for attempt in range(LIMITS.attempts):
             job = claimed(worker) if attempt == 0 else worker.queue.claim(0.01)
             assert job is not None
