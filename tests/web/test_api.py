@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 from pipeline.jobs.job_queue import JobQueue
 from pipeline.store.alerts import save_search
 from pipeline.store.database import Database
+from pipeline.store.vocabulary import label_names
 from pipeline.web.api import OPERATIONS, VERSION_1
 from pipeline.web.openapi import document
 from pipeline.web.openapi_schemas import EXAMPLES
@@ -298,6 +299,7 @@ def walked(app: Flask, path: str, meanwhile: Any = None) -> list[Any]:
         found = read(app, f"{path}{sign}limit=2{f'&cursor={cursor}' if cursor else ''}")
         assert len(found["items"]) <= 2
         items += found["items"]
+        assert len(items) <= 20  # it ends
         if (cursor := found["next"]) is None:
             return items
         if meanwhile:
@@ -364,7 +366,13 @@ def test_a_cursor_of_another_list_is_refused(app: Flask) -> None:
         "W1tbW1tbW1s",
     ):
         assert "no such cursor" in refused(asked(app, f"/files?cursor={given}"), 400)["detail"]
-    assert "no such cursor" in refused(asked(app, f"/alerts?cursor={cursor}"), 400)["detail"]
+    for other in ("/alerts", "/search"):  # the latter's have values of the same kinds
+        assert "no such cursor" in refused(asked(app, f"{other}?cursor={cursor}"), 400)["detail"]
+
+
+@pytest.mark.usefixtures("five")
+def test_no_more_labels_are_read_than_are_asked_for(app: Flask) -> None:
+    assert len(label_names(app.extensions["sources"].database, limit=2)) == 2
 
 
 # --- ETags ---------------------------------------------------------------------------------------------------
