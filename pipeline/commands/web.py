@@ -1,4 +1,4 @@
-"""pipelinectl web: the read-only page."""
+"""pipelinectl web: the page and the HTTP API."""
 
 import argparse
 import signal
@@ -93,7 +93,7 @@ def _end(*_: object) -> None:
 def add(commands: Any) -> None:
     """Its arguments."""
     serving = commands.add_parser(
-        "web", help="serve the read-only page", description=DESCRIPTION,
+        "web", help="serve the page and the HTTP API", description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     serving.add_argument(

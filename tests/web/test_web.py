@@ -446,7 +446,7 @@ def test_speakers_are_distinguished_by_name_and_colour(app: Flask, fleet: Fleet,
     speakers = [str(span["class"]) for span in page.all("span") if "speaker" in str(span.get("class"))]
     assert speakers == ["speaker s1", "speaker s2", "speaker s3"]
     found = get(app, "/search?words=harbour")
-    assert "0:10 uncertain: confidence 40 % <b>agent</b>: Is there any smoke?" in found.words
+    assert "0:10 uncertain: confidence 40 % <b>agent</b>: Yes, at the harbour." in found.words
     assert "<v caller>Is there" in ask(app, f"/files/{ids['call']}/transcript.vtt").text
     assert "&lt;b&gt;agent&lt;/b&gt;" in ask(app, f"/files/{ids['call']}/transcript.vtt").text
     assert "caller: Is there" in ask(app, f"/files/{ids['call']}/transcript.srt").text
