@@ -139,7 +139,7 @@ def lack_of_rights(database: Database) -> str | None:
     if not tables:
         return None
     where = " and ".join(tables)
-    return f"DATABASE_URL: the role {role} may not delete from {where}: access/retention.sql grants it"
+    return f"DATABASE_URL: the role {role} may not delete rows of {where}: access/retention.sql grants it"
 
 
 def _lock(cursor: Any, batch_id: str) -> bool:

@@ -91,7 +91,11 @@ class RemoteHost:
         read = f"head -c {_CHECKSUM_BYTES} -- {shlex.quote(f'{path}.sha256')} 2>/dev/null"
         details = f"LC_ALL=C stat -L --printf '%s %Y %F\\0%m\\0' -- {shlex.quote(path)}"
         resolved = f"readlink -nm -- {shlex.quote(path)} && printf '\\0'"
-        answer = self._ask(f"{details} && {resolved} && ({read} || true)", path)
+        command = f"{details} && {resolved} && ({read} || true)"
+        try:
+            answer = self._ask(command, path)
+        except Unclear:  # its volume may have been mounted before the look that judges a failure
+            answer = self._ask(command, path)
         first, volume, real_path, rest = answer.split("\0", 3)
         size, changed, kind = first.split(" ", 2)
         if not kind.startswith("regular"):

@@ -683,9 +683,10 @@ def settled(fleet: Fleet, redis: Any, files: int) -> Callable[[], bool]:
 
 
 def assert_kept_once(fleet: Fleet) -> None:
-    """Every file has one object, and there is no other."""
+    """Every file has its Opus and its transcript in S3, and there is no other object."""
     kept = sorted(path for (path,) in fleet.query("SELECT s3_opus_path FROM audio_files"))
-    assert object_keys(fleet, "processed/") == kept
+    texts = [path.removesuffix(".opus") + ".json" for path in kept]
+    assert object_keys(fleet, "processed/") == sorted(kept + texts)
     assert fleet.query("SELECT count(*) FROM transcripts") == [(len(kept),)]
 
 

@@ -51,9 +51,9 @@ def effects(servers: Fleet, receiver: WebhookReceiver, tmp_path_factory: pytest.
         return is_quiet(servers, source.archives)
 
     with contextlib.suppress(TimeoutError):  # then the checker says why
-        wait_for(is_done, servers, "quiet", seconds=60)
+        wait_for(is_done, servers, "quiet", seconds=240)
         wait_until(
-            lambda: not check(servers, source.archives, expected_dead_letters=source.dead_letters), "order", 30
+            lambda: not check(servers, source.archives, expected_dead_letters=source.dead_letters), "order", 60
         )
     assert check(servers, source.archives, expected_dead_letters=source.dead_letters).lines() == []
     wait_for(lambda: not told.check_soon(servers, receiver), servers, "the receiver")

@@ -227,7 +227,7 @@ def test_a_turn_that_was_killed_is_ended_by_the_next_worker(
 
 def test_an_unpack_worker_that_may_not_delete_says_so_at_its_start(fleet: Fleet, database: Database) -> None:
     said = refusal(fleet.worker("unpack", OPUS_KEEP_DAYS="7"))
-    assert "the role audio_pipeline may not delete from audio_files" in said
+    assert "the role audio_pipeline may not delete rows of audio_files" in said
     assert "access/retention.sql grants it" in said
 
 

@@ -88,7 +88,7 @@ def test_the_whole_pipeline_runs_behind_tls(fleet: Fleet, redis: Any, secured: S
     assert not any("is unavailable" in log_of(worker) for worker in workers)
     received = bytes(secured.terminators["S3"].received)
     puts = received.count(f"PUT /{fleet.bucket}/".encode())
-    assert puts == 5, "an archive, two notes of its source and two Opus went through TLS"
+    assert puts == 7, "an archive, two notes of its source, two Opus and two transcripts went through TLS"
     for word in (b"aws-chunked", b"x-amz-trailer", b"STREAMING-"):  # what Swift before 2.35.1 refuses
         assert word not in received
     for service in ("Redis", "PostgreSQL"):

@@ -119,7 +119,8 @@ def test_pieces_of_a_row_are_judged_apart(polyglot: Path, speech: list[Window]) 
     encoded = encode(whisper, speech[:2])
     (whole,), pieces = whisper.language_odds(encoded, [[(0, 1500)], [(0, 100), (100, 250), (0, 100)]])
     assert len(pieces) == 3
-    assert pieces[0] == pieces[2] != pieces[1]
+    assert pieces[0] == pytest.approx(pieces[2], rel=1e-6)  # beside others, a row is computed in another order
+    assert pieces[0] != pytest.approx(pieces[1], rel=1e-6)
     assert whole != pieces[0]
 
 

@@ -273,7 +273,7 @@ def test_the_workers_may_not_delete_and_are_told_what_grants_it(fleet: Fleet, da
     audio_id = done(fleet, database, "a.mp3", "hello")
     assert deletion.lack_of_rights(database) is None
     said = deletion.lack_of_rights(as_worker) or ""
-    assert "audio_pipeline may not delete from audio_files and pending_deletions" in said
+    assert "audio_pipeline may not delete rows of audio_files and pending_deletions" in said
     assert "access/retention.sql" in said
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         deletion.delete_files(as_worker, BATCH, [audio_id], ACTOR)

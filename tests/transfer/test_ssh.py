@@ -415,7 +415,7 @@ def test_a_path_that_sftp_refuses_is_permanent_whatever_is_said(fake: FakeSsh, a
 def test_a_command_that_fails_for_no_known_reason_is_an_attempt(
     fake: FakeSsh, answers: list[tuple[int, int]]
 ) -> None:
-    fake.will(1, b"No such file or directory", *answers)
+    fake.will(1, b"No such file or directory", *answers, *answers)  # it is asked once more
     with pytest.raises(Unclear) as caught:
         ANYWHERE.stat("/data/a.tar")
     assert unavailable_service(caught.value) is None

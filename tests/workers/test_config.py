@@ -392,12 +392,12 @@ def example() -> dict[str, str]:
 
 def code_settings() -> set[str]:
     """Every environment variable that a file of the product names as one."""
-    readers = "text|path|url|whole|name|names|ffmpeg|choice|device|languages|listen|host|remote_folder|zone"
+    readers = "text|path|url|whole|name|names|ffmpeg|choice|device|languages|listen|host|ip|remote_folder|zone"
     readers += "|filename_forms"
     read = rf"""_(?:env\.)?(?:{readers})\("([A-Z0-9_]+)\"|environ(?:\.get\(|\[)"([A-Z0-9_]+)\""""
     sources = [*PROJECT.glob("*.py"), *PROJECT.glob("pipeline/**/*.py")]
     found = {name for path in sources for pair in re.findall(read, path.read_text()) for name in pair if name}
-    return found - {"NOTIFY_SOCKET", "COLUMNS"}  # systemd's own, and the terminal's
+    return found - {"NOTIFY_SOCKET", "COLUMNS", "SUDO_USER", "REMOTE_ADDR"}  # of systemd, the terminal, sudo, WSGI
 
 
 def test_example_env_and_the_code_name_the_same_settings() -> None:

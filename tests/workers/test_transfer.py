@@ -557,7 +557,7 @@ def test_an_archive_that_was_queued_by_hand_waits_for_its_volume(fleet: Fleet, r
         make_tar(prepared / "tuesday.tar", {"a.mp3": SILENCE})
         subprocess.run(["mount", "--bind", prepared, folder], check=True)  # with all that is on it
         try:
-            wait_for(lambda: len(unpack_jobs(redis)) == 3, fleet, "the archive of the volume")
+            wait_for(lambda: len(unpack_jobs(redis)) == 3, fleet, "the archive of the volume", seconds=240)
         finally:
             subprocess.run(["umount", folder], check=True)
     assert dead(redis, "queue:transfer") == []
