@@ -20,40 +20,34 @@ from pipeline.store.tombstones import Tombstone
 
 DELETABLE = ("archives/", "processed/")  # nothing else is ever deleted
 _PROBE = "processed/may-delete"  # there is no such object
-_READERS = 16
 
 
 def put(key: str, body: str) -> None:
     """Keep a tombstone (JSON) under its key."""
     if tombstones.ids_of(key) is None:
         raise ValueError(f"{key} is no tombstone's")
-    s3_utils.get_s3_client().put_object(
-        Bucket=config.S3_BUCKET, Key=key, Body=body.encode(), ContentType="application/json"
-    )
+    s3_utils.bucket().put_json(key, body)
 
 
 def delete(key: str) -> None:
     """Delete an object of `archives/` or `processed/`, which may be gone already."""
     if not key.startswith(DELETABLE):
         raise ValueError(f"{key} is neither an archive nor made of a recording")
-    s3_utils.get_s3_client().delete_object(Bucket=config.S3_BUCKET, Key=key)
+    s3_utils.bucket().delete(key)
 
 
 def keys() -> Iterator[str]:
     """The keys of all tombstones, ascending."""
-    pages = s3_utils.get_s3_client().get_paginator("list_objects_v2")
-    for page in pages.paginate(Bucket=config.S3_BUCKET, Prefix=tombstones.PREFIX):
-        yield from (item["Key"] for item in page.get("Contents", []) if tombstones.ids_of(item["Key"]))
+    return (key for key, _ in s3_utils.bucket().listing(tombstones.PREFIX) if tombstones.ids_of(key))
 
 
 def read(keys: list[str]) -> list[Tombstone]:
     """The tombstones under these keys. ValueError where an object is none."""
 
     def read_one(key: str) -> Tombstone:
-        with s3_utils.get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=key)["Body"] as body:
-            return tombstones.from_json(body.read())
+        return tombstones.from_json(s3_utils.bucket().read(key))
 
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(s3_utils.READERS) as readers:
         return list(readers.map(read_one, keys))
 
 

@@ -28,6 +28,7 @@ from pipeline.foundation.archive_origin import UNKNOWN, Origin, from_metadata, t
 from pipeline.foundation.checksum import ExpectedFile, HashedFile, sha256
 from pipeline.foundation.errors import Outage, Permanent, certificate_problem
 from pipeline.foundation.s3_errors import check_key, code_of, refused_setting, status_of
+from pipeline.foundation.s3_objects import Bucket
 from pipeline.foundation.s3_parts import transfer_config
 from pipeline.jobs.batches import check_id, is_id
 
@@ -52,6 +53,11 @@ patience = s3_client.OF_A_WORKER
 def get_s3_client() -> Any:
     """The S3 client, one for the process: it is made for use by several threads."""
     return _client(config.S3_ENDPOINT, patience)
+
+
+def bucket() -> Bucket:
+    """The bucket of the settings, for small objects."""
+    return Bucket(get_s3_client(), config.S3_BUCKET)
 
 
 @functools.cache
@@ -87,35 +93,29 @@ def note_source(source: str, batch_id: str, is_whole: bool) -> None:
 
     `source` is the file's path and state.
     """
-    body = json.dumps({"source": source, "batch_id": check_id(batch_id), "is_whole": is_whole}).encode()
-    get_s3_client().put_object(
-        Bucket=config.S3_BUCKET, Key=_source_key(source), Body=body, ContentType="application/json"
+    bucket().put_json(
+        _source_key(source), json.dumps({"source": source, "batch_id": check_id(batch_id), "is_whole": is_whole})
     )
 
 
 def batch_of_source(source: str) -> tuple[str | None, bool]:
     """The batch that a remote file is, None where it has none yet, and whether its archive is in S3, checked."""
-    try:
-        stored = get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=_source_key(source))
-    except ClientError as error:
-        if code_of(error) != "NoSuchKey":
-            raise
+    body = bucket().read_if_there(_source_key(source))
+    if body is None:
         return None, False
-    with stored["Body"] as body:
-        noted = json.loads(body.read())
+    noted = json.loads(body)
     return check_id(noted["batch_id"]), noted["is_whole"] and archive_exists(noted["batch_id"])
 
 
 def sources() -> Iterator[tuple[str, str, bool]]:
     """What is noted of each remote file: its path and state, its batch id, and whether its archive is in S3."""
 
-    def read(key: str) -> tuple[str, str, bool]:
-        with get_s3_client().get_object(Bucket=config.S3_BUCKET, Key=key)["Body"] as body:
-            noted = json.loads(body.read())
+    def noted_in(key: str) -> tuple[str, str, bool]:
+        noted = json.loads(bucket().read(key))
         return str(noted["source"]), str(noted["batch_id"]), bool(noted["is_whole"])
 
     with ThreadPoolExecutor(READERS) as readers:
-        yield from readers.map(read, list(_keys("sources/")))
+        yield from readers.map(noted_in, list(_keys("sources/")))
 
 
 def _source_key(source: str) -> str:
@@ -138,12 +138,11 @@ def delete_opus(key: str) -> None:
     if not key.startswith("processed/"):
         raise ValueError(f"{key} is no Opus")
     for name in (f"{key.removesuffix('.opus')}.json", key):
-        get_s3_client().delete_object(Bucket=config.S3_BUCKET, Key=name)
+        bucket().delete(name)
 
 
 def _keys(prefix: str) -> Iterator[str]:
-    pages = get_s3_client().get_paginator("list_objects_v2").paginate(Bucket=config.S3_BUCKET, Prefix=prefix)
-    return (item["Key"] for page in pages for item in page.get("Contents", []))
+    return (key for key, _ in bucket().listing(prefix))
 
 
 def archive_bytes(s3_key: str) -> int:
