@@ -9,12 +9,11 @@ delete` has left, is done after it.
 """
 
 import logging
-import threading
 import time
 from dataclasses import dataclass
 
 from pipeline.foundation import redis_client
-from pipeline.foundation.errors import unavailable_service
+from pipeline.jobs import background
 from pipeline.jobs.worker import Worker
 from pipeline.operations.deletion import Store, carry_out
 from pipeline.store import deletion
@@ -62,7 +61,7 @@ class Retention:
         self.worker, self.redis = process, process.redis
         self.database, self.store, self.keep = database, store, keep
         self._take_turn = redis_client.script(process.redis, "take_turn")
-        self._is_waiting = False
+        self._may_delete = False  # not known yet
 
     def refusal(self) -> str | None:
         """Why this worker cannot do what the settings ask of it, in one line; None where it can, or nothing is
@@ -71,25 +70,18 @@ class Retention:
 
     def start(self) -> None:
         """Begin, in a thread that ends with the process, or at once where this worker may not delete."""
-        threading.Thread(target=self._run, name="retention", daemon=True).start()
+        background.start(self.worker, "retention", self._look_if_it_may, LOOK_SECONDS, _warn)
 
     def _lack(self) -> str | None:
         return deletion.lack_of_rights(self.database) or self.store.lack_of_rights()
 
-    def _run(self) -> None:
-        may_delete = False
-        while not self.worker.stop.wait(LOOK_SECONDS):
-            try:
-                if not may_delete and self._lack():
-                    return
-                may_delete = True
-                self.look()
-                self._is_waiting = False
-            except Exception as error:  # the next turn goes on
-                service = unavailable_service(error)
-                if service is None or not self._is_waiting:  # an outage is said once
-                    log.warning("retention: %s", error, exc_info=service is None)
-                self._is_waiting = service is not None
+    def _look_if_it_may(self) -> bool:
+        """Look, or give False where this worker may not delete."""
+        if not self._may_delete and self._lack():
+            return False
+        self._may_delete = True
+        self.look()
+        return True
 
     def look(self) -> None:
         """Delete what is too old, where it is this worker's turn."""
@@ -169,3 +161,7 @@ def what_is_due(database: Database, keep: Keep) -> list[Due]:
                 due, on_hold = cursor.fetchone()
             found.append(Due(what, f"{days} days" if days else "for ever", due, on_hold))
     return found
+
+
+def _warn(error: Exception, is_unexpected: bool) -> None:
+    log.warning("retention: %s", error, exc_info=is_unexpected)

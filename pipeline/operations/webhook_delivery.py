@@ -7,12 +7,11 @@ least once. Several workers deliver at the same time, each event by one of them.
 """
 
 import logging
-import threading
 from typing import Any
 
-from pipeline.foundation.errors import unavailable_service
 from pipeline.foundation.formatting import printable
 from pipeline.foundation.webhook_request import Receiver, Refusal
+from pipeline.jobs import background
 from pipeline.jobs.batches import all_queues
 from pipeline.jobs.worker import Worker
 from pipeline.operations.failures import DeadLetter, read_dead_letters
@@ -36,23 +35,12 @@ class WebhookDelivery:
     def __init__(self, process: Worker, database: Database, receiver: Receiver | None, queues: list[str]) -> None:
         self.worker, self.redis, self.database, self.receiver = process, process.redis, database, receiver
         self.queues = queues
-        self._is_failing = self._is_waiting = False
+        self._is_failing = False
         self._refused_with: set[int | None] = set()  # statuses of events that were refused for themselves
 
     def start(self) -> None:
         """Begin, in a thread that ends with the process."""
-        threading.Thread(target=self._run, name="webhooks", daemon=True).start()
-
-    def _run(self) -> None:
-        while not self.worker.stop.wait(LOOK_SECONDS):
-            try:
-                self.look()
-                self._is_waiting = False
-            except Exception as error:  # the next look goes on
-                service = unavailable_service(error)
-                if service is None or not self._is_waiting:  # an outage is said once
-                    log.warning("webhooks: %s", error, exc_info=service is None)
-                self._is_waiting = service is not None
+        background.start(self.worker, "webhooks", self.look, LOOK_SECONDS, _warn)
 
     def look(self) -> None:
         """Deliver what is due; before each event tell of the dead letters, where nobody has just done so."""
@@ -125,3 +113,7 @@ def _data(dead: DeadLetter) -> dict[str, Any]:
         "worker": printable(dead.worker)[:MOST_SHOWN],
         "failed_at": printable(dead.time)[:MOST_SHOWN],
     }
+
+
+def _warn(error: Exception, is_unexpected: bool) -> None:
+    log.warning("webhooks: %s", error, exc_info=is_unexpected)
