@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import config
 from pipeline.commands import common
 from pipeline.foundation import moments
+from pipeline.foundation.file_metadata import key_and_value
 from pipeline.foundation.formatting import count, whole_number
 from pipeline.operations.archive_progress import Followed, find_unpacked
 from pipeline.store.batch_history import Batch, batches_of_archive, read_batch, read_batch_files
@@ -60,10 +61,9 @@ def moment(given: str) -> datetime.datetime:
 
 
 def _pair(given: str) -> tuple[str, str]:
-    key, sign, value = common.text(given).partition("=")
-    if not sign or not key:
+    if (found := key_and_value(common.text(given))) is None:
         raise argparse.ArgumentTypeError(f"{given[:100]!r} has no value: give it as talkgroup=1234")
-    return key, value
+    return found
 
 
 def file_of(database: Database, names: list[str]) -> AudioFile:

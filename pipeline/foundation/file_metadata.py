@@ -52,6 +52,12 @@ def in_words(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def key_and_value(given: str) -> tuple[str, str] | None:
+    """A field and the value that is asked for, as in talkgroup=1234; None where the text is not of this form."""
+    key, sign, value = given.partition("=")
+    return (key, value) if sign and key else None
+
+
 def storable(text: str) -> str:
     """The text without what PostgreSQL cannot hold: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,7 @@ import psycopg2.errors
 from pipeline.audio.tags import Tagged
 from pipeline.foundation.archive_origin import UNKNOWN, Origin
 from pipeline.foundation.errors import Outage
-from pipeline.foundation.file_metadata import Description
+from pipeline.foundation.file_metadata import Description, storable
 from pipeline.foundation.file_warnings import FileWarning, as_json
 from pipeline.speech.transcript import Label, Segment, Transcript
 from pipeline.store import tombstones
@@ -109,7 +109,7 @@ class Database:
             )
             if tagged:
                 _save_tags(cursor, audio_id, tagged)
-            row = {"audio_id": audio_id, "text": _storable(transcript.text), "model": transcript.model}
+            row = {"audio_id": audio_id, "text": storable(transcript.text), "model": transcript.model}
             cursor.execute(QUERIES["save_transcript"], {**row, "segments": json.dumps(segments)})
             save_passages(cursor, {audio_id: segments})
             cursor.execute("DELETE FROM classifications WHERE audio_id = %s", (audio_id,))
@@ -159,7 +159,7 @@ class Database:
     def fail_file(self, batch_id: str, original_filename: str, error: str) -> None:
         """Mark a file as failed with the reason, unless it is done or was deleted."""
         with self.transaction() as cursor:
-            _make_row(cursor, "fail_file", batch_id, original_filename, _storable(error))
+            _make_row(cursor, "fail_file", batch_id, original_filename, storable(error))
 
     def open_batch(
         self, batch_id: str, s3_key: str, names: list[str], host: str, origin: Origin = UNKNOWN,
@@ -337,9 +337,4 @@ def _segment(segment: Segment) -> dict[str, Any]:
 
 
 def _storable_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: _storable(value) if isinstance(value, str) else value for name, value in fields.items()}
-
-
-def _storable(text: str) -> str:
-    """The text without what PostgreSQL cannot hold: NUL, and halves of surrogate pairs."""
-    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
+    return {name: storable(value) if isinstance(value, str) else value for name, value in fields.items()}

@@ -11,6 +11,7 @@ from typing import Any
 from flask import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
+from pipeline.foundation.file_metadata import key_and_value
 from pipeline.foundation.file_names import is_storable
 from pipeline.foundation.formatting import did_you_mean, whole_number
 from pipeline.foundation.moments import moment
@@ -107,10 +108,9 @@ def pairs(name: str, what: str) -> Parameter:
     """Texts like key=value, which may be repeated."""
 
     def read(given: str) -> tuple[str, str]:
-        key, sign, value = _text(given).partition("=")
-        if not sign or not key:
+        if (found := key_and_value(_text(given))) is None:
             raise ValueError("give it as talkgroup=1234.")
-        return key, value
+        return found
 
     one = {"type": "string", "maxLength": MOST_CHARS, "pattern": "^[^\\x00=]+=[^\\x00]*$"}
     return Parameter(name, read, {"type": "array", "items": one, "maxItems": MOST_META}, what, is_list=True)

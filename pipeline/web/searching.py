@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.foundation.errors import Permanent
+from pipeline.foundation.file_metadata import key_and_value
 from pipeline.foundation.formatting import whole_number
 from pipeline.store.database import Database
 from pipeline.store.search import Found, find, is_indexed
@@ -101,7 +102,7 @@ def _day(given: Any, name: str) -> datetime.datetime | None:
 
 
 def _pair(given: str) -> tuple[str, str]:
-    key, sign, value = given.strip().partition("=")
-    if not sign or not key or "\0" in given:
+    found = key_and_value(given.strip())
+    if found is None or "\0" in given:
         raise ValueError(f"metadata: {given} has no value; give it as talkgroup=1234")
-    return key, value
+    return found
