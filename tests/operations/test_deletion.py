@@ -4,7 +4,7 @@ backup brings back is deleted again."""
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipeline.store.tombstones import from_json, ids_of
 from tests.operations.test_reconcile import reconciler
 from tests.store.test_deletion import ACTOR, ARCHIVE, done, keys, names
 from tests.support.fleet import Fleet
-from tests.support.steps import AT_LENGTH, BATCH, add_batch, add_file, object_keys, put, use_s3
+from tests.support.steps import AT_LENGTH, BATCH, add_batch, add_file, object_keys, put
 
 KILLS = 20
 # Before and after each side effect of a deletion.
@@ -31,11 +31,7 @@ POINTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _s3(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use_s3(fleet, monkeypatch)
-    yield
-    s3_utils.get_s3_client.cache_clear()
+pytestmark = pytest.mark.usefixtures("_s3")
 
 
 @pytest.fixture

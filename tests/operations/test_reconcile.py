@@ -25,16 +25,13 @@ from tests.support.steps import (
     put,
     rows,
     unpack_job,
-    use_s3,
 )
 
 ARCHIVE = f"archives/{BATCH}.tar"
 HOST = "here"
 
 
-@pytest.fixture(autouse=True)
-def _s3(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_s3(fleet, monkeypatch)
+pytestmark = pytest.mark.usefixtures("_s3")
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Retention: what is too old goes, in small steps, by one worker; what is on hold, or not old enough, stays."""
 
 import logging
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,17 +22,13 @@ from tests.operations.test_reconcile import reconciler
 from tests.store.test_deletion import ACTOR, ARCHIVE, done, names
 from tests.support.fleet import PROJECT, Fleet
 from tests.support.servers import GuardedS3
-from tests.support.steps import AT_LENGTH, BATCH, add_batch, add_file, object_keys, put, refusal, use_s3
+from tests.support.steps import AT_LENGTH, BATCH, add_batch, add_file, object_keys, put, refusal
 
 OTHER = "20250629-143052"
 MakeRetention = Callable[..., Retention]
 
 
-@pytest.fixture(autouse=True)
-def _s3(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use_s3(fleet, monkeypatch)
-    yield
-    s3_utils.get_s3_client.cache_clear()
+pytestmark = pytest.mark.usefixtures("_s3")
 
 
 @pytest.fixture
@@ -279,5 +276,9 @@ def test_an_outage_is_said_once(
     monkeypatch.setattr(retention, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(keeping, "look", fail)
     with caplog.at_level(logging.WARNING):
-        keeping._run()
+        keeping.start()
+        for thread in threading.enumerate():
+            if thread.name == "retention":
+                thread.join(60)
+    assert keeping.worker.stop.is_set()
     assert [record.message for record in caplog.records] == ["retention: no answer"]

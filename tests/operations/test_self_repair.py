@@ -19,14 +19,9 @@ from pipeline.operations.self_repair import TURN, SelfRepair
 from pipeline.store.database import Database
 from tests.operations.test_reconcile import ARCHIVE, finished, open_batch, queued, reconciler
 from tests.support.fleet import Fleet
-from tests.support.steps import BATCH, add_batch, add_file, object_keys, put, rows, use_s3, wait_for
+from tests.support.steps import BATCH, add_batch, add_file, object_keys, put, rows, wait_for
 
 pytestmark = pytest.mark.usefixtures("_s3")
-
-
-@pytest.fixture
-def _s3(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_s3(fleet, monkeypatch)
 
 
 @pytest.fixture
