@@ -13,7 +13,7 @@ FAILURE = 4  # SSH_FX_FAILURE: all that SFTP has for ESTALE, ENOTCONN, EIO, EMFI
 _SSH = """#!/bin/sh
 cd '{folder}'
 case " $* " in *" -s "*)
-    for next in 1 2; do
+    for next in 1 2 3 4; do
         if [ -e answers.$next ]; then mv answers.$next now; cat now; exec cat >/dev/null; fi
     done
     cat messages >&2
@@ -34,7 +34,7 @@ exit {status}
 
 class FakeSsh:
     """ssh and scp end with `status` after `messages`; `answers` is what SFTP has: a (status, mode) for each path
-    that is asked for, two at most. Without them the connection fails."""
+    that is asked for, four at most. Without them the connection fails."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class FakeSsh:
         for name, script in (("ssh", _SSH), ("scp", _SCP)):
             (self.folder / name).write_text(script.format(folder=self.folder, status=status))
             (self.folder / name).chmod(0o755)
-        for number in (1, 2):
+        for number in (1, 2, 3, 4):
             (self.folder / f"answers.{number}").unlink(missing_ok=True)
         for number, (answer, mode) in enumerate(answers, 1):
             (self.folder / f"answers.{number}").write_bytes(_spoken(answer, mode))
